@@ -1,0 +1,1 @@
+"""Consensus for Python programs, built on Trio."""

@@ -1,0 +1,125 @@
+"""The contracts between clustercore and its plugins: all that a plugin may import.
+
+Each contract is an abstract class that says its ordering, durability, cancellation and error duties method by method;
+the values they exchange are frozen. A user's own plugin has exactly the rights of a shipped one.
+"""
+
+from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
+from clustercore.interfaces.errors import (
+    ClusterError,
+    ConfigError,
+    InvalidCommand,
+    InvariantError,
+    LinkClosed,
+    LogCorrupt,
+    NodeStopped,
+    NotLeader,
+    OutcomeUnknown,
+    PeerTimeout,
+    PeerUnreachable,
+    PluginError,
+    ProposalError,
+    ProposalRefused,
+    ServiceError,
+    StateMachineError,
+    StorageError,
+    StorageFull,
+    TransportError,
+)
+from clustercore.interfaces.messages import (
+    ForwardFailure,
+    ForwardProposals,
+    Message,
+    ProposalsApplied,
+    ProposalsFailed,
+    StatusRequest,
+    StatusResponse,
+)
+from clustercore.interfaces.node import NodeHandle
+from clustercore.interfaces.state_machine import StateMachine
+from clustercore.interfaces.storage import Storage, StoredState
+from clustercore.interfaces.transport import (
+    AcceptLink,
+    Lane,
+    Link,
+    Service,
+    ServiceTransport,
+    StreamHandler,
+    Transport,
+    UnaryHandler,
+)
+from clustercore.interfaces.values import Applied, NodeStatus, PeerStatus, RoleChange
+from clustercore.raft.entry import Entry, EntryKind, MalformedEntry, decode_entry
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    RequestVoteRequest,
+    RequestVoteResponse,
+)
+from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Snapshot, Term
+
+__all__ = [
+    "AcceptLink",
+    "AppendEntriesRequest",
+    "AppendEntriesResponse",
+    "Applied",
+    "ClusterError",
+    "ConfigError",
+    "Discovery",
+    "DiscoverySnapshot",
+    "Entry",
+    "EntryKind",
+    "ForwardFailure",
+    "ForwardProposals",
+    "HardState",
+    "InstallSnapshotRequest",
+    "InstallSnapshotResponse",
+    "InvalidCommand",
+    "InvariantError",
+    "Lane",
+    "Link",
+    "LinkClosed",
+    "LogCorrupt",
+    "LogIndex",
+    "MalformedEntry",
+    "Member",
+    "Message",
+    "NodeHandle",
+    "NodeId",
+    "NodeStatus",
+    "NodeStopped",
+    "NotLeader",
+    "OutcomeUnknown",
+    "PeerStatus",
+    "PeerTimeout",
+    "PeerUnreachable",
+    "PluginError",
+    "ProposalError",
+    "ProposalRefused",
+    "ProposalsApplied",
+    "ProposalsFailed",
+    "RequestVoteRequest",
+    "RequestVoteResponse",
+    "Role",
+    "RoleChange",
+    "Service",
+    "ServiceError",
+    "ServiceTransport",
+    "Snapshot",
+    "StateMachine",
+    "StateMachineError",
+    "StatusRequest",
+    "StatusResponse",
+    "Storage",
+    "StorageError",
+    "StorageFull",
+    "StoredState",
+    "StreamHandler",
+    "Term",
+    "Transport",
+    "TransportError",
+    "UnaryHandler",
+    "decode_entry",
+]

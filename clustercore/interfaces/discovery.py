@@ -1,0 +1,84 @@
+"""Discovery: where the nodes are.
+
+Discovery only suggests addresses. Who is a member is decided by Raft alone: no outage or lie of a discovery adds or
+removes a voter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+import attrs
+
+from clustercore.raft.types import NodeId
+
+__all__ = ["Discovery", "DiscoverySnapshot", "Member"]
+
+
+@attrs.frozen
+class Member:
+    """A node and where it can be reached."""
+
+    node_id: NodeId
+    # In the transport's own form; for those over IP it is "host:port".
+    address: str
+
+
+@attrs.frozen
+class DiscoverySnapshot:
+    """Everything a discovery knows, at one moment."""
+
+    # Grows with every change; a larger one replaces a smaller one whole.
+    version: int
+    # Sorted by node id, each id once.
+    members: tuple[Member, ...]
+    # The plugin that says so, for logs.
+    source: str
+    # True when the source did not answer and these are the last members it told.
+    stale: bool = False
+
+    def address_of(self, node_id: NodeId) -> str | None:
+        """Return where a node can be reached, or None if it is not known."""
+        for member in self.members:
+            if member.node_id == node_id:
+                return member.address
+        return None
+
+
+class Discovery(ABC):
+    """Finds the other nodes.
+
+    Life: ``async with discovery:``; everything else is called inside. Its constructor's parameters are its options in a
+    configuration file.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Make ready. The default does nothing."""
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give back all resources. The default does nothing."""
+        return None
+
+    @abstractmethod
+    async def register(self, member: Member) -> None:
+        """Make a node known, replacing what was known under its id. Idempotent."""
+
+    @abstractmethod
+    async def deregister(self, node_id: NodeId) -> None:
+        """Forget a node. Idempotent."""
+
+    @abstractmethod
+    async def members(self) -> DiscoverySnapshot:
+        """Return what is known now, waiting for the first answer if there is none yet."""
+
+    @abstractmethod
+    async def changed(self, since: int) -> DiscoverySnapshot:
+        """Wait until there is a snapshot with a version above ``since`` and return the newest: never a backlog.
+
+        Cancellation: nothing is lost; the next call returns what this one would have.
+        """

@@ -1,0 +1,84 @@
+"""Everything that travels between two nodes: Raft's own messages, forwarded proposals and status questions."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import attrs
+
+from clustercore.interfaces.values import NodeStatus
+from clustercore.raft.messages import RaftRequest, RaftResponse
+from clustercore.raft.types import LogIndex, NodeId, Term, show_length
+
+__all__ = [
+    "ForwardFailure",
+    "ForwardProposals",
+    "Message",
+    "ProposalsApplied",
+    "ProposalsFailed",
+    "StatusRequest",
+    "StatusResponse",
+]
+
+
+@attrs.frozen
+class ForwardProposals:
+    """A node that is not the leader passes on commands; the leader appends all of them or none."""
+
+    # Chosen by the sender, unique among its open requests on this link.
+    request_id: int
+    # One or more.
+    commands: tuple[bytes, ...] = attrs.field(repr=show_length)
+
+
+@attrs.frozen
+class ProposalsApplied:
+    """The leader applied the forwarded commands, in order, at consecutive indexes from ``first_index``."""
+
+    request_id: int
+    term: Term
+    first_index: LogIndex
+    # What the state machine returned for each, in the order of the commands.
+    results: tuple[bytes, ...] = attrs.field(repr=show_length)
+
+
+class ForwardFailure(Enum):
+    """Why forwarded proposals have no results; the names are those of the errors the proposer sees."""
+
+    # Not done: the receiver does not lead.
+    NOT_LEADER = "not_leader"
+    # Not done: the receiver is stopping or has no room.
+    REFUSED = "refused"
+    # May still be done.
+    UNKNOWN = "unknown"
+
+
+@attrs.frozen
+class ProposalsFailed:
+    """The forwarded commands have no results; ``failure`` says what is known of all of them."""
+
+    request_id: int
+    failure: ForwardFailure
+    # The leader the receiver knows, or None.
+    leader_id: NodeId | None
+    detail: str
+
+
+@attrs.frozen
+class StatusRequest:
+    """Ask a node for its status."""
+
+    request_id: int = 0
+
+
+@attrs.frozen
+class StatusResponse:
+    """A node's status."""
+
+    status: NodeStatus
+    request_id: int = 0
+
+
+Message = (
+    RaftRequest | RaftResponse | ForwardProposals | ProposalsApplied | ProposalsFailed | StatusRequest | StatusResponse
+)

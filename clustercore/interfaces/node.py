@@ -1,0 +1,41 @@
+"""What a plugin may ask of the node it runs in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from clustercore.interfaces.values import Applied, NodeStatus
+from clustercore.raft.types import NodeId
+
+__all__ = ["NodeHandle"]
+
+
+class NodeHandle(ABC):
+    """A running node, as its own services see it."""
+
+    @property
+    @abstractmethod
+    def node_id(self) -> NodeId:
+        """The node's name in the cluster."""
+
+    @abstractmethod
+    async def propose(self, command: bytes, *, forward: bool = True) -> Applied:
+        """Replicate a command and wait until it is applied on the leader.
+
+        Waits for room when too much is pending, and for a leader when none is known; bound it with a cancel scope.
+
+        Args:
+            command: What ``StateMachine.apply`` gets, on every node.
+            forward: On a node that is not the leader, pass the command on. False raises NotLeader instead.
+
+        Cancellation: the outcome is unknown, except that a command still waiting for room is not done.
+        Raises:
+            InvalidCommand: never will be done: refused by the state machine, or larger than the limit.
+            NotLeader: not done (only with ``forward=False``).
+            ProposalRefused, NodeStopped: not done.
+            OutcomeUnknown: may still be done: the leader changed, or the connection to it was lost.
+        """
+
+    @abstractmethod
+    def status(self) -> NodeStatus:
+        """Return a picture of the node now. It never blocks."""

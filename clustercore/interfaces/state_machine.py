@@ -1,0 +1,65 @@
+"""StateMachine: what a user writes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clustercore.interfaces.transport import Service
+from clustercore.raft.types import LogIndex
+
+if TYPE_CHECKING:
+    from clustercore.interfaces.node import NodeHandle
+
+__all__ = ["StateMachine"]
+
+
+class StateMachine(ABC):
+    """The replicated state. Every node applies the same commands in the same order (Raft §2).
+
+    Determinism: ``apply`` may depend on nothing but the state and its arguments: no clock, randomness, I/O, or order of a
+    set or of ``hash()``. The same commands must give the same results on every node, Python version and day.
+
+    Called by: one task of the node, one call at a time, in log order. State lives in memory; after a restart it is rebuilt
+    from the newest snapshot and the log after it.
+    """
+
+    @abstractmethod
+    def apply(self, index: LogIndex, command: bytes) -> bytes:
+        """Carry out one committed command and return its result, which goes to the proposer.
+
+        A command that cannot be carried out returns a result that says so. An exception is a bug: it would meet every
+        node alike, so the node halts with StateMachineError rather than go on with a state the others may not share.
+
+        Args:
+            index: The command's log index, growing from call to call.
+            command: The bytes that were proposed.
+        """
+
+    @abstractmethod
+    def snapshot(self) -> bytes:
+        """Return the whole state, as it is after the last ``apply``."""
+
+    @abstractmethod
+    def restore(self, snapshot: bytes) -> None:
+        """Replace the whole state by what ``snapshot`` returned, perhaps on another node or in another version.
+
+        Raises: any exception if the bytes cannot be read; the node then halts with StateMachineError.
+        """
+
+    def validate(self, command: bytes) -> None:
+        """Refuse a command before it is proposed. Called on the node where it is proposed; the default allows all.
+
+        It may depend only on the command, because the state may have changed when it is applied.
+
+        Raises: InvalidCommand, with what is wrong and what is allowed.
+        """
+        return None
+
+    def services(self, node: NodeHandle) -> Sequence[Service]:
+        """Return the services to answer on the node's own listener. The default has none.
+
+        Called by: the node, once, before it serves.
+        """
+        return ()

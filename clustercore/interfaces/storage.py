@@ -1,0 +1,107 @@
+"""Storage: what a node must remember.
+
+A storage holds three things: the hard state (term and vote), the log, and one snapshot. The node calls one method at a
+time, in the order in which the core asked for the writes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import attrs
+
+from clustercore.raft.entry import Entry
+from clustercore.raft.types import HardState, LogIndex, Snapshot
+
+__all__ = ["Storage", "StoredState"]
+
+
+@attrs.frozen
+class StoredState:
+    """All that a node remembers when it starts."""
+
+    hard_state: HardState = attrs.field(factory=HardState)
+    snapshot: Snapshot | None = None
+    # Consecutive by index. The first is at most one past the snapshot's last_included_index; 1 without a snapshot.
+    entries: tuple[Entry, ...] = ()
+
+
+class Storage(ABC):
+    """Keeps a node's hard state, log and snapshot across restarts and power cuts.
+
+    Life: ``async with storage:`` opens it, and checks what it finds; everything else is called inside. At most one
+    process has it open. Its constructor's parameters are its options in a configuration file.
+
+    Durability: when a method that writes returns, what it wrote survives a power cut. When it raises StorageError or is
+    cut off by a crash, what it was to write is there wholly, or not at all, or (``append`` only) up to some entry; what
+    was durable before, except what the write replaces, is untouched. After a StorageError the node never calls again: a
+    failed fsync must not be retried, because the kernel may have dropped the pages and report success the next time
+    (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+
+    Cancellation: a write may raise Cancelled before it starts, never after; then it is finished, and its result
+    reported. The node does not cancel writes except when it stops.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Open.
+
+        Raises:
+            StorageError: it cannot be opened, or another process has it open.
+            LogCorrupt: what is stored fails its checks.
+        """
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close. Nothing that was durable depends on it."""
+        return None
+
+    @abstractmethod
+    async def load(self) -> StoredState:
+        """Read everything. Called once, after opening.
+
+        Raises: LogCorrupt if an entry, the snapshot or the hard state is damaged, or entries are missing between
+            others; StorageError if the disk refuses.
+        """
+
+    @abstractmethod
+    async def save_hard_state(self, hard_state: HardState) -> None:
+        """Make term and vote durable, replacing those before.
+
+        Raises: StorageFull, StorageError.
+        """
+
+    @abstractmethod
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """Make ``entries`` durable at the end of the log, replacing any suffix from the first one's index on.
+
+        Args:
+            entries: One or more, consecutive by index; the first is at most one past the last stored, and above the
+                snapshot's ``last_included_index``.
+
+        Raises: StorageFull, StorageError.
+        """
+
+    @abstractmethod
+    async def save_snapshot(self, snapshot: Snapshot, *, keep_from: LogIndex | None) -> None:
+        """Make a snapshot durable and drop the log it replaces, in one atomic step.
+
+        Args:
+            snapshot: Newer than the stored one.
+            keep_from: The first log index that stays; entries below it are dropped. At most one past
+                ``last_included_index``; lower keeps a tail for slow followers. None drops the whole log.
+
+        Raises: StorageFull, StorageError.
+        """
+
+    @abstractmethod
+    async def load_snapshot(self) -> Snapshot | None:
+        """Read the stored snapshot, to send it to a peer. None if there is none.
+
+        Raises: LogCorrupt, StorageError.
+        """
+

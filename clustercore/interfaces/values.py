@@ -1,0 +1,60 @@
+"""What a node tells of itself, and what it answers to a proposal."""
+
+from __future__ import annotations
+
+import attrs
+
+from clustercore.raft.types import LogIndex, NodeId, Role, Term
+
+__all__ = ["Applied", "NodeStatus", "PeerStatus", "RoleChange"]
+
+
+@attrs.frozen
+class Applied:
+    """A command is committed, and applied on the node that led it."""
+
+    index: LogIndex
+    term: Term
+    # What the state machine's ``apply`` returned.
+    result: bytes
+
+
+@attrs.frozen
+class RoleChange:
+    """The newest known role, term and leader of a node."""
+
+    role: Role
+    term: Term
+    leader_id: NodeId | None
+
+
+@attrs.frozen
+class PeerStatus:
+    """A leader's view of one other voter. On a follower only the id is known, and the indexes are 0."""
+
+    node_id: NodeId
+    # The highest index known to be stored on the peer, and the next one to send (Raft Figure 2).
+    match_index: LogIndex = LogIndex(0)
+    next_index: LogIndex = LogIndex(0)
+    # Entries of the leader's log that the peer is not known to have.
+    lag: int = 0
+
+
+@attrs.frozen
+class NodeStatus:
+    """A consistent picture of one node at one moment."""
+
+    node_id: NodeId
+    role: Role
+    term: Term
+    leader_id: NodeId | None
+    # last_applied <= commit_index; both lie in the log or its snapshot.
+    commit_index: LogIndex
+    last_applied: LogIndex
+    # Entries first_log_index..last_log_index (both inclusive) are in the log; first is last + 1 when it is empty.
+    first_log_index: LogIndex
+    last_log_index: LogIndex
+    # Proposals this node holds: waiting for room, for the leader or for their commit.
+    pending_proposals: int
+    # The other voters, sorted by id.
+    peers: tuple[PeerStatus, ...]

@@ -1,0 +1,141 @@
+"""What a core asks its owner to do, as frozen values.
+
+A core call returns a tuple of effects; each class says what the owner owes. Two duties hold for all of them:
+
+* Writes (``Persist*``) become durable in ``write_id`` order. The owner may join consecutive writes into one,
+  and reports the highest id that is durable with ``RaftCore.storage_done``.
+* ``Send``, ``SendSnapshot`` and ``Reply`` with ``after`` set wait until that write is durable: what they promise
+  is in it. With ``after`` None they may leave at once. Losing one is harmless; sending one early is not.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from clustercore.raft.entry import Entry
+from clustercore.raft.messages import RaftRequest, RaftResponse
+from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Snapshot, Term, WriteId
+
+__all__ = [
+    "Apply",
+    "Effect",
+    "Effects",
+    "PersistEntries",
+    "PersistHardState",
+    "PersistSnapshot",
+    "ProposalsAppended",
+    "ProposalsRefused",
+    "Reply",
+    "RestoreSnapshot",
+    "RoleChanged",
+    "Send",
+    "SendSnapshot",
+]
+
+
+@attrs.frozen
+class PersistHardState:
+    """Make term and vote durable, replacing what is stored (Raft Figure 2, "persistent state")."""
+
+    write_id: WriteId
+    hard_state: HardState
+
+
+@attrs.frozen
+class PersistEntries:
+    """Make entries durable: cut the stored log from the first one's index on, then append."""
+
+    write_id: WriteId
+    # One or more, consecutive by index.
+    entries: tuple[Entry, ...]
+
+
+@attrs.frozen
+class PersistSnapshot:
+    """Make a snapshot from the leader durable, and drop the stored log it replaces."""
+
+    write_id: WriteId
+    snapshot: Snapshot
+    # Stored entries from this index on stay; None drops the whole stored log, because it disagrees with the
+    # snapshot or ends before it (Raft Figure 13, rules 6 and 7).
+    keep_from: LogIndex | None
+
+
+@attrs.frozen
+class Send:
+    """Send a request to a peer."""
+
+    to: NodeId
+    message: RaftRequest
+    after: WriteId | None = None
+
+
+@attrs.frozen
+class SendSnapshot:
+    """Read the newest stored snapshot and send it to a peer as an InstallSnapshotRequest of this term."""
+
+    to: NodeId
+    term: Term
+
+
+@attrs.frozen
+class Reply:
+    """Answer the request that this very core call was given, along the way it came."""
+
+    message: RaftResponse
+    after: WriteId | None = None
+
+
+@attrs.frozen
+class Apply:
+    """Apply committed entries to the state machine, in order. Each entry is handed out once per core."""
+
+    # One or more, consecutive by index, continuing the previous Apply or RestoreSnapshot. All are durable here.
+    entries: tuple[Entry, ...]
+
+
+@attrs.frozen
+class RestoreSnapshot:
+    """Replace the state machine's state by this snapshot, which is durable here."""
+
+    snapshot: Snapshot
+
+
+@attrs.frozen
+class RoleChanged:
+    """The role, the term or the known leader changed; the newest of these is the truth."""
+
+    role: Role
+    term: Term
+    leader_id: NodeId | None
+
+
+@attrs.frozen
+class ProposalsAppended:
+    """The proposed commands are in the leader's log, consecutively from ``first_index``. They may still be lost."""
+
+    term: Term
+    first_index: LogIndex
+
+
+@attrs.frozen
+class ProposalsRefused:
+    """This node is not the leader: none of the proposed commands is in its log."""
+
+    leader_id: NodeId | None
+
+
+Effect = (
+    PersistHardState
+    | PersistEntries
+    | PersistSnapshot
+    | Send
+    | SendSnapshot
+    | Reply
+    | Apply
+    | RestoreSnapshot
+    | RoleChanged
+    | ProposalsAppended
+    | ProposalsRefused
+)
+Effects = tuple[Effect, ...]
