@@ -123,7 +123,8 @@ class Transport(ABC):
 
 
 UnaryHandler = Callable[[bytes], Awaitable[bytes]]
-# Gets the request and a function that sends one response; returns to end the stream, is cancelled when the client leaves.
+# Gets the request and a function that sends one response; returns to end the stream, is cancelled when the client
+# leaves.
 StreamHandler = Callable[[bytes, Callable[[bytes], Awaitable[None]]], Awaitable[None]]
 
 

@@ -66,7 +66,8 @@ class AppendEntriesResponse:
     success: bool
     # The request's prev_log_index, by which the leader tells a late or repeated rejection from a new one.
     prev_log_index: LogIndex
-    # On success: the highest index the request proved equal to the leader's log, and durable here. Otherwise BEFORE_LOG.
+    # On success: the highest index the request proved equal to the leader's log, and durable here.
+    # Otherwise BEFORE_LOG.
     match_index: LogIndex = LogIndex(0)
     # On a log mismatch, where to look next (Raft §5.3, last paragraphs): the term of the follower's entry at
     # prev_log_index (NO_TERM if it has none) and the first index it holds of that term (or its log's end + 1).

@@ -70,7 +70,7 @@ class HardState:
 class Configuration:
     """The nodes whose votes and acknowledgements count (Raft §6)."""
 
-    voters: frozenset[NodeId] = attrs.field(converter=frozenset)
+    voters: frozenset[NodeId]
 
     @classmethod
     def of(cls, voters: Iterable[str]) -> Configuration:
