@@ -6,6 +6,7 @@ once, at its boundary, with ``raise ... from``. ``trio.Cancelled`` is never tran
 
 from __future__ import annotations
 
+from clustercore.raft.errors import ClusterError, InvariantError
 from clustercore.raft.types import LogIndex, NodeId
 
 __all__ = [
@@ -31,20 +32,12 @@ __all__ = [
 ]
 
 
-class ClusterError(Exception):
-    """Root of all errors that clustercore raises on purpose."""
-
-
 class ConfigError(ClusterError, ValueError):
     """The configuration is wrong: the text names the key, the value and what is allowed. Correct it and start again."""
 
 
 class PluginError(ClusterError):
     """A plugin is not installed or cannot be loaded: the text lists what is installed."""
-
-
-class InvariantError(ClusterError):
-    """clustercore broke a rule of its own: a bug. The node halts rather than go on from a state it cannot trust."""
 
 
 class NodeStopped(ClusterError):

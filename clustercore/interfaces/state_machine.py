@@ -18,11 +18,11 @@ __all__ = ["StateMachine"]
 class StateMachine(ABC):
     """The replicated state. Every node applies the same commands in the same order (Raft §2).
 
-    Determinism: ``apply`` may depend on nothing but the state and its arguments: no clock, randomness, I/O, or order of a
-    set or of ``hash()``. The same commands must give the same results on every node, Python version and day.
+    Determinism: ``apply`` may depend on nothing but the state and its arguments: no clock, randomness, I/O, or order
+    of a set or of ``hash()``. The same commands must give the same results on every node, Python version and day.
 
-    Called by: one task of the node, one call at a time, in log order. State lives in memory; after a restart it is rebuilt
-    from the newest snapshot and the log after it.
+    Called by: one task of the node, one call at a time, in log order. State lives in memory; after a restart it is
+    rebuilt from the newest snapshot and the log after it.
     """
 
     @abstractmethod

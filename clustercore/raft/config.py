@@ -1,0 +1,46 @@
+"""The numbers a core is run with."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["RaftConfig"]
+
+
+@attrs.frozen(kw_only=True)
+class RaftConfig:
+    """Timing and batching of one core. All nodes of a cluster should use the same.
+
+    Raises: ValueError if a value is out of range; the text names it and what is allowed.
+    """
+
+    # A follower that hears no leader stands for election after a time drawn from [this, 2 * this) seconds (Raft §5.2).
+    election_timeout_s: float = 1.0
+    # A leader sends each follower something at least this often, in seconds.
+    heartbeat_interval_s: float = 0.1
+    # One AppendEntries carries at most this many entries and about this many bytes of them, but always one entry.
+    max_append_entries: int = 1024
+    max_append_bytes: int = 1024 * 1024
+    # AppendEntries with entries that one follower has not answered yet. Few and large beats many and small: while the
+    # window is full, proposals gather for the next one (thesis §10.2.1, §10.2.2).
+    max_inflight_appends: int = 4
+    # A snapshot that is not answered after this many seconds is taken for lost, and sent again.
+    snapshot_timeout_s: float = 30.0
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the values make sense together."""
+        if not self.heartbeat_interval_s > 0:
+            raise ValueError(f"heartbeat_interval_s is {self.heartbeat_interval_s}; it must be above 0")
+        if not self.election_timeout_s >= 2 * self.heartbeat_interval_s:
+            raise ValueError(
+                f"election_timeout_s is {self.election_timeout_s}; it must be at least twice heartbeat_interval_s "
+                f"({self.heartbeat_interval_s}), or one late heartbeat starts an election"
+            )
+        if not self.snapshot_timeout_s >= self.election_timeout_s:
+            raise ValueError(
+                f"snapshot_timeout_s is {self.snapshot_timeout_s}; it must be at least election_timeout_s "
+                f"({self.election_timeout_s})"
+            )
+        for name in ("max_append_entries", "max_append_bytes", "max_inflight_appends"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

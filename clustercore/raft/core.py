@@ -1,0 +1,225 @@
+"""RaftCore: the one object a runtime drives.
+
+Each method takes one input and returns the effects it leads to; nothing else happens. The rules are in the modules
+beside this one, one per chapter of the paper; this one only brings each input to its rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clustercore.raft.commit import maybe_apply, maybe_commit, maybe_restore_snapshot
+from clustercore.raft.config import RaftConfig
+from clustercore.raft.effects import Effects, ProposalsAppended, ProposalsRefused, Reply, RoleChanged
+from clustercore.raft.election import count_own_vote, receive_request_vote_response, stand_for_election
+from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.errors import InvariantError
+from clustercore.raft.log import RaftLog
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    RaftMessage,
+    RaftResponse,
+    RequestVoteRequest,
+    RequestVoteResponse,
+)
+from clustercore.raft.receive_append_entries import receive_append_entries
+from clustercore.raft.receive_request_vote import receive_request_vote
+from clustercore.raft.replication import (
+    maybe_append_to_all,
+    peer_unreachable,
+    receive_append_entries_response,
+    send_heartbeats,
+)
+from clustercore.raft.roles import become_follower, reset_election_deadline
+from clustercore.raft.snapshots import compact_log, receive_install_snapshot, receive_install_snapshot_response
+from clustercore.raft.state import RaftState
+from clustercore.raft.types import (
+    BEFORE_LOG,
+    Configuration,
+    HardState,
+    LogIndex,
+    NodeId,
+    Role,
+    Snapshot,
+    Term,
+    WriteId,
+)
+from clustercore.raft.well_formed import is_well_formed
+
+if TYPE_CHECKING:
+    from random import Random
+
+__all__ = ["RaftCore"]
+
+
+class RaftCore:
+    """One node's consensus state, sans-IO.
+
+    Time is handed in as ``now``, in seconds of any monotonic clock, and must never go back; the owner calls
+    ``time_passed`` at ``deadline`` at the latest. After an exception the core must not be used any more.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        configuration: Configuration,
+        config: RaftConfig,
+        rng: Random,
+        now: float,
+        hard_state: HardState | None = None,
+        snapshot: Snapshot | None = None,
+        entries: Sequence[Entry] = (),
+    ) -> None:
+        """Start a follower from what its storage holds (Raft §5.2: nodes start as followers).
+
+        What is stored is durable; what was committed is not known, beyond the snapshot, until a leader says so.
+        The state machine must hold the snapshot's state.
+        """
+        hard_state = hard_state if hard_state is not None else HardState()
+        log = _log_from(snapshot, entries)
+        snapshot_index = snapshot.last_included_index if snapshot is not None else BEFORE_LOG
+        if log.last_term > hard_state.current_term or log.last_index < snapshot_index:
+            raise InvariantError(
+                f"stored log ends at {log.last_index} in term {log.last_term}, but the stored term is "
+                f"{hard_state.current_term} and the snapshot covers {snapshot_index}"
+            )
+        self._state = RaftState(
+            node_id=node_id,
+            configuration=configuration,
+            config=config,
+            rng=rng,
+            log=log,
+            current_term=hard_state.current_term,
+            voted_for=hard_state.voted_for,
+            commit_index=snapshot_index,
+            last_applied=snapshot_index,
+            durable_index=log.last_index,
+        )
+        reset_election_deadline(self._state, now)
+        self._seen = self._office()
+
+    @property
+    def state(self) -> RaftState:
+        """The whole state, to look at. Only the core changes it."""
+        return self._state
+
+    @property
+    def deadline(self) -> float:
+        """When ``time_passed`` wants to be called next, in the caller's clock; infinity for never."""
+        return min(self._state.election_deadline, self._state.heartbeat_deadline)
+
+    def time_passed(self, now: float) -> Effects:
+        """Do what is due by ``now``: stand for election, or send heartbeats."""
+        if now >= self._state.heartbeat_deadline:
+            send_heartbeats(self._state, now)
+        elif now >= self._state.election_deadline:
+            stand_for_election(self._state, now)
+        return self._finish()
+
+    def receive(self, sender: NodeId, message: RaftMessage, now: float) -> Effects:
+        """Take a message from another node. Exactly one Reply answers a request.
+
+        ``sender`` tells whose response this is; requests name their sender themselves.
+        """
+        state = self._state
+        if not is_well_formed(message):
+            refusal = _refusal_of(message, state.current_term)
+            return () if refusal is None else (Reply(refusal, after=state.hard_state_gate),)
+        if message.term > state.current_term:
+            become_follower(state, message.term, now)
+        match message:
+            case AppendEntriesRequest():
+                receive_append_entries(state, message, now)
+            case AppendEntriesResponse():
+                receive_append_entries_response(state, sender, message, now)
+            case RequestVoteRequest():
+                receive_request_vote(state, message, now)
+            case RequestVoteResponse():
+                receive_request_vote_response(state, sender, message, now)
+            case InstallSnapshotRequest():
+                receive_install_snapshot(state, message, now)
+            case InstallSnapshotResponse():
+                receive_install_snapshot_response(state, sender, message, now)
+        return self._finish()
+
+    def propose(self, commands: Sequence[bytes], now: float) -> Effects:
+        """Append one or more commands to the log, all of them or none, if this node is the leader (Raft §5.3).
+
+        The first effect is ProposalsAppended or ProposalsRefused.
+        """
+        state = self._state
+        if state.role is not Role.LEADER:
+            return (ProposalsRefused(state.leader_id),)
+        first_index = LogIndex(state.log.last_index + 1)
+        entries = tuple(
+            Entry.create(LogIndex(first_index + offset), state.current_term, EntryKind.COMMAND, command)
+            for offset, command in enumerate(commands)
+        )
+        state.emit(ProposalsAppended(state.current_term, first_index))
+        state.persist_entries(entries)
+        maybe_append_to_all(state, now)
+        return self._finish()
+
+    def storage_done(self, write_id: WriteId, now: float) -> Effects:
+        """Note that every write up to ``write_id`` is durable: the node's own vote and log now count."""
+        state = self._state
+        state.writes_done(write_id)
+        maybe_restore_snapshot(state)
+        count_own_vote(state, now)
+        if state.role is Role.LEADER:
+            maybe_commit(state)
+        maybe_apply(state)
+        return self._finish()
+
+    def snapshot_taken(self, last_included_index: LogIndex, keep_from: LogIndex) -> Effects:
+        """Drop log entries below ``keep_from``: a snapshot up to ``last_included_index`` (inclusive) is durable.
+
+        Raises: InvariantError if the snapshot covers what is not applied, or a gap would be left.
+        """
+        compact_log(self._state, last_included_index, keep_from)
+        return self._finish()
+
+    def peer_unreachable(self, peer: NodeId) -> Effects:
+        """Take for lost what was sent to a peer and not answered. Its next answer starts replication again."""
+        peer_unreachable(self._state, peer)
+        return self._finish()
+
+    def _office(self) -> tuple[Role, Term, NodeId | None]:
+        return self._state.role, self._state.current_term, self._state.leader_id
+
+    def _finish(self) -> Effects:
+        office = self._office()
+        if office != self._seen:
+            self._seen = office
+            self._state.emit(RoleChanged(*office))
+        effects = tuple(self._state.effects)
+        self._state.effects.clear()
+        return effects
+
+
+def _log_from(snapshot: Snapshot | None, entries: Sequence[Entry]) -> RaftLog:
+    if snapshot is None:
+        return RaftLog(entries)
+    if entries and entries[0].index <= snapshot.last_included_index:
+        # A tail kept for slow followers. Its first entry serves as the base: the term before it is not known.
+        return RaftLog(entries[1:], base_index=entries[0].index, base_term=entries[0].term)
+    return RaftLog(entries, base_index=snapshot.last_included_index, base_term=snapshot.last_included_term)
+
+
+def _refusal_of(message: RaftMessage, current_term: Term) -> RaftResponse | None:
+    """Return the answer to a malformed request; None for a response, which has none."""
+    match message:
+        case RequestVoteRequest():
+            return RequestVoteResponse(current_term, vote_granted=False)
+        case AppendEntriesRequest():
+            return AppendEntriesResponse(current_term, success=False, prev_log_index=message.prev_log_index)
+        case InstallSnapshotRequest():
+            return InstallSnapshotResponse(current_term, match_index=BEFORE_LOG)
+        case _:
+            return None
+

@@ -1,0 +1,103 @@
+"""What a leader knows of one follower's log, and how much it may send it now.
+
+Three states (thesis §10.2.1; the names are those of etcd's raft):
+
+* PROBE: the leader does not know where the logs agree. One request at a time.
+* REPLICATE: they agree up to ``next_index - 1``, counting what is on its way. A window of requests at a time.
+* SNAPSHOT: the follower needs entries the leader has dropped. No entries until the snapshot is answered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+import attrs
+
+from clustercore.raft.types import BEFORE_LOG, LogIndex
+
+__all__ = ["Progress", "ProgressState"]
+
+
+class ProgressState(Enum):
+    """How a leader replicates to one follower."""
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+
+
+@attrs.define
+class Progress:
+    """A leader's view of one follower (Raft Figure 2, "volatile state on leaders")."""
+
+    # The next entry to send. match_index < next_index <= the leader's last index + 1.
+    next_index: LogIndex
+    # The highest index known durable on the follower and equal to the leader's log. Never falls within a term.
+    match_index: LogIndex = BEFORE_LOG
+    state: ProgressState = ProgressState.PROBE
+    # PROBE only: nothing is sent until the follower answers something, be it a heartbeat.
+    is_paused: bool = False
+    # REPLICATE only: the last index of each unanswered request with entries, ascending.
+    inflight: deque[LogIndex] = attrs.field(factory=deque)
+    # When the oldest thing unanswered was sent, or the follower last moved on (the caller's monotonic seconds).
+    waiting_since: float = 0.0
+
+    def has_room(self, max_inflight_appends: int) -> bool:
+        """Say whether another request with entries may be sent now."""
+        if self.state is ProgressState.REPLICATE:
+            return len(self.inflight) < max_inflight_appends
+        return self.state is ProgressState.PROBE and not self.is_paused
+
+    def sent(self, last_index: LogIndex, now: float) -> None:
+        """Note that entries up to ``last_index`` are on their way."""
+        if self.state is ProgressState.PROBE:
+            self.is_paused = True
+            return
+        if not self.inflight:
+            self.waiting_since = now
+        self.inflight.append(last_index)
+        self.next_index = LogIndex(last_index + 1)
+
+    def become_probe(self, *, is_paused: bool) -> None:
+        """Forget what is on its way and find again where the logs agree."""
+        self.state = ProgressState.PROBE
+        self.is_paused = is_paused
+        self.inflight.clear()
+        self.next_index = LogIndex(self.match_index + 1)
+
+    def become_snapshot(self, now: float) -> None:
+        """Stop sending entries until a snapshot is answered."""
+        self.state = ProgressState.SNAPSHOT
+        self.inflight.clear()
+        self.waiting_since = now
+
+    def acknowledged(self, match_index: LogIndex, now: float) -> bool:
+        """Take a positive answer; return whether it moved ``match_index``."""
+        moved = match_index > self.match_index
+        if moved:
+            self.match_index = match_index
+            self.waiting_since = now
+        while self.inflight and self.inflight[0] <= match_index:
+            self.inflight.popleft()
+        if match_index >= self.next_index - 1 and (self.state is ProgressState.PROBE or moved):
+            # The logs agree up to where the next request starts: nothing more to find out. (In SNAPSHOT only news
+            # counts: a heartbeat's answer repeats what was known when the snapshot became necessary.)
+            self.state = ProgressState.REPLICATE
+        self.is_paused = False
+        self.next_index = max(self.next_index, LogIndex(self.match_index + 1))
+        return moved
+
+    def rejected(self, prev_log_index: LogIndex, retry_from: LogIndex) -> None:
+        """Take a log mismatch at ``prev_log_index``. A late or repeated one changes nothing.
+
+        A true rejection is above match_index, because what matched once matches for the term. In PROBE it is also the
+        answer to the one request that is out.
+        """
+        is_late = prev_log_index <= self.match_index or (
+            self.state is ProgressState.PROBE and prev_log_index != self.next_index - 1
+        )
+        if is_late or self.state is ProgressState.SNAPSHOT:
+            return
+        self.become_probe(is_paused=False)
+        self.next_index = LogIndex(max(self.match_index + 1, min(retry_from, prev_log_index)))

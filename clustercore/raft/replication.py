@@ -1,0 +1,126 @@
+"""Log replication at the leader (Raft §5.3): proposals, AppendEntries, heartbeats."""
+
+from __future__ import annotations
+
+from clustercore.raft.commit import maybe_commit
+from clustercore.raft.effects import Send, SendSnapshot
+from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
+from clustercore.raft.progress import Progress, ProgressState
+from clustercore.raft.state import RaftState
+from clustercore.raft.types import BEFORE_LOG, NO_TERM, LogIndex, NodeId, Role
+
+__all__ = [
+    "maybe_append",
+    "maybe_append_to_all",
+    "peer_unreachable",
+    "receive_append_entries_response",
+    "send_heartbeats",
+]
+
+
+def maybe_append_to_all(state: RaftState, now: float) -> None:
+    """Send every follower what it lacks, as far as its window allows."""
+    for peer, progress in state.progress.items():
+        maybe_append(state, peer, progress, now)
+
+
+def maybe_append(state: RaftState, peer: NodeId, progress: Progress, now: float) -> None:
+    """Send one follower what it lacks: entries, or the snapshot when the leader no longer has them.
+
+    The leader does not wait for its own disk before it sends: followers write in parallel (thesis §10.2.1). Its term
+    is durable since it was elected.
+    """
+    while progress.next_index <= state.log.last_index and progress.has_room(state.config.max_inflight_appends):
+        prev_log_index = LogIndex(progress.next_index - 1)
+        prev_log_term = state.log.term_at(prev_log_index)
+        if prev_log_term is None:
+            progress.become_snapshot(now)
+            state.emit(SendSnapshot(peer, state.current_term))
+            return
+        entries = state.log.batch(
+            progress.next_index,
+            max_entries=state.config.max_append_entries,
+            max_bytes=state.config.max_append_bytes,
+        )
+        progress.sent(entries[-1].index, now)
+        request = AppendEntriesRequest(
+            term=state.current_term,
+            leader_id=state.node_id,
+            prev_log_index=prev_log_index,
+            prev_log_term=prev_log_term,
+            leader_commit=state.commit_index,
+            entries=entries,
+        )
+        state.emit(Send(peer, request))
+
+
+def send_heartbeats(state: RaftState, now: float) -> None:
+    """Tell every follower that the leader lives and how far the log is committed (Raft §5.2)."""
+    state.heartbeat_deadline = now + state.config.heartbeat_interval_s
+    for peer, progress in state.progress.items():
+        # A heartbeat stands on match_index, not on next_index - 1: that one holds whatever else is on its way or lost,
+        # so that a heartbeat which overtakes entries is no mismatch.
+        prev_log_index = progress.match_index
+        prev_log_term = state.log.term_at(prev_log_index)
+        if prev_log_term is None:
+            prev_log_index, prev_log_term = BEFORE_LOG, NO_TERM
+        request = AppendEntriesRequest(
+            term=state.current_term,
+            leader_id=state.node_id,
+            prev_log_index=prev_log_index,
+            prev_log_term=prev_log_term,
+            leader_commit=state.commit_index,
+        )
+        state.emit(Send(peer, request))
+        if _has_waited_too_long(state, progress, now):
+            progress.become_probe(is_paused=True)
+
+
+def _has_waited_too_long(state: RaftState, progress: Progress, now: float) -> bool:
+    """Say whether what is unanswered is to be taken for lost. The next sign of life starts replication again."""
+    waited_s = now - progress.waiting_since
+    if progress.state is ProgressState.SNAPSHOT:
+        return waited_s >= state.config.snapshot_timeout_s
+    return bool(progress.inflight) and waited_s >= state.config.election_timeout_s
+
+
+def peer_unreachable(state: RaftState, peer: NodeId) -> None:
+    """Take for lost whatever is on its way to a peer whose connection broke."""
+    progress = state.progress.get(peer)
+    if progress is not None:
+        progress.become_probe(is_paused=True)
+
+
+def receive_append_entries_response(
+    state: RaftState, peer: NodeId, response: AppendEntriesResponse, now: float
+) -> None:
+    """Move one follower on (Raft §5.3). A late, repeated or foreign answer changes nothing."""
+    progress = state.progress.get(peer)
+    if state.role is not Role.LEADER or response.term != state.current_term or progress is None:
+        return
+    if not response.success:
+        # conflict_index 0: refused for another reason than the log, so there is nothing to learn about it.
+        if response.conflict_index == BEFORE_LOG:
+            return
+        progress.rejected(response.prev_log_index, _retry_from(state, response))
+    elif response.match_index > state.log.last_index:
+        return
+    elif progress.acknowledged(response.match_index, now):
+        maybe_commit(state)
+    maybe_append(state, peer, progress, now)
+
+
+def _retry_from(state: RaftState, response: AppendEntriesResponse) -> LogIndex:
+    """Skip a whole conflicting term at a time (Raft §5.3, last paragraphs).
+
+    If the leader has entries of the follower's conflicting term, they agree at most up to the last of those;
+    otherwise none of the follower's entries of that term is in the leader's log::
+
+        leader    1:1 2:1 3:4 4:4 5:6      conflict at 4, term 2, first index 3
+        follower  1:1 2:1 3:2 4:2 5:2      -> next is 3: the leader has no term 2
+    """
+    if response.conflict_term != NO_TERM:
+        last_of_term = state.log.last_index_of_term(response.conflict_term)
+        if last_of_term is not None:
+            return LogIndex(last_of_term + 1)
+    return response.conflict_index

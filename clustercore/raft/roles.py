@@ -1,0 +1,81 @@
+"""How a node changes its role (Raft Figure 4), and the timers that go with each.
+
+The only functions that assign ``role``, ``current_term`` or ``leader_id``.
+"""
+
+from __future__ import annotations
+
+import math
+
+from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.progress import Progress
+from clustercore.raft.state import RaftState
+from clustercore.raft.types import LogIndex, NodeId, Role, Term
+
+__all__ = ["become_candidate", "become_follower", "become_leader", "follow_leader", "reset_election_deadline"]
+
+
+def reset_election_deadline(state: RaftState, now: float) -> None:
+    """Draw a new time at which to stand for election (Raft §5.2: randomised, so that votes seldom split).
+
+    A node that is no voter never stands.
+    """
+    timeout_s = state.config.election_timeout_s
+    state.election_deadline = now + state.rng.uniform(timeout_s, 2 * timeout_s) if state.is_voter else math.inf
+
+
+def become_follower(state: RaftState, term: Term, now: float) -> None:
+    """Go to a higher term, whose leader and votes are not known yet (Raft §5.1).
+
+    The election deadline stays: only a leader's word or a granted vote moves it, so that a node with an old log that
+    stands again and again cannot keep the others from standing.
+    """
+    state.current_term = term
+    state.voted_for = None
+    state.persist_hard_state()
+    _lay_down_office(state, now)
+    state.leader_id = None
+
+
+def follow_leader(state: RaftState, leader_id: NodeId, now: float) -> None:
+    """Take the word of the current term's leader (Raft §5.2): a candidate gives up, the election deadline moves."""
+    _lay_down_office(state, now)
+    state.leader_id = leader_id
+    reset_election_deadline(state, now)
+
+
+def _lay_down_office(state: RaftState, now: float) -> None:
+    if state.role is Role.LEADER:
+        # A leader has no election deadline; as a follower it needs one.
+        state.heartbeat_deadline = math.inf
+        reset_election_deadline(state, now)
+    state.role = Role.FOLLOWER
+    state.votes.clear()
+    state.progress.clear()
+
+
+def become_candidate(state: RaftState, now: float) -> None:
+    """Start a new term and vote for oneself in it (Raft §5.2). The vote counts once it is durable."""
+    state.role = Role.CANDIDATE
+    state.current_term = Term(state.current_term + 1)
+    state.voted_for = state.node_id
+    state.leader_id = None
+    state.votes.clear()
+    state.persist_hard_state()
+    reset_election_deadline(state, now)
+
+
+def become_leader(state: RaftState, now: float) -> None:
+    """Lead the term that was won, and open it with a no-op.
+
+    The leader may not commit entries of earlier terms by counting them (Raft §5.4.2); committing one of its own term
+    commits them too, and the no-op makes sure that there is one.
+    """
+    state.role = Role.LEADER
+    state.leader_id = state.node_id
+    state.votes.clear()
+    state.election_deadline = math.inf
+    next_index = LogIndex(state.log.last_index + 1)
+    state.progress = {peer: Progress(next_index) for peer in state.configuration.peers_of(state.node_id)}
+    state.heartbeat_deadline = now + state.config.heartbeat_interval_s
+    state.persist_entries((Entry.create(next_index, state.current_term, EntryKind.NO_OP),))

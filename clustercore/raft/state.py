@@ -1,0 +1,171 @@
+"""The state of one Raft node, and the bookkeeping of its writes.
+
+Every rule module works on this one object. It decides nothing: it holds fields, numbers writes and gathers effects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+import attrs
+
+from clustercore.raft.config import RaftConfig
+from clustercore.raft.effects import Effect, PersistEntries, PersistHardState, PersistSnapshot
+from clustercore.raft.entry import Entry
+from clustercore.raft.log import RaftLog
+from clustercore.raft.progress import Progress
+from clustercore.raft.types import (
+    BEFORE_LOG,
+    NO_TERM,
+    Configuration,
+    HardState,
+    LogIndex,
+    NodeId,
+    Role,
+    Snapshot,
+    Term,
+    WriteId,
+)
+
+if TYPE_CHECKING:
+    from random import Random
+
+__all__ = ["RaftState"]
+
+_NO_WRITE = WriteId(0)
+
+
+@attrs.define
+class _LogWrite:
+    """A write of log entries that is not known durable yet."""
+
+    write_id: WriteId
+    # The log is durable up to here once the write is. Lowered when a later truncation takes entries away.
+    last_index: LogIndex
+
+
+@attrs.define
+class RaftState:
+    """Everything a core knows (Raft Figure 2), and the effects of the call under way."""
+
+    node_id: NodeId
+    configuration: Configuration
+    config: RaftConfig
+    # The only source of chance: same inputs and same seed, same effects.
+    rng: Random
+
+    # --- Persistent: in memory it may be ahead of the disk, and then what depends on it waits for the write. ---
+
+    log: RaftLog
+    # Highest term seen. Never falls.
+    current_term: Term = NO_TERM
+    voted_for: NodeId | None = None
+
+    # --- Volatile, on every node ---
+
+    role: Role = Role.FOLLOWER
+    # The leader of current_term, once known.
+    leader_id: NodeId | None = None
+    # Highest index known committed. Never falls; <= log.last_index.
+    commit_index: LogIndex = BEFORE_LOG
+    # Highest index handed out in Apply or RestoreSnapshot. <= min(commit_index, durable_index).
+    last_applied: LogIndex = BEFORE_LOG
+    # Highest index up to which the log is known durable on this node's own disk. <= log.last_index.
+    durable_index: LogIndex = BEFORE_LOG
+
+    # --- Volatile, on candidates and leaders ---
+
+    # Answers of this term's election, by voter. Holds this node's own once its vote is durable.
+    votes: dict[NodeId, bool] = attrs.field(factory=dict)
+    # One for every other voter while leader, otherwise empty.
+    progress: dict[NodeId, Progress] = attrs.field(factory=dict)
+
+    # --- Deadlines, in the caller's monotonic seconds ---
+
+    election_deadline: float = math.inf
+    heartbeat_deadline: float = math.inf
+
+    # --- Writes ---
+
+    last_write_id: WriteId = _NO_WRITE
+    done_write_id: WriteId = _NO_WRITE
+    # The write that holds current_term and voted_for.
+    hard_state_write_id: WriteId = _NO_WRITE
+    # Ascending by write_id; not necessarily by last_index.
+    _log_writes: deque[_LogWrite] = attrs.field(factory=deque)
+    # A leader's snapshot on its way to the disk, and its write. Nothing is applied meanwhile.
+    installing: tuple[WriteId, Snapshot] | None = None
+
+    effects: list[Effect] = attrs.field(factory=list)
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node's own vote counts."""
+        return self.node_id in self.configuration.voters
+
+    @property
+    def hard_state_gate(self) -> WriteId | None:
+        """The write to wait for before showing current_term or a vote to anyone; None if it is durable."""
+        return self.hard_state_write_id if self.hard_state_write_id > self.done_write_id else None
+
+    def log_gate(self, index: LogIndex) -> WriteId | None:
+        """Return the write to wait for before acknowledging the log up to ``index``; None if that is durable."""
+        if index > self.durable_index:
+            for write in self._log_writes:
+                if write.last_index >= index:
+                    return max(write.write_id, self.hard_state_write_id)
+        return self.hard_state_gate
+
+    def emit(self, effect: Effect) -> None:
+        """Add an effect to the result of the call under way."""
+        self.effects.append(effect)
+
+    def persist_hard_state(self) -> None:
+        """Ask for the present term and vote to be made durable."""
+        self.hard_state_write_id = self._next_write_id()
+        self.emit(PersistHardState(self.hard_state_write_id, HardState(self.current_term, self.voted_for)))
+
+    def persist_entries(self, entries: tuple[Entry, ...]) -> None:
+        """Put entries into the log, cutting what they replace, and ask for them to be made durable."""
+        first_index = entries[0].index
+        if first_index <= self.log.last_index:
+            self.log.truncate_from(first_index)
+            self._forget_durability_from(first_index)
+        self.log.append(entries)
+        write_id = self._next_write_id()
+        self._log_writes.append(_LogWrite(write_id, entries[-1].index))
+        self.emit(PersistEntries(write_id, entries))
+
+    def persist_snapshot(self, snapshot: Snapshot) -> None:
+        """Put a snapshot in place of the log it covers, and ask for it to be made durable (Raft Figure 13)."""
+        index, term = snapshot.last_included_index, snapshot.last_included_term
+        write_id = self._next_write_id()
+        if self.log.term_at(index) == term:
+            self.log.compact(index)
+            keep_from = self.log.first_index
+        else:
+            self._forget_durability_from(LogIndex(1))
+            self.log.reset(index, term)
+            keep_from = None
+        self._log_writes.append(_LogWrite(write_id, index))
+        self.installing = (write_id, snapshot)
+        self.emit(PersistSnapshot(write_id, snapshot, keep_from))
+
+    def writes_done(self, write_id: WriteId) -> None:
+        """Note that all writes up to ``write_id`` are durable."""
+        self.done_write_id = max(self.done_write_id, write_id)
+        while self._log_writes and self._log_writes[0].write_id <= write_id:
+            self.durable_index = max(self.durable_index, self._log_writes.popleft().last_index)
+
+    def _next_write_id(self) -> WriteId:
+        self.last_write_id = WriteId(self.last_write_id + 1)
+        return self.last_write_id
+
+    def _forget_durability_from(self, index: LogIndex) -> None:
+        """Entries from ``index`` on left the log: writes of them say nothing of the ones that take their place."""
+        before = LogIndex(index - 1)
+        self.durable_index = min(self.durable_index, before)
+        for write in self._log_writes:
+            write.last_index = min(write.last_index, before)
