@@ -1,4 +1,4 @@
-# Everything below runs on python3, pip and make alone: the first target that needs it builds .venv from requirements.lock.
+# All of this runs on python3, pip and make alone: the first target that needs it builds .venv from requirements.lock.
 
 PYTHON ?= python3
 VENV := .venv
@@ -49,7 +49,7 @@ test: $(READY) ## All tests; TESTS='tests/unit -k name' for some
 # -- Check: only reads --
 
 .PHONY: check
-check: check-format check-lint check-types check-layers check-protos check-news check-coverage ## All checks, none of which changes a file
+check: check-format check-lint check-types check-layers check-protos check-news check-coverage ## All checks; only reads
 
 .PHONY: check-format
 check-format: $(READY)

@@ -36,9 +36,7 @@ RUFF_SETTINGS = 'line-length = 110\ntarget-version = "py311"\n'
 def main() -> int:
     """Regenerate every package, or with ``--check`` report the first lines of each difference."""
     parser = argparse.ArgumentParser(description="Generate code from protos/.")
-    parser.add_argument(
-        "--check", action="store_true", help="only say what would change, and fail if anything"
-    )
+    parser.add_argument("--check", action="store_true", help="only say what would change, and fail if anything")
     check: bool = parser.parse_args().check
 
     described = {path.relative_to(PROTOS).as_posix() for path in PROTOS.rglob("*.proto")}

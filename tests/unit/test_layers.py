@@ -29,6 +29,8 @@ RAFT_MAY_IMPORT = frozenset(
         "collections",
         "enum",
         "itertools",
+        "math",
+        "operator",
         "struct",
         "typing",
     }
