@@ -1,0 +1,78 @@
+"""Which node a client asks next, and how long it waits before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import trio
+
+from clustercore.interfaces import ConfigError
+
+__all__ = ["Route", "Router"]
+
+# 2**30 first pauses are longer than any maximum; more doubling would only overflow.
+_MAX_DOUBLINGS = 30
+
+
+class Router:
+    """What all requests of a client share: the addresses, and the one that answered last.
+
+    Args:
+        addresses: One or more, each once, in the transport's form.
+        rng: Spreads the pauses, so that clients that failed together do not come back together.
+        first_pause_s: The longest pause after the first round of nodes, in seconds. It doubles with each round.
+        max_pause_s: The longest pause after any round, in seconds.
+
+    Raises: ConfigError.
+    """
+
+    def __init__(self, addresses: Sequence[str], rng: Random, first_pause_s: float, max_pause_s: float) -> None:
+        if isinstance(addresses, str) or not addresses:
+            raise ConfigError(f"addresses is {addresses!r}; it must be a list of one address or more")
+        if not 0 < first_pause_s <= max_pause_s:
+            raise ConfigError(
+                f"first_pause_s is {first_pause_s} and max_pause_s {max_pause_s}; the first must be above 0 and at "
+                "most the second"
+            )
+        # Without repetition, in the order given.
+        self.addresses = tuple(dict.fromkeys(addresses))
+        # An index of addresses: where the next request begins.
+        self.preferred = 0
+        self._rng = rng
+        self._first_pause_s = first_pause_s
+        self._max_pause_s = max_pause_s
+
+    def pause_s(self, rounds: int) -> float:
+        """Return how long to wait after so many rounds (1 or more): from half of the round's longest to all of it."""
+        longest_s: float = self._first_pause_s * 2 ** min(rounds - 1, _MAX_DOUBLINGS)
+        return self._rng.uniform(0.5, 1.0) * min(longest_s, self._max_pause_s)
+
+
+class Route:
+    """One request's way from node to node: every one in turn, with a pause after each round."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._position = router.preferred
+        self._failures = 0
+
+    @property
+    def address(self) -> str:
+        """The node to ask now."""
+        return self._router.addresses[self._position]
+
+    def arrived(self) -> None:
+        """Take note that this node answered: other requests begin with it."""
+        self._router.preferred = self._position
+        self._failures = 0
+
+    async def advance(self) -> None:
+        """Turn to the next node. Waits first, once every node has failed."""
+        self._failures += 1
+        self._position = (self._position + 1) % len(self._router.addresses)
+        rounds, rest = divmod(self._failures, len(self._router.addresses))
+        if rest:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.sleep(self._router.pause_s(rounds))
