@@ -1,0 +1,115 @@
+"""The one task that touches the state machine's state: it applies what is committed, in order, and takes snapshots."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from clustercore.interfaces.errors import StateMachineError
+from clustercore.interfaces.state_machine import StateMachine
+from clustercore.raft.effects import Apply, RestoreSnapshot
+from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.types import LogIndex, Snapshot
+from clustercore.runtime.signals import Wakeup
+
+__all__ = ["Applier", "restore"]
+
+# Entries applied between two checkpoints. At tens of microseconds each, heartbeats are not kept waiting for long.
+ENTRIES_PER_CHECKPOINT = 128
+
+
+class Applier:
+    """Applies committed entries and takes a snapshot every so many.
+
+    Its queue holds entries that are in the log anyway, so the log's bound is its bound.
+    """
+
+    def __init__(
+        self,
+        machine: StateMachine,
+        *,
+        last_applied: LogIndex,
+        snapshot_entries: int,
+        on_applied: Callable[[Entry, bytes], None],
+        on_snapshot: Callable[[Snapshot], None],
+    ) -> None:
+        """Prepare; ``run`` makes it live. The machine holds the state after ``last_applied``."""
+        self._machine = machine
+        self._last_applied = last_applied
+        self._snapshot_index = last_applied
+        self._snapshot_entries = snapshot_entries
+        self._on_applied = on_applied
+        self._on_snapshot = on_snapshot
+        self._jobs: deque[Apply | RestoreSnapshot] = deque()
+        self._wakeup = Wakeup()
+
+    @property
+    def last_applied(self) -> LogIndex:
+        """The last entry whose effect is in the state machine (Raft Figure 2)."""
+        return self._last_applied
+
+    def post(self, job: Apply | RestoreSnapshot) -> None:
+        """Queue a job."""
+        self._jobs.append(job)
+        self._wakeup.set()
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        Raises: StateMachineError if the machine raised; its state can no longer be trusted to be everyone's.
+        """
+        while True:
+            await self._wakeup.wait()
+            while self._jobs:
+                job = self._jobs.popleft()
+                if isinstance(job, RestoreSnapshot):
+                    self._restore(job.snapshot)
+                    continue
+                for start in range(0, len(job.entries), ENTRIES_PER_CHECKPOINT):
+                    if start:
+                        await trio.lowlevel.checkpoint()
+                    for entry in job.entries[start : start + ENTRIES_PER_CHECKPOINT]:
+                        self._apply(entry)
+
+    def _apply(self, entry: Entry) -> None:
+        result = b""
+        if entry.kind is EntryKind.COMMAND:
+            try:
+                result = self._machine.apply(entry.index, entry.command)
+            except Exception as error:
+                raise StateMachineError(
+                    entry.index,
+                    f"the state machine raised {error!r} for the command at index {entry.index}; apply must not raise, "
+                    "as every node would meet the same command. Mend the machine, then start the node again",
+                ) from error
+        self._last_applied = entry.index
+        self._on_applied(entry, result)
+        if entry.index - self._snapshot_index >= self._snapshot_entries:
+            self._snapshot_index = entry.index
+            self._on_snapshot(Snapshot(entry.index, entry.term, self._take_snapshot(entry.index)))
+
+    def _take_snapshot(self, index: LogIndex) -> bytes:
+        try:
+            return self._machine.snapshot()
+        except Exception as error:
+            raise StateMachineError(index, f"the state machine raised {error!r} from snapshot at {index}") from error
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        restore(self._machine, snapshot)
+        self._last_applied = self._snapshot_index = snapshot.last_included_index
+
+
+def restore(machine: StateMachine, snapshot: Snapshot) -> None:
+    """Put a snapshot's state into a machine.
+
+    Raises: StateMachineError if the machine cannot read it.
+    """
+    try:
+        machine.restore(snapshot.data)
+    except Exception as error:
+        raise StateMachineError(
+            snapshot.last_included_index,
+            f"the state machine could not read the snapshot up to index {snapshot.last_included_index}: {error!r}",
+        ) from error

@@ -1,0 +1,217 @@
+"""How the parts of a running node are joined."""
+
+from __future__ import annotations
+
+import logging
+from random import Random
+
+import trio
+
+from clustercore.interfaces.discovery import DiscoverySnapshot
+from clustercore.interfaces.errors import InvariantError, LogCorrupt
+from clustercore.interfaces.messages import Message, ProposalsApplied, ProposalsFailed
+from clustercore.interfaces.node import NodeHandle
+from clustercore.interfaces.state_machine import StateMachine
+from clustercore.interfaces.storage import Storage, StoredState
+from clustercore.interfaces.transport import Lane, ServiceTransport, Transport
+from clustercore.interfaces.values import NodeStatus, PeerStatus, RoleChange
+from clustercore.raft.core import RaftCore
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotResponse,
+    RaftRequest,
+    RequestVoteRequest,
+    RequestVoteResponse,
+)
+from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Snapshot
+from clustercore.runtime.applier import Applier, restore
+from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.engine import Engine
+from clustercore.runtime.forwarder import Forwarder
+from clustercore.runtime.incoming import Acceptor
+from clustercore.runtime.outbox import Outbox
+from clustercore.runtime.peers import PeerLane
+from clustercore.runtime.proposals import Proposals
+from clustercore.runtime.writer import OwnSnapshot, Writer
+
+__all__ = ["Assembly"]
+
+logger = logging.getLogger("clustercore")
+
+
+class Assembly:
+    """The parts of one running node, and what each tells the others.
+
+    ::
+
+        links in -> Acceptor -> Engine (owns the core) -> PeerLane -> links out
+        propose -> Proposals ----^   |                        Forwarder --^
+                                     +-> Writer (owns the storage) -> Engine
+                                     +-> Applier (owns the state machine) -> Proposals
+    """
+
+    def __init__(
+        self,
+        *,
+        node: NodeHandle,
+        configuration: Configuration,
+        machine: StateMachine,
+        transport: Transport,
+        storage: Storage,
+        stored: StoredState,
+        known: DiscoverySnapshot,
+        config: NodeConfig,
+        rng: Random,
+    ) -> None:
+        """Build all parts from what is stored.
+
+        Raises: LogCorrupt if what is stored contradicts itself; StateMachineError if the snapshot cannot be restored.
+        """
+        # The newest that discovery said.
+        self.known = known
+        self._node_id = node.node_id
+        self._config = config
+        snapshot_index = stored.snapshot.last_included_index if stored.snapshot is not None else BEFORE_LOG
+        if stored.snapshot is not None:
+            restore(machine, stored.snapshot)
+        self._core = _core_of(node.node_id, configuration, stored, config, rng)
+        self.proposals = Proposals(
+            node_id=node.node_id, max_commands=config.max_pending_proposals, max_bytes=config.max_pending_bytes
+        )
+        self._lanes = {
+            (peer, lane): PeerLane(
+                peer,
+                lane,
+                transport=transport,
+                address_of=lambda node_id: self.known.address_of(node_id),
+                on_message=self._receive,
+                on_lost=self._link_lost,
+                config=config,
+                rng=Random(rng.getrandbits(64)),
+            )
+            for peer in configuration.peers_of(node.node_id)
+            for lane in Lane
+        }
+        self._forwarder = Forwarder(
+            node.node_id,
+            self.proposals,
+            leader_id=lambda: self._core.state.leader_id,
+            outbox_to=self._bulk_outbox_to,
+            timeout_s=config.forward_timeout_s,
+        )
+        self._applier = Applier(
+            machine,
+            last_applied=snapshot_index,
+            snapshot_entries=config.snapshot_entries,
+            on_applied=self.proposals.applied,
+            on_snapshot=self._save_snapshot,
+        )
+        self._writer = Writer(
+            storage,
+            snapshot_index=snapshot_index,
+            on_durable=lambda write_id: self.engine.storage_done(write_id),
+            on_snapshot_saved=lambda index, keep_from: self.engine.snapshot_saved(index, keep_from),
+        )
+        self.engine = Engine(
+            self._core,
+            applier=self._applier,
+            proposals=self.proposals,
+            post_job=self._writer.post,
+            post_message=self._post,
+            on_role_change=self._role_changed,
+            wake_forwarder=self._forwarder.wake,
+        )
+        self.acceptor = Acceptor(
+            engine=self.engine,
+            proposals=self.proposals,
+            status=self.status,
+            max_command_bytes=config.max_command_bytes,
+        )
+        if isinstance(transport, ServiceTransport):
+            transport.offer(machine.services(node))
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start all tasks."""
+        for run in (self.engine.run, self._writer.run, self._applier.run, self._forwarder.run):
+            nursery.start_soon(run)
+        for lane in self._lanes.values():
+            nursery.start_soon(lane.run, name=f"{lane.lane.value} lane to {lane.peer}")
+
+    def status(self) -> NodeStatus:
+        """Return a picture of the node now."""
+        state = self._core.state
+        peers = tuple(
+            PeerStatus(peer)
+            if (progress := state.progress.get(peer)) is None
+            else PeerStatus(
+                peer, progress.match_index, progress.next_index, lag=state.log.last_index - progress.match_index
+            )
+            for peer in state.configuration.peers_of(self._node_id)
+        )
+        return NodeStatus(
+            node_id=self._node_id,
+            role=state.role,
+            term=state.current_term,
+            leader_id=state.leader_id,
+            commit_index=state.commit_index,
+            last_applied=self._applier.last_applied,
+            first_log_index=state.log.first_index,
+            last_log_index=state.log.last_index,
+            pending_proposals=self.proposals.pending,
+            peers=peers,
+        )
+
+    def _post(self, peer: NodeId, message: RaftRequest) -> None:
+        """Queue a request on its lane: entries and snapshots must not delay a vote or a heartbeat."""
+        is_urgent = isinstance(message, RequestVoteRequest) or (
+            isinstance(message, AppendEntriesRequest) and not message.entries
+        )
+        self._lanes[peer, Lane.CONTROL if is_urgent else Lane.BULK].outbox.post(message)
+
+    def _bulk_outbox_to(self, peer: NodeId) -> Outbox | None:
+        lane = self._lanes.get((peer, Lane.BULK))
+        return None if lane is None else lane.outbox
+
+    async def _receive(self, peer: NodeId, message: Message) -> None:
+        """Take what a peer answers on a link this node opened."""
+        match message:
+            case AppendEntriesResponse() | RequestVoteResponse() | InstallSnapshotResponse():
+                await self.engine.receive(peer, message)
+            case ProposalsApplied() | ProposalsFailed():
+                self._forwarder.receive(peer, message)
+            case _:
+                logger.warning("node %s answered with %s, which nobody asked for", peer, type(message).__name__)
+
+    def _link_lost(self, peer: NodeId, lane: Lane) -> None:
+        # Entries and proposals travel in bulk. A lost heartbeat is followed by the next.
+        if lane is Lane.BULK:
+            self.engine.peer_unreachable(peer)
+            self._forwarder.give_up_on(peer)
+
+    def _save_snapshot(self, snapshot: Snapshot) -> None:
+        keep_from = max(1, snapshot.last_included_index + 1 - self._config.snapshot_tail_entries)
+        self._writer.post(OwnSnapshot(snapshot, LogIndex(keep_from)))
+
+    def _role_changed(self, before: RoleChange, after: RoleChange) -> None:
+        logger.info("node %s: %s in term %d, leader %s", self._node_id, after.role.value, after.term, after.leader_id)
+        if before.leader_id is not None and (before.leader_id, before.term) != (after.leader_id, after.term):
+            self._forwarder.give_up_on(before.leader_id)
+
+
+def _core_of(
+    node_id: NodeId, configuration: Configuration, stored: StoredState, config: NodeConfig, rng: Random
+) -> RaftCore:
+    try:
+        return RaftCore(
+            node_id=node_id,
+            configuration=configuration,
+            config=config.raft,
+            rng=Random(rng.getrandbits(64)),
+            now=trio.current_time(),
+            hard_state=stored.hard_state,
+            snapshot=stored.snapshot,
+            entries=stored.entries,
+        )
+    except InvariantError as error:
+        raise LogCorrupt(f"what is stored contradicts itself: {error}") from error

@@ -1,0 +1,57 @@
+"""The numbers a node is run with."""
+
+from __future__ import annotations
+
+import attrs
+
+from clustercore.interfaces.errors import ConfigError
+from clustercore.raft.config import RaftConfig
+
+__all__ = ["NodeConfig"]
+
+
+@attrs.frozen(kw_only=True)
+class NodeConfig:
+    """Limits and timing of one node.
+
+    Raises: ConfigError if a value is out of range; the text names it and what is allowed.
+    """
+
+    raft: RaftConfig = attrs.field(factory=RaftConfig)
+    # Proposals held at once, whether waiting for the leader or for their commit; more wait in ``propose``. It bounds
+    # memory: with commands of at most max_command_bytes, and max_pending_bytes in all.
+    max_pending_proposals: int = 4096
+    max_pending_bytes: int = 64 * 1024 * 1024
+    max_command_bytes: int = 1024 * 1024
+    # A snapshot is taken after this many applied entries since the last one.
+    snapshot_entries: int = 100_000
+    # Entries kept in the log behind a snapshot, so that a slow follower need not get the snapshot.
+    snapshot_tail_entries: int = 10_000
+    # How long one attempt to reach a peer may take, and the wait between attempts: it grows by half each time. Both
+    # ends are short, because a peer that is back should be found before it stands for election.
+    connect_timeout_s: float = 2.0
+    reconnect_min_s: float = 0.05
+    reconnect_max_s: float = 1.0
+    # A forwarded proposal the leader has not answered by then has an unknown outcome.
+    forward_timeout_s: float = 10.0
+
+    def __attrs_post_init__(self) -> None:
+        """Check the ranges."""
+        least = {"snapshot_tail_entries": 0}
+        for name in (
+            "max_pending_proposals",
+            "max_pending_bytes",
+            "max_command_bytes",
+            "snapshot_entries",
+            "snapshot_tail_entries",
+        ):
+            if getattr(self, name) < least.get(name, 1):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least.get(name, 1)}")
+        for name in ("connect_timeout_s", "reconnect_min_s", "reconnect_max_s", "forward_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 seconds")
+        if self.max_command_bytes > self.max_pending_bytes:
+            raise ConfigError(
+                f"max_command_bytes is {self.max_command_bytes}; it must be at most max_pending_bytes "
+                f"({self.max_pending_bytes})"
+            )

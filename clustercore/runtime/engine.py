@@ -1,0 +1,218 @@
+"""The one task that owns the protocol core: it feeds it inputs, carries out its effects, and keeps its time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from clustercore.interfaces.errors import NotLeader
+from clustercore.interfaces.messages import Message
+from clustercore.interfaces.values import RoleChange
+from clustercore.raft.core import RaftCore
+from clustercore.raft.effects import (
+    Apply,
+    Effect,
+    Effects,
+    PersistEntries,
+    PersistHardState,
+    PersistSnapshot,
+    ProposalsAppended,
+    ProposalsRefused,
+    Reply,
+    RestoreSnapshot,
+    RoleChanged,
+    Send,
+    SendSnapshot,
+)
+from clustercore.raft.messages import InstallSnapshotRequest, RaftMessage, RaftRequest
+from clustercore.raft.types import LogIndex, NodeId, Role, Snapshot, WriteId
+from clustercore.runtime.applier import Applier
+from clustercore.runtime.proposals import Group, Proposals
+from clustercore.runtime.signals import Newest, Wakeup
+from clustercore.runtime.writer import ReadSnapshot, StorageJob
+
+__all__ = ["Engine", "Respond"]
+
+# Messages that links may queue before the core has seen the first of them; then the links wait, and so do the senders.
+MAX_WAITING_MESSAGES = 256
+# Proposals appended in one go. Larger batches make fewer fsyncs, but a longer wait for those in front.
+MAX_BATCH_BYTES = 1024 * 1024
+
+Respond = Callable[[Message], None]
+
+
+class Engine:
+    """Drives a core. Other tasks hand it inputs; it hands work to the writer, the applier and the links.
+
+    An input waits in a queue until the engine's task runs, so that all that arrived together is taken together: the
+    proposals of many tasks become one batch without waiting for anything.
+    """
+
+    def __init__(
+        self,
+        core: RaftCore,
+        *,
+        applier: Applier,
+        proposals: Proposals,
+        post_job: Callable[[StorageJob], None],
+        post_message: Callable[[NodeId, RaftRequest], None],
+        on_role_change: Callable[[RoleChange, RoleChange], None],
+        wake_forwarder: Callable[[], None],
+    ) -> None:
+        """Prepare; ``run`` makes it live."""
+        self._core = core
+        self._applier = applier
+        self._proposals = proposals
+        self._post_job = post_job
+        self._post_message = post_message
+        self._on_role_change = on_role_change
+        self._wake_forwarder = wake_forwarder
+        state = core.state
+        self.role = Newest(RoleChange(state.role, state.current_term, state.leader_id))
+        self._inputs: deque[Callable[[], None]] = deque()
+        self._waiting_messages = 0
+        self._message_room = trio.lowlevel.ParkingLot()
+        self._wakeup = Wakeup()
+        # What must not leave before a write is durable, in the order in which it was asked for.
+        self._gated: list[tuple[WriteId, Callable[[], None]]] = []
+
+    async def run(self) -> None:
+        """Drive the core until cancelled.
+
+        Raises: InvariantError if the core finds that it broke a rule; nothing more is said after that.
+        """
+        while True:
+            with trio.move_on_at(self._core.deadline):
+                await self._wakeup.wait()
+            while self._inputs:
+                self._inputs.popleft()()
+            if self._proposals.has_queued and self._core.state.role is Role.LEADER:
+                self._append_proposals()
+            if self._core.deadline <= trio.current_time():
+                self._carry_out(self._core.time_passed(trio.current_time()))
+
+    # --- Inputs ---
+
+    async def receive(self, sender: NodeId, message: RaftMessage, respond: Respond | None = None) -> None:
+        """Queue a message from a peer, waiting while too many are queued. ``respond`` takes the answer to a request."""
+        while self._waiting_messages >= MAX_WAITING_MESSAGES:
+            await self._message_room.park()
+        self._waiting_messages += 1
+        self._queue(lambda: self._receive(sender, message, respond))
+
+    def propose(self, group: Group) -> None:
+        """Queue a group for the log; there is room for it. One that may not be forwarded is refused off the leader."""
+        self._proposals.add(group)
+        if self._core.state.role is not Role.LEADER:
+            self._refuse_unforwardable()
+            self._wake_forwarder()
+        self._wakeup.set()
+
+    def storage_done(self, write_id: WriteId) -> None:
+        """Queue that all writes up to ``write_id`` are durable."""
+        self._queue(lambda: self._storage_done(write_id))
+
+    def peer_unreachable(self, peer: NodeId) -> None:
+        """Queue that what was sent to a peer may be lost."""
+        self._queue(lambda: self._carry_out(self._core.peer_unreachable(peer)))
+
+    def snapshot_saved(self, last_included_index: LogIndex, keep_from: LogIndex) -> None:
+        """Queue that this node's own snapshot is durable."""
+        self._queue(lambda: self._carry_out(self._core.snapshot_taken(last_included_index, keep_from)))
+
+    def _queue(self, handle: Callable[[], None]) -> None:
+        self._inputs.append(handle)
+        self._wakeup.set()
+
+    # --- Handling ---
+
+    def _receive(self, sender: NodeId, message: RaftMessage, respond: Respond | None) -> None:
+        self._waiting_messages -= 1
+        self._message_room.unpark()
+        self._carry_out(self._core.receive(sender, message, trio.current_time()), respond)
+
+    def _storage_done(self, write_id: WriteId) -> None:
+        # First what had to wait for the write, then what the core makes of it: the order in which it was asked for.
+        gated, self._gated = self._gated, []
+        for after, leave in gated:
+            if after <= write_id:
+                leave()
+            else:
+                self._gated.append((after, leave))
+        self._carry_out(self._core.storage_done(write_id, trio.current_time()))
+
+    def _append_proposals(self) -> None:
+        groups = self._proposals.take_queued(MAX_BATCH_BYTES)
+        commands = [command for group in groups for command in group.commands]
+        effects = self._core.propose(commands, trio.current_time())
+        match effects[0]:
+            case ProposalsAppended(first_index=first_index):
+                self._proposals.appended(groups, first_index)
+            case _:
+                self._proposals.put_back(groups)
+        self._carry_out(effects)
+        if self._proposals.has_queued:
+            self._wakeup.set()
+
+    def _refuse_unforwardable(self) -> None:
+        state = self._core.state
+        self._proposals.refuse_unforwardable(lambda: NotLeader(state.node_id, state.leader_id))
+
+    # --- Effects ---
+
+    def _carry_out(self, effects: Effects, respond: Respond | None = None) -> None:
+        for effect in effects:
+            self._carry_out_one(effect, respond)
+
+    def _carry_out_one(self, effect: Effect, respond: Respond | None) -> None:
+        match effect:
+            case PersistEntries() | PersistHardState() | PersistSnapshot():
+                self._post_job(effect)
+            case Send(to=peer, message=request, after=after):
+                self._leave(after, lambda: self._post_message(peer, request))
+            case Reply(message=response, after=after):
+                # Only a request leads to a Reply, and requests come with a way to answer them.
+                assert respond is not None
+                self._leave(after, lambda: respond(response))
+            case Apply() | RestoreSnapshot():
+                self._applier.post(effect)
+            case SendSnapshot():
+                self._send_snapshot(effect)
+            case RoleChanged():
+                self._change_role(effect)
+            case ProposalsAppended() | ProposalsRefused():
+                # The caller of propose has looked at these.
+                pass
+
+    def _leave(self, after: WriteId | None, leave: Callable[[], None]) -> None:
+        if after is None:
+            leave()
+        else:
+            self._gated.append((after, leave))
+
+    def _send_snapshot(self, effect: SendSnapshot) -> None:
+        def send(snapshot: Snapshot) -> None:
+            request = InstallSnapshotRequest(
+                term=effect.term,
+                leader_id=self._core.state.node_id,
+                last_included_index=snapshot.last_included_index,
+                last_included_term=snapshot.last_included_term,
+                data=snapshot.data,
+            )
+            self._post_message(effect.to, request)
+
+        self._post_job(ReadSnapshot(send))
+
+    def _change_role(self, effect: RoleChanged) -> None:
+        before = self.role.value
+        if before.role is Role.LEADER:
+            # A leader that goes on leading has no change of role; it cannot lead two terms in a row without one.
+            self._proposals.leadership_lost(before.term)
+        after = RoleChange(effect.role, effect.term, effect.leader_id)
+        self.role.set(after)
+        if after.role is not Role.LEADER:
+            self._refuse_unforwardable()
+        self._on_role_change(before, after)
+        self._wake_forwarder()

@@ -1,0 +1,128 @@
+"""Answering the links that peers open."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from clustercore.interfaces.errors import NotLeader, OutcomeUnknown, TransportError
+from clustercore.interfaces.messages import (
+    ForwardFailure,
+    ForwardProposals,
+    Message,
+    ProposalsApplied,
+    ProposalsFailed,
+    StatusRequest,
+    StatusResponse,
+)
+from clustercore.interfaces.transport import Link
+from clustercore.interfaces.values import NodeStatus
+from clustercore.raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RequestVoteRequest
+from clustercore.runtime.engine import Engine
+from clustercore.runtime.outbox import Outbox
+from clustercore.runtime.proposals import Group, GroupResult, Proposals
+
+__all__ = ["Acceptor"]
+
+logger = logging.getLogger("clustercore")
+
+# Requests of one link that are not answered yet; then the link is not read until one is. Above any window of a leader,
+# and far below what would fill memory.
+MAX_OPEN_REQUESTS = 128
+
+
+class Acceptor:
+    """Takes the requests of accepted links to the engine, and its answers back."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        proposals: Proposals,
+        status: Callable[[], NodeStatus],
+        max_command_bytes: int,
+    ) -> None:
+        """Prepare to accept."""
+        self._engine = engine
+        self._proposals = proposals
+        self._status = status
+        self._max_command_bytes = max_command_bytes
+
+    async def accept(self, link: Link) -> None:
+        """Answer one link until it ends. This is what ``Transport.serve`` calls."""
+        conversation = _Conversation()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(conversation.outbox.send_all, link)
+                while True:
+                    message = await link.receive()
+                    await conversation.begin()
+                    await self._take(message, conversation)
+        except* TransportError as group:
+            logger.debug("an accepted link ended: %s", group.exceptions[0])
+
+    async def _take(self, message: Message, conversation: _Conversation) -> None:
+        match message:
+            case AppendEntriesRequest(leader_id=sender) | InstallSnapshotRequest(leader_id=sender):
+                await self._engine.receive(sender, message, conversation.answer)
+            case RequestVoteRequest(candidate_id=sender):
+                await self._engine.receive(sender, message, conversation.answer)
+            case ForwardProposals():
+                await self._propose(message, conversation)
+            case StatusRequest():
+                conversation.answer(StatusResponse(self._status(), message.request_id))
+            case _:
+                raise TransportError(f"a peer sent {type(message).__name__} where only requests are expected")
+
+    async def _propose(self, message: ForwardProposals, conversation: _Conversation) -> None:
+        request_id = message.request_id
+        too_large = [len(command) for command in message.commands if len(command) > self._max_command_bytes]
+        if too_large or not message.commands:
+            detail = f"commands of {too_large} bytes; from 1 command, of at most {self._max_command_bytes} bytes"
+            conversation.answer(ProposalsFailed(request_id, ForwardFailure.REFUSED, None, detail))
+            return
+        # A full leader stops reading proposals, and that is felt all the way to the proposers.
+        await self._proposals.wait_room()
+        self._engine.propose(
+            Group(
+                message.commands,
+                on_done=lambda result: conversation.answer(_answer_of(request_id, result)),
+                may_forward=False,
+            )
+        )
+
+
+class _Conversation:
+    """The answers to one link, and how many are owed."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
+        self._open = 0
+        self._room = trio.lowlevel.ParkingLot()
+
+    async def begin(self) -> None:
+        """Count a request, waiting while too many are unanswered."""
+        while self._open >= MAX_OPEN_REQUESTS:
+            await self._room.park()
+        self._open += 1
+
+    def answer(self, message: Message) -> None:
+        """Queue the answer to a request."""
+        self._open -= 1
+        self._room.unpark()
+        self.outbox.post(message)
+
+
+def _answer_of(request_id: int, result: GroupResult) -> ProposalsApplied | ProposalsFailed:
+    match result:
+        case NotLeader(leader_id=leader_id):
+            return ProposalsFailed(request_id, ForwardFailure.NOT_LEADER, leader_id, str(result))
+        case OutcomeUnknown():
+            return ProposalsFailed(request_id, ForwardFailure.UNKNOWN, None, str(result))
+        case Exception():
+            return ProposalsFailed(request_id, ForwardFailure.REFUSED, None, str(result))
+        case _:
+            first = result[0]
+            return ProposalsApplied(request_id, first.term, first.index, tuple(applied.result for applied in result))

@@ -1,0 +1,262 @@
+"""Node: a member of a cluster, as an async context manager."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from random import Random
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
+from clustercore.interfaces.errors import ClusterError, ConfigError, InvalidCommand, NodeStopped
+from clustercore.interfaces.node import NodeHandle
+from clustercore.interfaces.state_machine import StateMachine
+from clustercore.interfaces.storage import Storage
+from clustercore.interfaces.transport import Transport
+from clustercore.interfaces.values import Applied, NodeStatus, RoleChange
+from clustercore.raft.types import Configuration, NodeId
+from clustercore.runtime.assembly import Assembly
+from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.proposals import Group, GroupResult
+from clustercore.runtime.signals import NewestIterator
+
+__all__ = ["Node"]
+
+logger = logging.getLogger("clustercore")
+
+
+class Node(NodeHandle):
+    """A member of a Raft cluster: your state machine, replicated.
+
+    Use it as an async context manager, once. Everything it starts lives in its block and ends with it; an error inside
+    the node (a full disk, a broken state machine) cancels the block's body and leaves the block as one typed
+    ``ClusterError``. Leaving the block stops the node: it answers nobody afterwards, and proposals that still wait in
+    other tasks end with NodeStopped (not done) or OutcomeUnknown.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        *,
+        machine: StateMachine,
+        transport: Transport,
+        storage: Storage,
+        discovery: Discovery,
+        voters: Iterable[str] | None = None,
+        config: NodeConfig | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        """Prepare a node; entering its block starts it.
+
+        Args:
+            node_id: This node's name, unique in the cluster and the same after a restart.
+            machine: The replicated state, in its initial state.
+            transport, storage, discovery: Plugins, not entered yet; the node enters and leaves them.
+            voters: The ids of all nodes whose votes count, this one's usually among them. The same on every node and
+                after every restart. By default those that discovery knows when the node starts, and this one.
+            config: Limits and timing.
+            rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
+
+        Raises: ConfigError if the node id is empty.
+        """
+        if not node_id:
+            raise ConfigError("node_id is empty; it must be this node's unique name")
+        self._node_id = NodeId(node_id)
+        self._machine = machine
+        self._transport = transport
+        self._storage = storage
+        self._discovery = discovery
+        self._voters = None if voters is None else frozenset(NodeId(voter) for voter in voters)
+        self._config = config if config is not None else NodeConfig()
+        self._rng = rng if rng is not None else Random()
+        self._was_entered = False
+        self._lifetime = self._live()
+        # Set while the node runs.
+        self._assembly: Assembly | None = None
+        self._address: str | None = None
+
+    # --- Life ---
+
+    async def __aenter__(self) -> Self:
+        """Open the plugins, read what is stored, and take part in the cluster.
+
+        Returns once peers can connect; ``wait_leader`` waits for the cluster to be able to serve.
+
+        Raises:
+            StorageError, LogCorrupt: the storage cannot be used.
+            StateMachineError: the stored snapshot cannot be restored.
+            TransportError: the transport cannot listen.
+            ConfigError: no voters are known.
+        """
+        if self._was_entered:
+            raise RuntimeError("a Node is entered once; make a new one to start it again")
+        self._was_entered = True
+        await self._lifetime.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        """Stop the node. A write under way is finished first; nothing is answered afterwards."""
+        return await self._lifetime.__aexit__(exc_type, exc, traceback)
+
+    @asynccontextmanager
+    async def _live(self) -> AsyncIterator[None]:
+        failure: BaseException | None = None
+        try:
+            async with self._storage, self._discovery, self._transport:
+                stored = await self._storage.load()
+                known = await self._discovery.members()
+                assembly = Assembly(
+                    node=self,
+                    configuration=Configuration(self._initial_voters(known)),
+                    machine=self._machine,
+                    transport=self._transport,
+                    storage=self._storage,
+                    stored=stored,
+                    known=known,
+                    config=self._config,
+                    rng=self._rng,
+                )
+                async with trio.open_nursery() as nursery:
+                    self._address = await nursery.start(self._transport.serve, assembly.acceptor.accept)
+                    await self._discovery.register(Member(self._node_id, self._address))
+                    assembly.start(nursery)
+                    nursery.start_soon(self._follow_discovery, assembly, known.version)
+                    self._assembly = assembly
+                    try:
+                        yield
+                    finally:
+                        self._assembly = None
+                        assembly.proposals.stop()
+                        nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            failure = _sole_error(group)
+            if failure is None:
+                raise
+        if failure is not None:
+            # Outside the except clause, so that the error does not get the group it was in as its context.
+            raise failure
+
+    def _initial_voters(self, known: DiscoverySnapshot) -> frozenset[NodeId]:
+        if self._voters is None:
+            return frozenset(member.node_id for member in known.members) | {self._node_id}
+        if not self._voters:
+            raise ConfigError("voters is empty; name at least one node, or leave it out to take those discovery knows")
+        return self._voters
+
+    async def _follow_discovery(self, assembly: Assembly, version: int) -> None:
+        while True:
+            assembly.known = await self._discovery.changed(version)
+            version = assembly.known.version
+
+    def _running(self) -> Assembly:
+        if self._assembly is None:
+            raise NodeStopped(f"node {self._node_id!r} is not running; nothing was done")
+        return self._assembly
+
+    # --- Use ---
+
+    @property
+    def node_id(self) -> NodeId:
+        """This node's name in the cluster."""
+        return self._node_id
+
+    @property
+    def address(self) -> str:
+        """Where peers and clients reach this node.
+
+        Raises: NodeStopped before the node has started.
+        """
+        if self._address is None:
+            raise NodeStopped(f"node {self._node_id!r} has not started; its address is not known yet")
+        return self._address
+
+    async def propose(self, command: bytes, *, forward: bool = True) -> Applied:
+        """Replicate a command and wait until it is applied on the leader.
+
+        Waits for room when too much is pending, and for a leader when none is known; bound it with a cancel scope.
+
+        Args:
+            command: What ``StateMachine.apply`` gets, on every node.
+            forward: On a node that is not the leader, pass the command on. False raises NotLeader instead.
+
+        Cancellation: the outcome is unknown, except that a command that waits for room or for a leader is not done.
+        Raises:
+            InvalidCommand: never will be done: refused by the state machine, or larger than the limit.
+            NotLeader: not done (only with ``forward=False``).
+            NodeStopped: not done.
+            OutcomeUnknown: may still be done: the leader changed, or the connection to it was lost.
+        """
+        assembly = self._running()
+        limit = self._config.max_command_bytes
+        if len(command) > limit:
+            raise InvalidCommand(f"the command has {len(command)} bytes; max_command_bytes allows {limit}")
+        self._machine.validate(command)
+        await assembly.proposals.wait_room()
+        done = trio.Event()
+        answers: list[GroupResult] = []
+
+        def take(result: GroupResult) -> None:
+            answers.append(result)
+            done.set()
+
+        group = Group((command,), on_done=take, may_forward=forward)
+        assembly.engine.propose(group)
+        try:
+            await done.wait()
+        except trio.Cancelled:
+            assembly.proposals.withdraw(group)
+            raise
+        answer = answers[0]
+        if isinstance(answer, ClusterError):
+            raise answer
+        return answer[0]
+
+    def status(self) -> NodeStatus:
+        """Return a picture of the node now. It never blocks.
+
+        Raises: NodeStopped if the node is not running.
+        """
+        return self._running().status()
+
+    async def wait_leader(self) -> NodeId:
+        """Wait until a leader is known and return its id.
+
+        It may have changed by the time you use it. Cancellation: nothing happens.
+
+        Raises: NodeStopped.
+        """
+        async for change in self.role_changes():
+            if change.leader_id is not None:
+                return change.leader_id
+        raise AssertionError("role changes never end")
+
+    def role_changes(self) -> NewestIterator[RoleChange]:
+        """Iterate over the node's role, term and leader: the present ones first, then each time the newest.
+
+        A slow reader misses those between, and is never behind. It never ends.
+
+        Raises: NodeStopped if the node is not running.
+        """
+        return aiter(self._running().engine.role)
+
+
+def _sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Return the one error a group is about; None if it is about several that do not come from the node."""
+    errors = list(_leaves(group))
+    if len(errors) == 1 or all(isinstance(error, ClusterError) for error in errors):
+        return errors[0]
+    return None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

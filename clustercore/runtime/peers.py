@@ -1,0 +1,93 @@
+"""The links a node opens to its peers: one a lane, opened when there is something to send, opened again when lost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import trio
+
+from clustercore.interfaces.errors import PeerTimeout, TransportError
+from clustercore.interfaces.messages import Message
+from clustercore.interfaces.transport import Lane, Link, Transport
+from clustercore.raft.types import NodeId
+from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.outbox import Outbox
+
+__all__ = ["PeerLane"]
+
+logger = logging.getLogger("clustercore")
+
+_BACKOFF_FACTOR = 1.5
+
+
+class PeerLane:
+    """One lane to one peer: a queue of messages, and the task that keeps a link open for it.
+
+    While the peer cannot be reached, messages are dropped, not kept: by the time it is back they are out of date, and
+    Raft sends what matters again.
+    """
+
+    def __init__(
+        self,
+        peer: NodeId,
+        lane: Lane,
+        *,
+        transport: Transport,
+        address_of: Callable[[NodeId], str | None],
+        on_message: Callable[[NodeId, Message], Awaitable[None]],
+        on_lost: Callable[[NodeId, Lane], None],
+        config: NodeConfig,
+        rng: Random,
+    ) -> None:
+        """Prepare a lane; ``run`` makes it live."""
+        self.peer = peer
+        self.lane = lane
+        self.outbox = Outbox()
+        self._transport = transport
+        self._address_of = address_of
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._config = config
+        self._rng = rng
+
+    async def run(self) -> None:
+        """Send what is posted, over link after link, until cancelled."""
+        wait_s = self._config.reconnect_min_s
+        while True:
+            await self.outbox.wait()
+            try:
+                link = await self._connect()
+            except TransportError as error:
+                logger.debug("no %s link to %s: %s", self.lane.value, self.peer, error)
+                self._lost()
+                # Spread out, so that the nodes of a cluster do not all call the one that is back at the same moment.
+                await trio.sleep(wait_s * self._rng.uniform(0.8, 1.2))
+                wait_s = min(wait_s * _BACKOFF_FACTOR, self._config.reconnect_max_s)
+                self.outbox.drop_all()
+                continue
+            wait_s = self._config.reconnect_min_s
+            try:
+                async with link, trio.open_nursery() as nursery:
+                    nursery.start_soon(self.outbox.send_all, link)
+                    nursery.start_soon(self._receive_all, link)
+            except* TransportError as group:
+                logger.info("%s link to %s lost: %s", self.lane.value, self.peer, group.exceptions[0])
+            self._lost()
+
+    async def _connect(self) -> Link:
+        address = self._address_of(self.peer)
+        if address is None:
+            raise TransportError(f"no address is known for node {self.peer!r}")
+        with trio.move_on_after(self._config.connect_timeout_s):
+            return await self._transport.connect(address, self.lane)
+        raise PeerTimeout(f"{self.peer!r} at {address} did not answer within {self._config.connect_timeout_s} s")
+
+    async def _receive_all(self, link: Link) -> None:
+        while True:
+            await self._on_message(self.peer, await link.receive())
+
+    def _lost(self) -> None:
+        self.outbox.drop_all()
+        self._on_lost(self.peer, self.lane)

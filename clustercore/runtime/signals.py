@@ -1,0 +1,77 @@
+"""Two small ways for one task to tell another: wake up, and here is the newest value."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import trio
+
+__all__ = ["Newest", "NewestIterator", "Wakeup"]
+
+T = TypeVar("T")
+
+
+class Wakeup:
+    """Lets one task sleep until somebody has something for it. Waking it twice is waking it once."""
+
+    def __init__(self) -> None:
+        """Start with nothing to wake up for."""
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        """Wake the task, or keep it from falling asleep the next time."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Sleep until ``set``, and consume it. Cancellation consumes nothing."""
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+class Newest(Generic[T]):
+    """A value that changes; whoever watches it sees the newest, and may miss those between."""
+
+    def __init__(self, value: T) -> None:
+        """Start with a first value."""
+        self._value = value
+        self._changed = trio.Event()
+
+    @property
+    def value(self) -> T:
+        """The value now."""
+        return self._value
+
+    def set(self, value: T) -> None:
+        """Replace the value and wake all who wait for a change."""
+        self._value = value
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def changed(self) -> None:
+        """Wait for the next ``set``."""
+        await self._changed.wait()
+
+    def __aiter__(self) -> NewestIterator[T]:
+        """Iterate over the present value and then each newer one."""
+        return NewestIterator(self)
+
+
+class NewestIterator(Generic[T]):
+    """Yields the present value first, then each time the newest one, once. It never ends and never falls behind."""
+
+    def __init__(self, newest: Newest[T]) -> None:
+        """Iterate over ``newest``."""
+        self._newest = newest
+        self._seen: list[T] = []
+
+    def __aiter__(self) -> NewestIterator[T]:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> T:
+        """Return the newest value not returned yet, waiting for it if need be. Cancellation loses nothing."""
+        await trio.lowlevel.checkpoint()
+        while self._seen and self._seen[0] is self._newest.value:
+            await self._newest.changed()
+        self._seen = [self._newest.value]
+        return self._newest.value
