@@ -1,0 +1,346 @@
+"""From the messages of ``clustercore.interfaces`` to the bytes of ``protos/clustercore/v1/raft.proto``, and back.
+
+AppendEntries takes the way by hand (``wire``), everything else goes through the generated classes. The outer Envelope
+is always split by hand: it is one field, and betterproto2 neither joins a message that comes in two parts nor notices
+one that is cut off, so what it gets to read is checked here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clustercore.interfaces import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    ForwardFailure,
+    ForwardProposals,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    LogIndex,
+    Message,
+    NodeId,
+    NodeStatus,
+    PeerStatus,
+    ProposalsApplied,
+    ProposalsFailed,
+    RequestVoteRequest,
+    RequestVoteResponse,
+    Role,
+    StatusRequest,
+    StatusResponse,
+    Term,
+)
+from clustercore_grpc._proto.clustercore import v1
+from clustercore_grpc.wire import (
+    BYTES,
+    MalformedMessage,
+    decode_append_entries_request,
+    decode_append_entries_response,
+    encode_append_entries_request,
+    encode_append_entries_response,
+    encode_field,
+    split_fields,
+)
+
+__all__ = ["RPCS", "decode_body", "decode_envelope", "encode_body", "encode_envelope"]
+
+# The unary RPCs of clustercore.v1.Raft: what each takes and what answers it.
+RPCS: dict[str, tuple[type[Message], type[Message]]] = {
+    "RequestVote": (RequestVoteRequest, RequestVoteResponse),
+    "AppendEntries": (AppendEntriesRequest, AppendEntriesResponse),
+    "InstallSnapshot": (InstallSnapshotRequest, InstallSnapshotResponse),
+    "Status": (StatusRequest, StatusResponse),
+}
+
+# The field of Envelope that carries each message.
+_FIELD_NUMBERS: dict[type[Message], int] = {
+    RequestVoteRequest: 1,
+    RequestVoteResponse: 2,
+    AppendEntriesRequest: 3,
+    AppendEntriesResponse: 4,
+    InstallSnapshotRequest: 5,
+    InstallSnapshotResponse: 6,
+    ForwardProposals: 7,
+    ProposalsApplied: 8,
+    ProposalsFailed: 9,
+    StatusRequest: 10,
+    StatusResponse: 11,
+}
+_MESSAGE_TYPES = {number: message_type for message_type, number in _FIELD_NUMBERS.items()}
+
+_FAILURES = {
+    ForwardFailure.NOT_LEADER: v1.ForwardFailure.NOT_LEADER,
+    ForwardFailure.REFUSED: v1.ForwardFailure.REFUSED,
+    ForwardFailure.UNKNOWN: v1.ForwardFailure.UNKNOWN,
+}
+# A failure this version does not know promises nothing.
+_FAILURES_READ = {int(wire): failure for failure, wire in _FAILURES.items()}
+
+_ROLES = {Role.FOLLOWER: v1.Role.FOLLOWER, Role.CANDIDATE: v1.Role.CANDIDATE, Role.LEADER: v1.Role.LEADER}
+_ROLES_READ = {int(wire): role for role, wire in _ROLES.items()}
+
+
+def encode_envelope(message: Message) -> bytes:
+    """Encode a message as it travels on ``Raft/Exchange``.
+
+    Raises: OverflowError if a number in it does not fit the wire format.
+    """
+    return encode_field(_FIELD_NUMBERS[type(message)], encode_body(message))
+
+
+def decode_envelope(data: bytes) -> Message:
+    """Read what ``encode_envelope``, or any protobuf writer, made.
+
+    Raises: MalformedMessage if it is no envelope, or holds nothing that this version knows.
+    """
+    found: int | None = None
+    body = b""
+    for number, wire_type, value in split_fields(data):
+        if number not in _MESSAGE_TYPES or wire_type != BYTES or not isinstance(value, bytes):
+            continue
+        # In a oneof the last one counts; parts of one message are merged, which is concatenation.
+        body = body + value if number == found else value
+        found = number
+    if found is None:
+        raise MalformedMessage("the envelope holds no message this version knows")
+    return decode_body(_MESSAGE_TYPES[found], body)
+
+
+def encode_body(message: Message) -> bytes:
+    """Encode a message without its envelope, as in a unary RPC."""
+    return _ENCODERS[type(message)](message)
+
+
+def decode_body(message_type: type[Message], data: bytes) -> Message:
+    """Read a message without its envelope.
+
+    Raises: MalformedMessage if the bytes are no such message.
+    """
+    return _DECODERS[message_type](data)
+
+
+# --- Out -----------------------------------------------------------------------------------------------------------
+
+
+def _request_vote_request(message: RequestVoteRequest) -> bytes:
+    return bytes(
+        v1.RequestVoteRequest(
+            term=message.term,
+            candidate_id=message.candidate_id,
+            last_log_index=message.last_log_index,
+            last_log_term=message.last_log_term,
+        )
+    )
+
+
+def _request_vote_response(message: RequestVoteResponse) -> bytes:
+    return bytes(v1.RequestVoteResponse(term=message.term, vote_granted=message.vote_granted))
+
+
+def _install_snapshot_request(message: InstallSnapshotRequest) -> bytes:
+    return bytes(
+        v1.InstallSnapshotRequest(
+            term=message.term,
+            leader_id=message.leader_id,
+            last_included_index=message.last_included_index,
+            last_included_term=message.last_included_term,
+            data=message.data,
+        )
+    )
+
+
+def _install_snapshot_response(message: InstallSnapshotResponse) -> bytes:
+    return bytes(v1.InstallSnapshotResponse(term=message.term, match_index=message.match_index))
+
+
+def _forward_proposals(message: ForwardProposals) -> bytes:
+    return bytes(v1.ForwardProposals(request_id=message.request_id, commands=list(message.commands)))
+
+
+def _proposals_applied(message: ProposalsApplied) -> bytes:
+    return bytes(
+        v1.ProposalsApplied(
+            request_id=message.request_id,
+            term=message.term,
+            first_index=message.first_index,
+            results=list(message.results),
+        )
+    )
+
+
+def _proposals_failed(message: ProposalsFailed) -> bytes:
+    return bytes(
+        v1.ProposalsFailed(
+            request_id=message.request_id,
+            failure=_FAILURES[message.failure],
+            leader_id=message.leader_id,
+            detail=message.detail,
+        )
+    )
+
+
+def _status_request(message: StatusRequest) -> bytes:
+    return bytes(v1.StatusRequest(request_id=message.request_id))
+
+
+def _status_response(message: StatusResponse) -> bytes:
+    status = message.status
+    return bytes(
+        v1.StatusResponse(
+            request_id=message.request_id,
+            node_id=status.node_id,
+            role=_ROLES[status.role],
+            term=status.term,
+            leader_id=status.leader_id,
+            commit_index=status.commit_index,
+            last_applied=status.last_applied,
+            first_log_index=status.first_log_index,
+            last_log_index=status.last_log_index,
+            pending_proposals=status.pending_proposals,
+            peers=[
+                v1.PeerStatus(
+                    node_id=peer.node_id, match_index=peer.match_index, next_index=peer.next_index, lag=peer.lag
+                )
+                for peer in status.peers
+            ],
+        )
+    )
+
+
+# --- In ------------------------------------------------------------------------------------------------------------
+
+
+def _parse(message_type: type[Any], data: bytes) -> Any:
+    """Let betterproto2 read ``data``, whose outer structure is checked first: it would accept a cut-off field."""
+    for _ in split_fields(data):
+        pass
+    try:
+        return message_type.parse(data)
+    except Exception as exc:
+        # What betterproto2 raises for bytes it cannot read depends on where it stumbles, and is not documented.
+        raise MalformedMessage(f"{message_type.__name__} cannot be read: {exc!r}") from exc
+
+
+def _read_request_vote_request(data: bytes) -> Message:
+    wire = _parse(v1.RequestVoteRequest, data)
+    return RequestVoteRequest(
+        term=Term(wire.term),
+        candidate_id=NodeId(wire.candidate_id),
+        last_log_index=LogIndex(wire.last_log_index),
+        last_log_term=Term(wire.last_log_term),
+    )
+
+
+def _read_request_vote_response(data: bytes) -> Message:
+    wire = _parse(v1.RequestVoteResponse, data)
+    return RequestVoteResponse(term=Term(wire.term), vote_granted=wire.vote_granted)
+
+
+def _read_install_snapshot_request(data: bytes) -> Message:
+    wire = _parse(v1.InstallSnapshotRequest, data)
+    return InstallSnapshotRequest(
+        term=Term(wire.term),
+        leader_id=NodeId(wire.leader_id),
+        last_included_index=LogIndex(wire.last_included_index),
+        last_included_term=Term(wire.last_included_term),
+        data=wire.data,
+    )
+
+
+def _read_install_snapshot_response(data: bytes) -> Message:
+    wire = _parse(v1.InstallSnapshotResponse, data)
+    return InstallSnapshotResponse(term=Term(wire.term), match_index=LogIndex(wire.match_index))
+
+
+def _read_forward_proposals(data: bytes) -> Message:
+    wire = _parse(v1.ForwardProposals, data)
+    if not wire.commands:
+        raise MalformedMessage("ForwardProposals holds no command")
+    return ForwardProposals(request_id=wire.request_id, commands=tuple(wire.commands))
+
+
+def _read_proposals_applied(data: bytes) -> Message:
+    wire = _parse(v1.ProposalsApplied, data)
+    return ProposalsApplied(
+        request_id=wire.request_id,
+        term=Term(wire.term),
+        first_index=LogIndex(wire.first_index),
+        results=tuple(wire.results),
+    )
+
+
+def _read_proposals_failed(data: bytes) -> Message:
+    wire = _parse(v1.ProposalsFailed, data)
+    return ProposalsFailed(
+        request_id=wire.request_id,
+        failure=_FAILURES_READ.get(int(wire.failure), ForwardFailure.UNKNOWN),
+        leader_id=_node_id(wire.leader_id),
+        detail=wire.detail,
+    )
+
+
+def _read_status_request(data: bytes) -> Message:
+    return StatusRequest(request_id=_parse(v1.StatusRequest, data).request_id)
+
+
+def _read_status_response(data: bytes) -> Message:
+    wire = _parse(v1.StatusResponse, data)
+    role = _ROLES_READ.get(int(wire.role))
+    if role is None:
+        raise MalformedMessage(f"role {int(wire.role)} is unknown; this version knows {sorted(_ROLES_READ)}")
+    status = NodeStatus(
+        node_id=NodeId(wire.node_id),
+        role=role,
+        term=Term(wire.term),
+        leader_id=_node_id(wire.leader_id),
+        commit_index=LogIndex(wire.commit_index),
+        last_applied=LogIndex(wire.last_applied),
+        first_log_index=LogIndex(wire.first_log_index),
+        last_log_index=LogIndex(wire.last_log_index),
+        pending_proposals=wire.pending_proposals,
+        peers=tuple(
+            PeerStatus(
+                node_id=NodeId(peer.node_id),
+                match_index=LogIndex(peer.match_index),
+                next_index=LogIndex(peer.next_index),
+                lag=peer.lag,
+            )
+            for peer in wire.peers
+        ),
+    )
+    return StatusResponse(status=status, request_id=wire.request_id)
+
+
+def _node_id(text: str | None) -> NodeId | None:
+    return None if text is None else NodeId(text)
+
+
+# Each function takes exactly the type it stands beside, which a dict cannot say.
+_ENCODERS: dict[type[Message], Callable[[Any], bytes]] = {
+    RequestVoteRequest: _request_vote_request,
+    RequestVoteResponse: _request_vote_response,
+    AppendEntriesRequest: encode_append_entries_request,
+    AppendEntriesResponse: encode_append_entries_response,
+    InstallSnapshotRequest: _install_snapshot_request,
+    InstallSnapshotResponse: _install_snapshot_response,
+    ForwardProposals: _forward_proposals,
+    ProposalsApplied: _proposals_applied,
+    ProposalsFailed: _proposals_failed,
+    StatusRequest: _status_request,
+    StatusResponse: _status_response,
+}
+
+_DECODERS: dict[type[Message], Callable[[bytes], Message]] = {
+    RequestVoteRequest: _read_request_vote_request,
+    RequestVoteResponse: _read_request_vote_response,
+    AppendEntriesRequest: decode_append_entries_request,
+    AppendEntriesResponse: decode_append_entries_response,
+    InstallSnapshotRequest: _read_install_snapshot_request,
+    InstallSnapshotResponse: _read_install_snapshot_response,
+    ForwardProposals: _read_forward_proposals,
+    ProposalsApplied: _read_proposals_applied,
+    ProposalsFailed: _read_proposals_failed,
+    StatusRequest: _read_status_request,
+    StatusResponse: _read_status_response,
+}

@@ -1,0 +1,66 @@
+"""Where foreign errors end: what grpclib, h2, asyncio and the socket raise becomes one of ours here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+from grpclib.const import Status
+from grpclib.metadata import decode_grpc_message
+
+from clustercore.interfaces import LinkClosed, PeerTimeout, ServiceError, TransportError
+
+__all__ = ["Headers", "Outcome", "StreamBroken", "outcome_of"]
+
+Headers = Sequence[tuple[str, str]]
+
+# The peer has read the request and will answer no repetition of it otherwise.
+_REFUSALS = frozenset(
+    {Status.INVALID_ARGUMENT, Status.NOT_FOUND, Status.OUT_OF_RANGE, Status.RESOURCE_EXHAUSTED, Status.UNIMPLEMENTED}
+)
+# What an HTTP answer without a gRPC status means (grpc doc/http-grpc-status-mapping.md); all others are UNAVAILABLE.
+_HTTP_STATUSES = {"400": Status.INTERNAL, "401": Status.UNAUTHENTICATED, "404": Status.UNIMPLEMENTED}
+
+
+class StreamBroken(Exception):
+    """An HTTP/2 stream ended before its time. Stays inside this plugin: the caller knows what was being done."""
+
+
+@attrs.frozen
+class Outcome:
+    """How a call ended, by the peer's word."""
+
+    status: Status
+    message: str
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the peer calls it a success."""
+        return self.status is Status.OK
+
+    def error(self, what: str) -> TransportError:
+        """Return the error that says so to whoever did ``what``."""
+        text = f"{what}: the peer answered {self.status.name}" + (f": {self.message}" if self.message else "")
+        if self.status in _REFUSALS:
+            return ServiceError(text)
+        if self.status is Status.DEADLINE_EXCEEDED:
+            return PeerTimeout(text)
+        return LinkClosed(text)
+
+
+def outcome_of(headers: Headers | None, trailers: Headers | None) -> Outcome:
+    """Read the status from a finished stream's trailers, or from its headers if they are all there is."""
+    fields = dict(trailers or headers or ())
+    code = fields.get("grpc-status")
+    if code is None:
+        http_status = dict(headers or ()).get(":status", "")
+        if http_status != "200":
+            return Outcome(
+                _HTTP_STATUSES.get(http_status, Status.UNAVAILABLE), f"HTTP status {http_status or 'missing'}"
+            )
+        return Outcome(Status.UNKNOWN, "no grpc-status")
+    try:
+        status = Status(int(code))
+    except ValueError:
+        status = Status.UNKNOWN
+    return Outcome(status, decode_grpc_message(fields.get("grpc-message", "")))

@@ -1,0 +1,260 @@
+"""One HTTP/2 connection over a socket of the transport's asyncio loop.
+
+grpclib's protocol classes do the HTTP/2; what is different here is how a connection ends. Every end is ``abort``: the
+socket goes at once, with whatever was still to be written, every stream on it is told why, and the ones who wait are
+woken. grpclib closes instead, which waits for a peer that may never read again, and leaves calls hanging.
+
+Keepalive (gRFC A8): a connection on which nothing was read for ``keepalive_time`` is pinged; if then nothing is read
+for ``keepalive_timeout``, it is aborted. Any byte counts as life. The timer looks only at what was read, so a peer
+that stopped reading while our buffer is full is found out as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+import trio
+from grpclib.config import Configuration
+from grpclib.protocol import AbstractHandler, EventsProcessor, H2Protocol
+from grpclib.protocol import Connection as GrpclibConnection
+from grpclib.utils import Wrapper
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RemoteSettingsChanged
+from h2.exceptions import H2Error
+from h2.settings import SettingCodes
+
+from clustercore_grpc.errors import StreamBroken
+from clustercore_grpc.options import Options
+from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
+
+__all__ = ["Connection", "Http2Protocol"]
+
+log = logging.getLogger(__name__)
+
+# What a peer may send on one stream, and on all of a connection, before we have read it. A stream's is more than a
+# 10 Gbit/s link carries in a millisecond; the connection's leaves room for many streams that nobody reads.
+STREAM_WINDOW_BYTES = 2 * 1024 * 1024
+CONNECTION_WINDOW_BYTES = 32 * 1024 * 1024
+# Streams of one connection: above what a client keeps open for its calls and watches.
+MAX_STREAMS = 1000
+
+# Above this the socket's own buffer asks streams to wait; our streams then write nothing more.
+WRITE_HIGH_WATER_BYTES = 256 * 1024
+# Only answers to a peer's pings, settings and resets can fill the buffer this far: a peer that makes us write them and
+# does not read them is cut off.
+WRITE_LIMIT_BYTES = 4 * 1024 * 1024
+
+# Headers are ours or checked where they are read; h2's own checks cost as much as all the rest of a small message.
+_CONFIGURATIONS = {
+    client_side: H2Configuration(
+        client_side=client_side,
+        header_encoding="utf-8",
+        validate_inbound_headers=False,
+        validate_outbound_headers=False,
+        normalize_inbound_headers=False,
+        normalize_outbound_headers=False,
+    )
+    for client_side in (True, False)
+}
+
+
+class Connection(GrpclibConnection):
+    """What the streams of a connection share: the HTTP/2 state and the socket."""
+
+    def __init__(self, h2_connection: H2Connection, socket: asyncio.Transport, options: Options) -> None:
+        super().__init__(h2_connection, socket, config=Configuration().__for_client__())
+        self.h2 = h2_connection
+        self.socket = socket
+        self.options = options
+
+    def create_stream(self, *, stream_id: int | None = None, wrapper: Wrapper | None = None) -> MessageStream:
+        """Make a stream: of a request that came in, or without an id for one that is to be sent."""
+        return MessageStream(self, stream_id=stream_id)
+
+    def flush(self) -> None:
+        """Write what HTTP/2 has to say, unless the socket is gone."""
+        data = self.h2.data_to_send()
+        if data and not self.socket.is_closing():
+            self.socket.write(data)
+
+    def is_closing(self) -> bool:
+        """Whether the socket is closed, or about to be."""
+        return self.socket.is_closing()
+
+    def close(self) -> None:
+        """Abort the socket."""
+        self.socket.abort()
+
+
+class Http2Protocol(H2Protocol):
+    """The asyncio protocol of one connection, client or server side."""
+
+    connection: Connection
+    processor: EventsProcessor
+
+    def __init__(
+        self,
+        handler: AbstractHandler,
+        options: Options,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        client_side: bool,
+        on_end: Callable[[Http2Protocol], None],
+    ) -> None:
+        super().__init__(handler, Configuration().__for_client__(), _CONFIGURATIONS[client_side])
+        self._options = options
+        self._loop = loop
+        self._on_end = on_end
+        # Why the connection has ended, or None.
+        self.end_reason: str | None = None
+        # Set when the peer has shown that it speaks HTTP/2, and when the connection has ended.
+        self._ready = trio.Event()
+        # Tasks that wait for room for another stream.
+        self._stream_waiters = trio.lowlevel.ParkingLot()
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_read = 0.0
+        self._pinged_at = 0.0
+
+    # --- Called by asyncio ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        socket = cast(asyncio.Transport, transport)
+        if self.end_reason is not None:
+            socket.abort()
+            return
+        h2_connection = H2Connection(config=self.h2_config)
+        h2_connection.initiate_connection()
+        h2_connection.update_settings(
+            {
+                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW_BYTES,
+                SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_BYTES,
+                SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+            }
+        )
+        h2_connection.increment_flow_control_window(CONNECTION_WINDOW_BYTES - h2_connection.inbound_flow_control_window)
+        socket.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        self.connection = Connection(h2_connection, socket, self._options)
+        self.processor = EventsProcessor(self.handler, self.connection)
+        self.connection.flush()
+        self._last_read = trio.current_time()
+        self._wake_at(self._last_read + self._options.keepalive_time_s)
+
+    def data_received(self, data: bytes) -> None:
+        if self.end_reason is not None:
+            return
+        self._last_read = trio.current_time()
+        try:
+            self._process(data)
+        except (H2Error, UnicodeDecodeError) as exc:
+            self.abort(f"the peer does not speak HTTP/2 as it should: {exc!r}")
+        except Exception as exc:
+            # A fault of ours or of a library, met by this peer's bytes: it must not take down the loop and the node.
+            log.exception("connection aborted: unexpected error on received data")
+            self.abort(f"unexpected error on received data: {exc!r}")
+
+    def _process(self, data: bytes) -> None:
+        known = self.processor.processors
+        for event in self.connection.feed(data):
+            # grpclib raises for events it does not know, such as frames of an HTTP/2 extension.
+            if self.end_reason is None and type(event) in known:
+                self.processor.process(event)
+                if type(event) is RemoteSettingsChanged:
+                    self._ready.set()
+        if self.end_reason is None:
+            self.connection.flush()
+            if self.connection.socket.get_write_buffer_size() > WRITE_LIMIT_BYTES:
+                self.abort("the peer makes us answer and does not read the answers")
+
+    def eof_received(self) -> bool:
+        # asyncio would close, which waits until the rest is written; a peer that ended its side reads no more.
+        self.abort("closed by the peer")
+        return False
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        for stream in list(self.processor.streams.values()):
+            stream.window_updated.set()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.abort("connection lost" + (f": {exc}" if exc is not None else ""))
+
+    # --- Called by Trio tasks ---
+
+    async def wait_ready(self) -> None:
+        """Wait until the peer has sent its HTTP/2 settings.
+
+        Raises: StreamBroken if the connection ended before.
+        """
+        await self._ready.wait()
+        if self.end_reason is not None:
+            raise StreamBroken(self.end_reason)
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once, with every stream on it. Idempotent; never blocks."""
+        if self.end_reason is not None:
+            return
+        self.end_reason = reason
+        if self._timer is not None:
+            self._timer.cancel()
+        if hasattr(self, "processor"):
+            self.processor.close(reason)
+        self._ready.set()
+        self._stream_waiters.unpark_all()
+        self._on_end(self)
+
+    async def open_stream(self, headers: list[tuple[str, str]]) -> MessageStream:
+        """Send a request's headers, waiting while the peer allows no further stream. The caller closes the stream.
+
+        Cancellation: nothing was sent.
+        Raises: StreamBroken.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self.end_reason is None:
+            h2_connection = self.connection.h2
+            if h2_connection.open_outbound_streams < h2_connection.remote_settings.max_concurrent_streams:
+                stream = self.connection.create_stream()
+                try:
+                    stream.start(self.processor, headers)
+                except H2Error as exc:
+                    # The numbers of streams are used up, after 2**30 of them.
+                    self.abort(f"no further stream on this connection: {exc}")
+                    break
+                return stream
+            await self._stream_waiters.park()
+        raise StreamBroken(self.end_reason)
+
+    def close_stream(self, stream: MessageStream, reason: str) -> None:
+        """Close a stream of ``open_stream`` and let the next one have its place."""
+        stream.close(reason)
+        self._stream_waiters.unpark()
+
+    @property
+    def stream_count(self) -> int:
+        """How many streams are in use."""
+        return len(self.processor.streams)
+
+    # --- Keepalive ---
+
+    def _wake_at(self, when: float) -> None:
+        self._timer = self._loop.call_at(when, self._check_alive)
+
+    def _check_alive(self) -> None:
+        if self.end_reason is not None:
+            return
+        now, options = trio.current_time(), self._options
+        if self._pinged_at > self._last_read:
+            if now >= self._pinged_at + options.keepalive_timeout_s:
+                self.abort(f"keepalive: nothing was read for {now - self._last_read:.3f} s")
+                return
+            self._wake_at(self._pinged_at + options.keepalive_timeout_s)
+        elif now >= self._last_read + options.keepalive_time_s:
+            self.connection.h2.ping(b"clustrkp")
+            self.connection.flush()
+            self._pinged_at = now
+            self._wake_at(now + options.keepalive_timeout_s)
+        else:
+            self._wake_at(self._last_read + options.keepalive_time_s)

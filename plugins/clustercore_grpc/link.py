@@ -1,0 +1,131 @@
+"""Links over gRPC: a stream of envelopes, and the one request of a unary RPC made to look like one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+from grpclib.const import Status
+
+from clustercore.interfaces import Link, LinkClosed, Message, TransportError
+from clustercore_grpc.codec import decode_envelope, encode_body, encode_envelope
+from clustercore_grpc.errors import StreamBroken, outcome_of
+from clustercore_grpc.stream import MessageStream
+from clustercore_grpc.wire import MalformedMessage
+
+__all__ = ["OneShotLink", "StreamLink"]
+
+
+class StreamLink(Link):
+    """A link over the bidirectional stream ``Raft/Exchange``."""
+
+    def __init__(self, stream: MessageStream, peer: str, close: Callable[[str], None]) -> None:
+        self._stream = stream
+        self._peer = peer
+        # Ends the stream, and on the dialling side its connection with it.
+        self._close = close
+
+    async def send(self, message: Message) -> None:
+        data = _encoded(encode_envelope, message, self._stream.max_message_bytes)
+        try:
+            await self._stream.send(data)
+        except StreamBroken as exc:
+            raise self._closed(str(exc)) from exc
+
+    async def receive(self) -> Message:
+        try:
+            data = await self._stream.receive()
+        except StreamBroken as exc:
+            raise self._closed(str(exc)) from exc
+        if data is None:
+            raise self._closed(self._ending())
+        try:
+            return decode_envelope(data)
+        except MalformedMessage as exc:
+            self._stream.refuse(Status.INVALID_ARGUMENT, f"malformed message: {exc}")
+            self._close(f"malformed message: {exc}")
+            raise self._closed(f"malformed message: {exc}") from exc
+
+    async def aclose(self) -> None:
+        self._close("closed here")
+        await trio.lowlevel.checkpoint()
+
+    def _closed(self, reason: str) -> LinkClosed:
+        return LinkClosed(f"link with {self._peer}: {reason}")
+
+    def _ending(self) -> str:
+        """Say how the peer ended the stream."""
+        if self._stream.trailers is None and self._stream.headers is None:
+            return "ended by the peer"
+        outcome = outcome_of(self._stream.headers, self._stream.trailers)
+        return f"ended by the peer with {outcome.status.name}" + (f": {outcome.message}" if outcome.message else "")
+
+
+class OneShotLink(Link):
+    """The accepting side of a link that carries one request, and ends with its response."""
+
+    def __init__(self, request: Message, response_type: type[Message], stream: MessageStream, peer: str) -> None:
+        self._request: Message | None = request
+        self._response_type = response_type
+        self._stream = stream
+        self._peer = peer
+        self._ended = trio.Event()
+        self._reason = ""
+        self.has_answered = False
+
+    async def send(self, message: Message) -> None:
+        """Send the response, which ends the link.
+
+        Raises: LinkClosed; TransportError if the message is not what the RPC's response is.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._ended.is_set():
+            raise self._closed()
+        if not isinstance(message, self._response_type):
+            raise TransportError(
+                f"this link answers a {type(self._request).__name__} with a {self._response_type.__name__}, "
+                f"not with a {type(message).__name__}"
+            )
+        data = _encoded(encode_body, message, self._stream.max_message_bytes)
+        try:
+            self._stream.send_nowait(data)
+        except StreamBroken as exc:
+            self.end(str(exc))
+            raise self._closed() from exc
+        self.has_answered = True
+        self.end("the request is answered")
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def receive(self) -> Message:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._request is not None and not self._ended.is_set():
+            request, self._request = self._request, None
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return request
+        await self._ended.wait()
+        raise self._closed()
+
+    async def aclose(self) -> None:
+        self.end("closed here")
+        await trio.lowlevel.checkpoint()
+
+    def end(self, reason: str) -> None:
+        """Make every call raise LinkClosed from now on. Idempotent; never blocks."""
+        if not self._ended.is_set():
+            self._reason = reason
+            self._ended.set()
+
+    def _closed(self) -> LinkClosed:
+        return LinkClosed(f"link with {self._peer}: {self._reason}")
+
+
+def _encoded(encode: Callable[[Message], bytes], message: Message, max_message_bytes: int) -> bytes:
+    try:
+        data = encode(message)
+    except (OverflowError, ValueError, TypeError) as exc:
+        raise TransportError(f"{type(message).__name__} cannot be encoded: {exc}") from exc
+    if len(data) > max_message_bytes:
+        raise TransportError(
+            f"{type(message).__name__} takes {len(data)} bytes; max_message_bytes allows {max_message_bytes}"
+        )
+    return data

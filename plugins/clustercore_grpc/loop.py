@@ -1,0 +1,108 @@
+"""The asyncio event loop of one transport: the only module that knows of trio-asyncio.
+
+What the loop is used for is sockets: connecting, listening, reading and writing. It runs in a Trio task of its own,
+in a nursery that encloses everything that uses it, and no asyncio task runs in it except while a connection is made.
+
+trio-asyncio turns an error in any callback or forgotten task into the end of the whole loop, as nested exception
+groups. Here such an error is logged, and the connection it belongs to, if that is known, is aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import trio
+
+from clustercore.interfaces import TransportError
+
+with warnings.catch_warnings():
+    # trio-asyncio derives from asyncio's child watchers and policies, which Python 3.12 deprecates (trio-asyncio #152).
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import trio_asyncio
+
+__all__ = ["SocketLoop"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
+
+
+class SocketLoop:
+    """Runs an asyncio loop, and lends its sockets to Trio tasks."""
+
+    def __init__(self) -> None:
+        self._loop: trio_asyncio.TrioEventLoop | None = None
+        self._stop = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run the loop until ``stop``. Trio-flavoured."""
+        async with trio_asyncio.open_loop() as loop:
+            loop.set_exception_handler(_log_stray_error)
+            self._loop = loop
+            task_status.started()
+            try:
+                await self._stop.wait()
+            finally:
+                self._loop = None
+
+    def stop(self) -> None:
+        """Let ``run`` return, after the callbacks that are due. Sockets must have been aborted before."""
+        self._stop.set()
+
+    @property
+    def asyncio_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop itself.
+
+        Raises: TransportError if it does not run.
+        """
+        if self._loop is None:
+            raise TransportError("the transport is not open: use it inside its `async with` block")
+        loop: asyncio.AbstractEventLoop = self._loop
+        return loop
+
+    async def connect(self, protocol: ProtocolT, host: str, port: int) -> ProtocolT:
+        """Connect ``protocol`` to an address. Trio-flavoured.
+
+        Cancellation: the caller aborts the protocol, which may be connected already.
+        Raises: OSError; TransportError if the transport is closed meanwhile.
+        """
+        await self._await(self.asyncio_loop.create_connection(lambda: protocol, host, port))
+        return protocol
+
+    async def listen(self, factory: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
+        """Listen on an address. Trio-flavoured.
+
+        Raises: OSError; TransportError if the transport is closed meanwhile.
+        """
+        server: asyncio.Server = await self._await(self.asyncio_loop.create_server(factory, host, port))
+        return server
+
+    async def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop; the one place where a Trio task waits for an asyncio one."""
+        loop = self._loop
+        assert loop is not None
+        # asyncio copies the context of whoever starts a task, and trio-asyncio finds the loop there.
+        token = trio_asyncio.current_loop.set(loop)
+        try:
+            result: T = await loop.run_aio_coroutine(coroutine)
+        except asyncio.CancelledError as exc:
+            # Not from Trio, which would have raised its own: the loop is ending.
+            raise TransportError("the transport is closing") from exc
+        finally:
+            trio_asyncio.current_loop.reset(token)
+        return result
+
+
+def _log_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Handle an error that no task awaits, in place of trio-asyncio's handler, which ends the loop."""
+    error = context.get("exception")
+    log.error("stray error in the socket loop: %s", context.get("message"), exc_info=error)
+    socket = context.get("transport")
+    if isinstance(socket, asyncio.Transport):
+        socket.abort()
