@@ -1,0 +1,242 @@
+"""Cores brought to a wanted state by inputs alone, and a picture of a core's whole state to compare."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from clustercore.raft.config import RaftConfig
+from clustercore.raft.core import RaftCore
+from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    RequestVoteRequest,
+    RequestVoteResponse,
+)
+from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, Snapshot, Term, WriteId
+
+__all__ = [
+    "A",
+    "B",
+    "C",
+    "D",
+    "E",
+    "CONFIG",
+    "append",
+    "appended",
+    "candidate",
+    "changes",
+    "command",
+    "follower",
+    "install",
+    "installed",
+    "leader",
+    "log_of",
+    "no_op",
+    "picture",
+    "refused",
+    "snapshot",
+    "vote_request",
+    "vote_response",
+]
+
+A, B, C, D, E = (NodeId(name) for name in "abcde")
+
+# An election after 1 s (see _Shortest), a heartbeat every 0.25 s: exact in binary, so times can be compared.
+CONFIG = RaftConfig(election_timeout_s=1.0, heartbeat_interval_s=0.25, max_inflight_appends=2, snapshot_timeout_s=4.0)
+
+
+class _Shortest(random.Random):
+    """Draws the shortest time there is, and counts the draws, which are state too."""
+
+    draws = 0
+
+    def uniform(self, a: float, b: float) -> float:
+        """Return the lower bound."""
+        self.draws += 1
+        return a
+
+
+# --- Entries and snapshots ---
+
+
+def command(index: int, term: int) -> Entry:
+    """An entry with a command that names its place."""
+    return Entry.create(LogIndex(index), Term(term), EntryKind.COMMAND, b"%d:%d" % (index, term))
+
+
+def no_op(index: int, term: int) -> Entry:
+    """The entry that opens a leader's term."""
+    return Entry.create(LogIndex(index), Term(term), EntryKind.NO_OP)
+
+
+def log_of(*terms: int, first: int = 1) -> tuple[Entry, ...]:
+    """Entries of these terms, from index ``first`` on."""
+    return tuple(command(first + offset, term) for offset, term in enumerate(terms))
+
+
+def snapshot(index: int, term: int) -> Snapshot:
+    """A snapshot up to ``index``."""
+    return Snapshot(LogIndex(index), Term(term), b"state after %d" % index)
+
+
+# --- Messages ---
+
+
+def append(
+    term: int, leader: str, prev: tuple[int, int] = (0, 0), entries: Iterable[Entry] = (), commit: int = 0
+) -> AppendEntriesRequest:
+    """An AppendEntries request; ``prev`` is the index and term of the entry before."""
+    return AppendEntriesRequest(
+        Term(term), NodeId(leader), LogIndex(prev[0]), Term(prev[1]), LogIndex(commit), tuple(entries)
+    )
+
+
+def appended(term: int, prev: int, match: int) -> AppendEntriesResponse:
+    """A positive answer to it."""
+    return AppendEntriesResponse(Term(term), True, LogIndex(prev), LogIndex(match))
+
+
+def refused(term: int, prev: int, conflict: tuple[int, int] = (0, 0)) -> AppendEntriesResponse:
+    """A negative answer; ``conflict`` is the conflicting term and the first index of it."""
+    return AppendEntriesResponse(
+        Term(term), False, LogIndex(prev), conflict_term=Term(conflict[0]), conflict_index=LogIndex(conflict[1])
+    )
+
+
+def vote_request(term: int, candidate_id: str, last: tuple[int, int] = (0, 0)) -> RequestVoteRequest:
+    """A RequestVote request; ``last`` is the index and term of the candidate's last entry."""
+    return RequestVoteRequest(Term(term), NodeId(candidate_id), LogIndex(last[0]), Term(last[1]))
+
+
+def vote_response(term: int, granted: bool) -> RequestVoteResponse:
+    """The answer to it."""
+    return RequestVoteResponse(Term(term), granted)
+
+
+def install(term: int, leader: str, content: Snapshot) -> InstallSnapshotRequest:
+    """An InstallSnapshot request."""
+    return InstallSnapshotRequest(
+        Term(term), NodeId(leader), content.last_included_index, content.last_included_term, content.data
+    )
+
+
+def installed(term: int, match: int) -> InstallSnapshotResponse:
+    """The answer to it."""
+    return InstallSnapshotResponse(Term(term), LogIndex(match))
+
+
+# --- Cores ---
+
+
+def follower(
+    voters: str = "abc",
+    *,
+    entries: Iterable[Entry] = (),
+    term: int = 0,
+    voted_for: str | None = None,
+    stored: Snapshot | None = None,
+    config: RaftConfig = CONFIG,
+    node: str = "a",
+) -> RaftCore:
+    """A node at time 0, just started from a disk that holds this. It is ``a`` unless said otherwise."""
+    hard_state = HardState(Term(term), NodeId(voted_for) if voted_for is not None else None)
+    return RaftCore(
+        node_id=NodeId(node),
+        configuration=Configuration.of(voters),
+        config=config,
+        rng=_Shortest(),
+        now=0.0,
+        hard_state=hard_state,
+        snapshot=stored,
+        entries=tuple(entries),
+    )
+
+
+def candidate(
+    voters: str = "abc",
+    *,
+    entries: Iterable[Entry] = (),
+    term: int = 1,
+    stored: Snapshot | None = None,
+    config: RaftConfig = CONFIG,
+) -> RaftCore:
+    """Node ``a`` standing for election in ``term`` since time 1; its vote for itself (write 1) is not durable yet."""
+    core = follower(voters, entries=entries, term=term - 1, stored=stored, config=config)
+    core.time_passed(1.0)
+    return core
+
+
+def leader(
+    voters: str = "abc",
+    *,
+    entries: Iterable[Entry] = (),
+    term: int = 1,
+    stored: Snapshot | None = None,
+    config: RaftConfig = CONFIG,
+    is_durable: bool = True,
+) -> RaftCore:
+    """Node ``a`` elected in ``term`` at time 1; its vote is write 1 and its no-op write 2, which ``is_durable``."""
+    core = candidate(voters, entries=entries, term=term, stored=stored, config=config)
+    core.storage_done(WriteId(1), 1.0)
+    for voter in core.state.configuration.peers_of(A)[: len(voters) // 2]:
+        core.receive(voter, vote_response(term, True), 1.0)
+    if is_durable:
+        core.storage_done(WriteId(2), 1.0)
+    return core
+
+
+# --- Pictures ---
+
+
+def picture(core: RaftCore) -> dict[str, object]:
+    """Everything a core knows, by name, as values that later inputs leave alone. Entries are shown by their terms."""
+    state = core.state
+    assert isinstance(state.rng, _Shortest)
+    assert state.effects == []
+    seen: dict[str, object] = {
+        name: getattr(state, name)
+        for name in (
+            "current_term",
+            "voted_for",
+            "role",
+            "leader_id",
+            "commit_index",
+            "last_applied",
+            "durable_index",
+            "election_deadline",
+            "heartbeat_deadline",
+            "last_write_id",
+            "done_write_id",
+            "hard_state_write_id",
+            "installing",
+        )
+    }
+    held = state.log.slice(state.log.first_index, state.log.last_index)
+    seen["base"] = (state.log.base_index, state.log.term_at(state.log.base_index))
+    seen["log"] = tuple(int(entry.term) for entry in held)
+    seen["votes"] = dict(state.votes)
+    for peer, progress in state.progress.items():
+        seen[f"progress of {peer}"] = (
+            progress.state.value,
+            *(("paused",) if progress.is_paused else ()),
+            f"match {progress.match_index} next {progress.next_index}",
+            f"inflight {' '.join(str(index) for index in progress.inflight)}".strip(),
+            progress.waiting_since,
+        )
+    seen["log_writes"] = tuple((write.write_id, write.last_index) for write in state._log_writes)
+    seen["draws"] = state.rng.draws
+    return seen
+
+
+def changes(before: dict[str, object], core: RaftCore) -> dict[str, object]:
+    """What is different now: new values by name, and None for what is gone. Draws of chance are left out."""
+    after = picture(core)
+    return {
+        name: after.get(name)
+        for name in (*before, *(name for name in after if name not in before))
+        if before.get(name) != after.get(name) and name != "draws"
+    }

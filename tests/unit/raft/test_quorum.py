@@ -1,0 +1,64 @@
+"""Quorum arithmetic."""
+
+import pytest
+
+from clustercore.raft.quorum import VoteResult, quorum_match_index, quorum_size, vote_result
+from clustercore.raft.types import Configuration, LogIndex, NodeId
+
+
+@pytest.mark.parametrize(("voters", "size"), [("a", 1), ("ab", 2), ("abc", 2), ("abcd", 3), ("abcde", 3)])
+def test_quorum_size_is_a_majority(voters: str, size: int) -> None:
+    """Any two quorums of one configuration share a voter (Raft §5.2)."""
+    assert quorum_size(Configuration.of(voters)) == size
+    assert 2 * size > len(voters)
+
+
+@pytest.mark.parametrize(
+    ("voters", "granted", "denied", "result"),
+    [
+        ("a", "", "", VoteResult.PENDING),
+        ("a", "a", "", VoteResult.WON),
+        ("a", "", "a", VoteResult.LOST),
+        ("ab", "a", "", VoteResult.PENDING),
+        ("ab", "a", "b", VoteResult.LOST),
+        ("ab", "ab", "", VoteResult.WON),
+        ("abc", "ab", "", VoteResult.WON),
+        ("abc", "a", "b", VoteResult.PENDING),
+        ("abc", "a", "bc", VoteResult.LOST),
+        ("abc", "ax", "b", VoteResult.PENDING),
+        ("abc", "axyz", "", VoteResult.PENDING),
+        ("abcde", "ab", "cd", VoteResult.PENDING),
+        ("abcde", "abe", "cd", VoteResult.WON),
+        ("abcde", "ab", "cde", VoteResult.LOST),
+    ],
+)
+def test_vote_result_counts_voters_only(voters: str, granted: str, denied: str, result: VoteResult) -> None:
+    """An election is won by a majority of the voters, lost when none can be reached, and open otherwise."""
+    votes = {NodeId(name): True for name in granted} | {NodeId(name): False for name in denied}
+
+    assert vote_result(Configuration.of(voters), votes) is result
+
+
+@pytest.mark.parametrize(
+    ("match_indexes", "quorum"),
+    [
+        ({"a": 7}, 7),
+        ({"a": 7, "b": 3}, 3),
+        ({"a": 7, "b": 3, "c": 5}, 5),
+        ({"a": 9, "b": 0, "c": 0}, 0),
+        ({"a": 9, "b": 8, "c": 2, "d": 1}, 2),
+        ({"a": 9, "b": 8, "c": 7, "d": 1, "e": 0}, 7),
+    ],
+)
+def test_quorum_match_index_is_what_a_majority_holds(match_indexes: dict[str, int], quorum: int) -> None:
+    """The index is the highest that a majority holds (Raft §5.3)."""
+    known = {NodeId(name): LogIndex(index) for name, index in match_indexes.items()}
+
+    assert quorum_match_index(Configuration.of(match_indexes), known) == quorum
+
+
+def test_quorum_match_index_ignores_others_and_takes_the_unknown_for_nothing() -> None:
+    """A node that is no voter counts for nothing, and a voter never heard of holds nothing."""
+    known = {NodeId("a"): LogIndex(5), NodeId("x"): LogIndex(9), NodeId("y"): LogIndex(9)}
+
+    assert quorum_match_index(Configuration.of("abc"), known) == 0
