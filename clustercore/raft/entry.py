@@ -107,6 +107,9 @@ def _decode_canonical(encoded: bytes) -> Entry | None:
     start += 1
     if length >= 0x80:
         length, start = _decode_varint(encoded, start - 1)
+        if encoded[start - 1] == 0:
+            # Padded: the same number has a shorter form, which is the one that is kept.
+            return None
     if start + length != len(encoded):
         return None
     return Entry(LogIndex(index), Term(term), kind, encoded[start:], encoded)

@@ -48,6 +48,8 @@ def test_entries_are_equal_by_content() -> None:
         CANONICAL + bytes.fromhex("08 07"),
         bytes.fromhex("09 0900000000000000") + CANONICAL,
         INDEX + TERM + bytes.fromhex("18 82 00") + COMMAND,
+        INDEX + TERM + KIND + bytes.fromhex("22 82 00") + b"hi",
+        INDEX + TERM + KIND + bytes.fromhex("22 82 80 00") + b"hi",
     ],
     ids=[
         "other order",
@@ -58,6 +60,8 @@ def test_entries_are_equal_by_content() -> None:
         "known number of other type",
         "a field twice",
         "long kind",
+        "long length",
+        "longer length",
     ],
 )
 def test_foreign_encoding_is_read_and_made_canonical(encoded: bytes) -> None:
