@@ -19,12 +19,12 @@ from clustercore.raft.messages import (
 from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, Snapshot, Term, WriteId
 
 __all__ = [
+    "CONFIG",
     "A",
     "B",
     "C",
     "D",
     "E",
-    "CONFIG",
     "append",
     "appended",
     "candidate",

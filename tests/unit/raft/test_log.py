@@ -8,7 +8,6 @@ from clustercore.raft.entry import Entry
 from clustercore.raft.errors import InvariantError
 from clustercore.raft.log import RaftLog
 from clustercore.raft.types import LogIndex, Term
-
 from tests.unit.raft.building import log_of
 
 EMPTY = RaftLog()
