@@ -127,7 +127,7 @@ class RaftCore:
         ``sender`` tells whose response this is; requests name their sender themselves.
         """
         state = self._state
-        if not is_well_formed(message):
+        if not is_well_formed(message, state.node_id):
             refusal = _refusal_of(message, state.current_term)
             return () if refusal is None else (Reply(refusal, after=state.hard_state_gate),)
         if message.term > state.current_term:

@@ -16,6 +16,7 @@ from clustercore.raft.messages import (
     RaftMessage,
     RequestVoteRequest,
 )
+from clustercore.raft.types import NodeId
 
 __all__ = ["MAX_NUMBER", "is_well_formed"]
 
@@ -24,26 +25,30 @@ __all__ = ["MAX_NUMBER", "is_well_formed"]
 MAX_NUMBER = 2**62
 
 
-def is_well_formed(message: RaftMessage) -> bool:
-    """Say whether a message's fields make sense together."""
+def is_well_formed(message: RaftMessage, receiver: NodeId) -> bool:
+    """Say whether a message's fields make sense together, at this receiver.
+
+    A request in the receiver's own name came back to it, by an address that leads to the wrong node. It must not count:
+    a candidate would grant itself, for its own vote, the vote of the node it meant to ask.
+    """
     if not 1 <= message.term <= MAX_NUMBER:
         return False
     match message:
         case RequestVoteRequest():
             # A candidate has raised its term above that of any entry it holds.
-            return bool(message.candidate_id) and _is_position(
+            return message.candidate_id not in ("", receiver) and _is_position(
                 message.last_log_index, message.last_log_term, message.term - 1
             )
         case AppendEntriesRequest():
             return (
-                bool(message.leader_id)
+                message.leader_id not in ("", receiver)
                 and _is_position(message.prev_log_index, message.prev_log_term, message.term)
                 and _is_number(message.leader_commit)
                 and _are_consecutive(message)
             )
         case InstallSnapshotRequest():
             return (
-                bool(message.leader_id)
+                message.leader_id not in ("", receiver)
                 and message.last_included_index > 0
                 and _is_position(message.last_included_index, message.last_included_term, message.term)
             )

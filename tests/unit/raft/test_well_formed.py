@@ -10,6 +10,7 @@ from clustercore.raft.messages import AppendEntriesRequest, RaftMessage, RaftRes
 from clustercore.raft.types import NodeId
 from clustercore.raft.well_formed import MAX_NUMBER, is_well_formed
 from tests.unit.raft.building import (
+    A,
     B,
     append,
     appended,
@@ -141,7 +142,7 @@ def test_malformed_response_changes_nothing(role: str, message: RaftMessage) -> 
 )
 def test_message_at_its_limits_is_well_formed(message: RaftMessage) -> None:
     """The checks refuse nothing that a node of this program may send."""
-    assert is_well_formed(message)
+    assert is_well_formed(message, A)
 
 
 @pytest.mark.parametrize("role", CORES)
@@ -247,4 +248,25 @@ def test_follower_refuses_a_second_leader_of_its_term(message: RaftMessage) -> N
     effects = core.receive(NodeId("c"), message, 0.75)
 
     assert effects == (Reply(refusal_of(message, 3)),)
+    assert picture(core) == before
+
+
+@pytest.mark.parametrize("role", CORES)
+@pytest.mark.parametrize(
+    "message",
+    [
+        vote_request(4, "a", last=(9, 3)),
+        append(4, "a", prev=(2, 2), entries=[command(3, 2)], commit=3),
+        install(4, "a", snapshot(9, 2)),
+    ],
+    ids=["RequestVote", "AppendEntries", "InstallSnapshot"],
+)
+def test_request_in_the_receivers_own_name_is_refused(role: str, message: RaftMessage) -> None:
+    """When a peer's address leads back to a candidate, its own answer must not count for the peer's vote."""
+    core = CORES[role]()
+    before = picture(core)
+
+    effects = core.receive(B, message, 9.0)
+
+    assert effects == (Reply(refusal_of(message, core.state.current_term), after=core.state.hard_state_gate),)
     assert picture(core) == before
