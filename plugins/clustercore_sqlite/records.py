@@ -1,0 +1,156 @@
+"""What is in the tables: rows and the checksums that guard them.
+
+SQLite checks its log but not the pages of its database file, so every row has a CRC-32 of its own. This file knows the
+rows and no SQL; ``database`` moves them.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from clustercore.interfaces import (
+    Entry,
+    HardState,
+    LogCorrupt,
+    LogIndex,
+    MalformedEntry,
+    NodeId,
+    Snapshot,
+    StoredState,
+    Term,
+    decode_entry,
+)
+
+__all__ = ["SCHEMA", "check_consistent", "entry_row", "hard_state_row", "read_entries", "read_hard_state"]
+__all__ += ["read_snapshot", "snapshot_row"]
+
+# What is written. A row that is read can hold anything: SQLite's columns take any type, and damage does not ask.
+EntryRow = tuple[int, bytes, int]
+HardStateRow = tuple[int, str | None, int]
+SnapshotRow = tuple[int, int, bytes, int]
+
+
+def _hard_state_checksum(current_term: int, voted_for: str | None) -> int:
+    # "no vote" and a vote for "" must differ.
+    vote = b"" if voted_for is None else b"\x01" + voted_for.encode()
+    return zlib.crc32(struct.pack("<q", current_term) + vote)
+
+
+# One row an entry, under its own index: the suffix from an index on is one range of the tree. The table of the hard
+# state always has its row, so that a lost vote cannot pass for a new node.
+SCHEMA = f"""
+CREATE TABLE entries (entry_index INTEGER PRIMARY KEY, encoded BLOB NOT NULL, checksum INTEGER NOT NULL);
+CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), current_term INTEGER NOT NULL, voted_for TEXT,
+    checksum INTEGER NOT NULL);
+CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), last_included_index INTEGER NOT NULL,
+    last_included_term INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL);
+INSERT INTO hard_state VALUES (1, 0, NULL, {_hard_state_checksum(0, None)});
+"""
+
+
+def entry_row(entry: Entry) -> EntryRow:
+    """Return the row that keeps an entry."""
+    return entry.index, entry.encoded, zlib.crc32(entry.encoded)
+
+
+def hard_state_row(hard_state: HardState) -> HardStateRow:
+    """Return the row that keeps term and vote."""
+    term, vote = hard_state.current_term, hard_state.voted_for
+    return term, vote, _hard_state_checksum(term, vote)
+
+
+def snapshot_row(snapshot: Snapshot) -> SnapshotRow:
+    """Return the row that keeps a snapshot."""
+    index, term, data = snapshot.last_included_index, snapshot.last_included_term, snapshot.data
+    return index, term, data, _snapshot_checksum(index, term, data)
+
+
+def read_entries(rows: Iterable[tuple[int, object, object]]) -> tuple[Entry, ...]:
+    """Return the entries of rows in the order of their index.
+
+    Raises:
+        LogCorrupt: a row fails its checksum, holds no entry or another's, entries are missing between others, or
+            terms go down, which no leader's log ever does.
+    """
+    entries: list[Entry] = []
+    for index, encoded, checksum in rows:
+        entry = _read_entry(index, encoded, checksum)
+        if entries:
+            _check_follows(entry, entries[-1])
+        entries.append(entry)
+    return tuple(entries)
+
+
+def _read_entry(index: int, encoded: object, checksum: object) -> Entry:
+    if not isinstance(encoded, bytes) or zlib.crc32(encoded) != checksum:
+        raise LogCorrupt(f"log entry {index} fails its checksum; {_ADVICE}")
+    try:
+        entry = decode_entry(encoded)
+    except MalformedEntry as error:
+        raise LogCorrupt(f"log entry {index} cannot be read ({error}); {_ADVICE}") from error
+    if entry.index != index:
+        raise LogCorrupt(f"log entry {index} is stored as the one at {entry.index}; {_ADVICE}")
+    return entry
+
+
+def _check_follows(entry: Entry, before: Entry) -> None:
+    if entry.index != before.index + 1:
+        raise LogCorrupt(f"log entries {before.index + 1} to {entry.index - 1} are missing; {_ADVICE}")
+    if entry.term < before.term:
+        raise LogCorrupt(f"log entry {entry.index} has term {entry.term}, the one before {before.term}; {_ADVICE}")
+
+
+def read_hard_state(rows: Sequence[tuple[Any, ...]]) -> HardState:
+    """Return term and vote.
+
+    Raises:
+        LogCorrupt: there is not exactly one row, or it fails its checksum.
+    """
+    if len(rows) != 1:
+        raise LogCorrupt(f"term and vote are stored {len(rows)} times instead of once; {_ADVICE}")
+    term, vote, checksum = rows[0]
+    typed = isinstance(term, int) and (vote is None or isinstance(vote, str))
+    if not typed or _hard_state_checksum(term, vote) != checksum:
+        raise LogCorrupt(f"term and vote fail their checksum; {_ADVICE}")
+    return HardState(Term(term), None if vote is None else NodeId(vote))
+
+
+def read_snapshot(rows: Sequence[tuple[Any, ...]]) -> Snapshot | None:
+    """Return the snapshot, or None if there is none.
+
+    Raises:
+        LogCorrupt: it fails its checksum.
+    """
+    if not rows:
+        return None
+    index, term, data, checksum = rows[0]
+    typed = isinstance(index, int) and isinstance(term, int) and isinstance(data, bytes)
+    if not typed or _snapshot_checksum(index, term, data) != checksum:
+        raise LogCorrupt(f"the snapshot fails its checksum; {_ADVICE}")
+    return Snapshot(LogIndex(index), Term(term), data)
+
+
+def check_consistent(state: StoredState) -> None:
+    """Make sure that log and snapshot meet.
+
+    Raises:
+        LogCorrupt: entries between the two are missing, or the log ends before the snapshot does.
+    """
+    covered = state.snapshot.last_included_index if state.snapshot else 0
+    if not state.entries:
+        return
+    first, last = state.entries[0].index, state.entries[-1].index
+    if first > covered + 1:
+        raise LogCorrupt(f"log entries {covered + 1} to {first - 1} are missing; {_ADVICE}")
+    if last < covered:
+        raise LogCorrupt(f"the log ends at {last}, the snapshot at {covered}; {_ADVICE}")
+
+
+def _snapshot_checksum(index: int, term: int, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(struct.pack("<qq", index, term)))
+
+
+_ADVICE = "restore this node from its peers"
