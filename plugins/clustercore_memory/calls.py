@@ -1,0 +1,90 @@
+"""Calls of an application's services, in memory: a handler runs in the server's nursery, the caller waits.
+
+A handler that is under way when the server stops is cancelled with it, and its caller gets LinkClosed. So does the
+caller of one whose response would have to cross a cut: a stream that silently leaves out a response would be a lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+import trio.abc
+
+from clustercore.interfaces import LinkClosed, ServiceError, TransportError
+
+__all__ = ["Call", "Responses"]
+
+# Responses a stream's handler may be ahead of its reader.
+_BUFFERED_RESPONSES = 16
+
+
+class _CutOff(LinkClosed):
+    """A response met a cut. It ends the handler, which need not know of it, and becomes the caller's error."""
+
+
+class Call:
+    """One call under way: what the handler sends and how it ended.
+
+    A unary call is a stream of one response.
+    """
+
+    def __init__(self, method: str, can_cross: Callable[[], bool]) -> None:
+        self._method = method
+        # Says whether server and caller can reach each other at this moment.
+        self._can_cross = can_cross
+        self._scope = trio.CancelScope()
+        self._sender, self.receiver = trio.open_memory_channel[bytes](_BUFFERED_RESPONSES)
+        # Why there are no more responses; None while there may be, and after a good end.
+        self.failure: TransportError | None = None
+
+    async def answer(self, handler: Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]) -> None:
+        """Run the handler with a function that sends a response. In the server's nursery."""
+        self.failure = LinkClosed(f"the server stopped during {self._method}")
+        with self._sender, self._scope:
+            try:
+                await handler(self.respond)
+            except ServiceError as error:
+                self.failure = error
+            except _CutOff as error:
+                self.failure = error
+            else:
+                self.failure = None
+
+    async def respond(self, response: bytes) -> None:
+        """Send one response to the caller."""
+        if not self._can_cross():
+            raise _CutOff(f"the memory network was cut during {self._method}")
+        await self._sender.send(response)
+
+    def leave(self) -> None:
+        """End the call from the caller's side: the handler is cancelled."""
+        self._scope.cancel()
+        self.receiver.close()
+
+
+class Responses(trio.abc.ReceiveChannel[bytes]):
+    """The caller's end of a stream."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def receive(self) -> bytes:
+        """Wait for the next response.
+
+        Raises:
+            trio.EndOfChannel: the server ended the stream.
+            LinkClosed: the server stopped, or a cut lies between.
+            ServiceError: the server refuses the request.
+        """
+        try:
+            return await self._call.receiver.receive()
+        except trio.EndOfChannel:
+            if self._call.failure is not None:
+                raise self._call.failure from None
+            raise
+
+    async def aclose(self) -> None:
+        """End the call."""
+        self._call.leave()
+        await trio.lowlevel.checkpoint()
