@@ -36,6 +36,7 @@ class MemoryLink(Link):
         self._peer_address = peer_address
         self._outgoing = outgoing
         self._incoming = incoming
+        self._is_closed = False
         # Called once, at the first close, by whoever keeps account of open links.
         self._on_close: Callable[[MemoryLink], None] | None = None
 
@@ -51,15 +52,15 @@ class MemoryLink(Link):
             if self._network.can_reach(self._own_address, self._peer_address):
                 await self._outgoing.send(message)
             else:
-                await trio.lowlevel.checkpoint()
-                self._check_open()
+                await self._lose()
         except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
             raise self._closed() from error
 
-    def _check_open(self) -> None:
-        """Raise what sending would, without sending."""
-        if self._outgoing.statistics().open_receive_channels == 0:
-            raise trio.BrokenResourceError
+    async def _lose(self) -> None:
+        """Do all that sending does but the sending."""
+        await trio.lowlevel.checkpoint()
+        if self._is_closed or self._outgoing.statistics().open_receive_channels == 0:
+            raise trio.ClosedResourceError
 
     async def receive(self) -> Message:
         try:
@@ -73,6 +74,7 @@ class MemoryLink(Link):
 
     def close(self) -> None:
         """Close without a checkpoint. Idempotent."""
+        self._is_closed = True
         self._outgoing.close()
         self._incoming.close()
         callback, self._on_close = self._on_close, None

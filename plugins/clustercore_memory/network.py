@@ -24,9 +24,10 @@ class MemoryNetwork:
     """Connects the memory transports that are made with it; no other network knows them.
 
     A test cuts it with ``partition`` and ``isolate`` and mends it with ``heal``. Across a cut a message is silently
-    lost, as it is when a cable is pulled: links stay open, and those that wait on them learn nothing. A new link, or a
-    call, raises PeerUnreachable, and a call under way raises LinkClosed when its response meets the cut. What a peer had received before the cut, read or not, it keeps. A link that one side closes
-    is closed for the other, cut or not.
+    lost, as it is when a cable is pulled: links stay open, and those that wait on them learn nothing. A new link, or
+    a call, raises PeerUnreachable, and a call under way raises LinkClosed when its response meets the cut. What a
+    peer had received before the cut, read or not, it keeps. A link that one side closes is closed for the other, cut
+    or not.
     """
 
     def __init__(self) -> None:
