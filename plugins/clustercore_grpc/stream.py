@@ -310,14 +310,25 @@ class MessageStream(GrpclibStream):
             raise StreamBroken(self._broken)
         if self._ending is not None:
             raise StreamBroken("this side of the stream has ended")
+        if self._is_server and not self._sent_headers:
+            self.send_headers_nowait()
         frame = b"\x00" + len(message).to_bytes(4, "big") + message
         self._outbox.append(frame)
         self._outbox_bytes += len(frame)
         self.pump()
 
     def send_headers_nowait(self) -> None:
-        """Send a server's initial headers."""
-        self._send_headers([(":status", "200"), CONTENT_TYPE], end_stream=False)
+        """Send a server's initial headers.
+
+        Raises: StreamBroken.
+        """
+        if self._broken is not None:
+            raise StreamBroken(self._broken)
+        try:
+            self._send_headers([(":status", "200"), CONTENT_TYPE], end_stream=False)
+        except ProtocolError as exc:
+            self._break(f"the HTTP/2 stream is closed: {exc}")
+            raise StreamBroken(self._broken) from exc
 
     def end_sending(self) -> None:
         """End a client's side, after what is queued."""
