@@ -1,0 +1,133 @@
+"""The configuration file of ``clustercore serve``: from TOML to a node that has not started.
+
+Whatever is wrong with it is told in one line that names the file, the key, its value and what is allowed, before
+anything is opened.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from clustercore.interfaces import ConfigError, Discovery, StateMachine, Storage, Transport
+from clustercore.raft.config import RaftConfig
+from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.node import Node
+from clustercore.runtime.options import construct, show
+from clustercore.runtime.plugins import DISCOVERY, STATE_MACHINE, STORAGE, TRANSPORT, PluginInterface, make_plugin
+
+__all__ = ["NodePlan", "read_node_plan"]
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class NodePlan:
+    """A node as its file describes it. Its plugins are made, and not yet entered: it is good for one start."""
+
+    source: Path
+    node_id: str
+    transport: Transport
+    storage: Storage
+    discovery: Discovery
+    machine: StateMachine
+    # None: those that the discovery knows.
+    voters: tuple[str, ...] | None
+    config: NodeConfig
+
+    def make_node(self) -> Node:
+        """Return the node, ready for ``async with``.
+
+        Raises: ConfigError, naming the file.
+        """
+        try:
+            return Node(
+                self.node_id,
+                machine=self.machine,
+                transport=self.transport,
+                storage=self.storage,
+                discovery=self.discovery,
+                voters=self.voters,
+                config=self.config,
+            )
+        except ValueError as error:
+            raise ConfigError(f"{self.source}: {error}") from error
+
+
+@attrs.frozen
+class _File:
+    """The top level of the file: the keys and tables it may hold."""
+
+    node_id: str
+    transport: dict[str, Any]
+    storage: dict[str, Any]
+    discovery: dict[str, Any]
+    machine: dict[str, Any]
+    voters: tuple[str, ...] | None = None
+    raft: dict[str, Any] = attrs.field(factory=dict)
+    node: dict[str, Any] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.node_id:
+            raise ValueError('node_id = "" is not allowed; it must be the name of one of the voters')
+        if self.voters is not None and (not self.voters or len(set(self.voters)) < len(self.voters)):
+            raise ValueError(
+                f"voters = {show(list(self.voters))} is not allowed; it must be a list of node ids, each once"
+            )
+        if self.voters is not None and self.node_id not in self.voters:
+            raise ValueError(f"node_id = {show(self.node_id)} is not allowed; voters names {', '.join(self.voters)}")
+
+
+def read_node_plan(path: Path) -> NodePlan:
+    """Read a configuration file and make the plugins it names.
+
+    Relative paths in it are relative to its folder.
+
+    Raises: ConfigError if the file cannot be read or anything in it is wrong; PluginError if a plugin is not installed
+        or cannot be loaded.
+    """
+    file = construct(_File, _read_toml(path), str(path))
+    return NodePlan(
+        source=path,
+        node_id=file.node_id,
+        transport=_make(TRANSPORT, path, "transport", file.transport),
+        storage=_make(STORAGE, path, "storage", file.storage),
+        discovery=_make(DISCOVERY, path, "discovery", file.discovery),
+        machine=_make(STATE_MACHINE, path, "machine", file.machine),
+        voters=file.voters,
+        config=_node_config(path, file),
+    )
+
+
+def _read_toml(path: Path) -> Mapping[str, object]:
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: it must be UTF-8, and byte {error.start} is not") from error
+    except tomllib.TOMLDecodeError as error:
+        # The text ends in the line and column.
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+
+
+def _make(interface: PluginInterface[T], path: Path, table_name: str, table: Mapping[str, object]) -> T:
+    where = f"{path}: [{table_name}]"
+    options = dict(table)
+    name = options.pop("plugin", None)
+    if name is None:
+        raise ConfigError(f"{where}: plugin is missing; it must be the name of a {interface.name} plugin")
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}: plugin = {show(name)} is not allowed; it must be a string")
+    return make_plugin(interface, name, options, where, folder=path.parent)
+
+
+def _node_config(path: Path, file: _File) -> NodeConfig:
+    # RaftConfig has its own table, so it is no key of [node].
+    raft = construct(RaftConfig, file.raft, f"{path}: [raft]")
+    return construct(NodeConfig, file.node, f"{path}: [node]", given={"raft": raft})

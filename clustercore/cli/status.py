@@ -1,0 +1,120 @@
+"""``clustercore status``: how the nodes see themselves and each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import click
+import trio
+from rich.table import Table
+
+from clustercore.cli.exits import Exit, run
+from clustercore.cli.options import json_option, nodes_option, timeout_option, transport_option
+from clustercore.cli.output import console, print_json
+from clustercore.cli.remote import StatusProbe, open_transport
+from clustercore.interfaces import NodeStatus, PeerStatus, Role, Transport, TransportError
+
+__all__ = ["NodeAnswer", "ask_all", "status", "status_table"]
+
+
+@attrs.frozen
+class NodeAnswer:
+    """What one node answered, or why it did not."""
+
+    address: str
+    # Exactly one of the two is None.
+    status: NodeStatus | None
+    error: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` shows."""
+        told = None if self.status is None else attrs.asdict(self.status, value_serializer=_plain)
+        return {"address": self.address, "status": told, "error": self.error}
+
+
+@click.command()
+@nodes_option
+@transport_option
+@timeout_option(3.0)
+@json_option
+def status(nodes: tuple[str, ...], transport: str, timeout_s: float, as_json: bool) -> None:
+    """Show role, term, log, commit and applied index, and the peers' lag of each node given.
+
+    Exits with 1 if one of them does not answer.
+    """
+    answers = run(_status, nodes, transport, timeout_s)
+    if as_json:
+        print_json({"nodes": [answer.as_json() for answer in answers]})
+    else:
+        console().print(status_table(answers))
+    if any(answer.status is None for answer in answers):
+        raise SystemExit(Exit.FAILED)
+
+
+async def _status(addresses: Sequence[str], transport_name: str, timeout_s: float) -> list[NodeAnswer]:
+    async with open_transport(transport_name) as transport:
+        return await ask_all(transport, addresses, timeout_s)
+
+
+async def ask_all(transport: Transport, addresses: Sequence[str], timeout_s: float) -> list[NodeAnswer]:
+    """Ask all nodes at once; return their answers in the order of the addresses."""
+    answers: dict[str, NodeAnswer] = {}
+
+    async def ask(address: str) -> None:
+        probe = StatusProbe(transport, address, timeout_s=timeout_s)
+        try:
+            answers[address] = NodeAnswer(address, await probe.ask(), None)
+        except TransportError as error:
+            answers[address] = NodeAnswer(address, None, str(error))
+        finally:
+            await probe.aclose()
+
+    async with trio.open_nursery() as nursery:
+        for address in dict.fromkeys(addresses):
+            nursery.start_soon(ask, address)
+    return [answers[address] for address in dict.fromkeys(addresses)]
+
+
+def status_table(answers: Sequence[NodeAnswer], title: str | None = None) -> Table:
+    """Return a table with a row for each node, also for those that did not answer."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("node")
+    table.add_column("address")
+    table.add_column("role")
+    table.add_column("leader")
+    for number in ("term", "log", "commit", "applied", "pending"):
+        table.add_column(number, justify="right")
+    table.add_column("peers: lag")
+    for answer in answers:
+        table.add_row(*_row(answer))
+    return table
+
+
+def _row(answer: NodeAnswer) -> Sequence[str]:
+    if answer.status is None:
+        return ("?", answer.address, "no answer", "", "", "", "", "", "", answer.error or "")
+    told = answer.status
+    is_leader = told.role is Role.LEADER
+    return (
+        told.node_id,
+        answer.address,
+        told.role.value,
+        told.leader_id or "none",
+        str(told.term),
+        f"{told.first_log_index}..{told.last_log_index}",
+        str(told.commit_index),
+        str(told.last_applied),
+        str(told.pending_proposals),
+        ", ".join(_peer(peer, is_leader) for peer in told.peers),
+    )
+
+
+def _peer(peer: PeerStatus, is_leader: bool) -> str:
+    """Only a leader knows how far the others are."""
+    return f"{peer.node_id}: {peer.lag}" if is_leader else peer.node_id
+
+
+def _plain(_: object, __: object, value: Any) -> Any:
+    return value.value if isinstance(value, Role) else value
