@@ -1,0 +1,422 @@
+"""Replication at the leader (Raft §5.3): requests, windows, answers, heartbeats, what is lost."""
+
+import attrs
+import pytest
+
+from clustercore.raft.core import RaftCore
+from clustercore.raft.effects import (
+    Apply,
+    PersistEntries,
+    ProposalsAppended,
+    ProposalsRefused,
+    Send,
+    SendSnapshot,
+)
+from clustercore.raft.types import LogIndex, NodeId, Role, Term, WriteId
+from tests.unit.raft.building import (
+    CONFIG,
+    A,
+    B,
+    C,
+    append,
+    appended,
+    candidate,
+    changes,
+    command,
+    follower,
+    installed,
+    leader,
+    log_of,
+    no_op,
+    picture,
+    refused,
+    snapshot,
+)
+
+
+def replicating(voters: str = "ab") -> RaftCore:
+    """A leader of term 1 with a committed, applied no-op, whose followers have it and get entries as they come."""
+    core = leader(voters)
+    for peer in core.state.configuration.peers_of(A):
+        core.receive(peer, appended(1, 0, 1), 1.0)
+    return core
+
+
+# --- Proposals ---
+
+
+def test_proposals_are_appended_written_and_sent_at_once() -> None:
+    """The leader sends before its own write is durable: followers write in parallel (thesis §10.2.1)."""
+    core = replicating("abc")
+    before = picture(core)
+
+    effects = core.propose([b"x", b"y"], 1.5)
+
+    entries = (attrs.evolve(command(2, 1), command=b"x"), attrs.evolve(command(3, 1), command=b"y"))
+    request = append(1, "a", prev=(1, 1), entries=entries, commit=1)
+    assert effects == (
+        ProposalsAppended(Term(1), LogIndex(2)),
+        PersistEntries(WriteId(3), entries),
+        Send(B, request),
+        Send(C, request),
+    )
+    assert changes(before, core) == {
+        "log": (1, 1, 1),
+        "last_write_id": 3,
+        "log_writes": ((3, 3),),
+        "progress of b": ("replicate", "match 1 next 4", "inflight 3", 1.5),
+        "progress of c": ("replicate", "match 1 next 4", "inflight 3", 1.5),
+    }
+
+
+def test_proposed_entries_are_encoded_as_they_are_read() -> None:
+    """The bytes that go to disk and peers are those of the entries."""
+    core = replicating()
+
+    effects = core.propose([b"x"], 1.5)
+
+    written = effects[1]
+    assert isinstance(written, PersistEntries)
+    assert written.entries[0].encoded == attrs.evolve(command(2, 1)).encoded.replace(b"\x032:1", b"\x01x")
+
+
+@pytest.mark.parametrize(("make", "leader_id"), [(follower, None), (candidate, None)])
+def test_proposals_are_refused_by_whoever_does_not_lead(make: type, leader_id: NodeId | None) -> None:
+    """None of them is appended."""
+    core: RaftCore = make()
+    before = picture(core)
+
+    assert core.propose([b"x"], 1.0) == (ProposalsRefused(leader_id),)
+    assert picture(core) == before
+
+
+def test_refusal_names_the_leader_if_it_is_known() -> None:
+    """So the proposer can turn to it."""
+    core = follower(term=1)
+    core.receive(B, append(1, "b"), 0.0)
+
+    assert core.propose([b"x"], 0.5) == (ProposalsRefused(B),)
+
+
+def test_proposals_gather_while_the_window_is_full_and_go_together() -> None:
+    """With two requests unanswered nothing more is sent; the next answer takes all that gathered."""
+    core = replicating()
+    assert isinstance(core.propose([b"x"], 1.0)[-1], Send)
+    assert isinstance(core.propose([b"y"], 1.0)[-1], Send)
+    for data in (b"z", b"w"):
+        assert isinstance(core.propose([data], 1.0)[-1], PersistEntries)
+    before = picture(core)
+
+    effects = core.receive(B, appended(1, 1, 2), 1.25)
+
+    entries = core.state.log.slice(LogIndex(4), LogIndex(5))
+    assert effects == (Send(B, append(1, "a", prev=(3, 1), entries=entries, commit=1)),)
+    assert changes(before, core) == {"progress of b": ("replicate", "match 2 next 6", "inflight 3 5", 1.25)}
+
+
+def test_one_request_holds_as_much_as_the_configuration_allows() -> None:
+    """A long backlog goes in several requests, as many as the window takes."""
+    core = leader("ab", entries=log_of(1, 1, 1, 1, 1), term=2, config=attrs.evolve(CONFIG, max_append_entries=2))
+    core.receive(B, refused(2, 5, conflict=(0, 1)), 1.0)
+
+    effects = core.receive(B, appended(2, 0, 0), 1.0)
+
+    assert effects == (
+        Send(B, append(2, "a", prev=(0, 0), entries=log_of(1, 1))),
+        Send(B, append(2, "a", prev=(2, 1), entries=log_of(1, 1, first=3))),
+    )
+
+
+# --- Finding where the logs agree ---
+
+
+def test_probe_goes_back_by_a_term_at_a_time() -> None:
+    """The leader passes over all entries of a term it does not have (Raft §5.3)."""
+    core = leader("ab", entries=log_of(1, 1, 4, 4), term=6)
+    before = picture(core)
+
+    effects = core.receive(B, refused(6, 4, conflict=(2, 3)), 1.25)
+
+    assert effects == (Send(B, append(6, "a", prev=(2, 1), entries=(*log_of(4, 4, first=3), no_op(5, 6)))),)
+    assert changes(before, core) == {"progress of b": ("probe", "paused", "match 0 next 3", "inflight", 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("conflict", "next_index"),
+    [((1, 1), 3), ((0, 4), 4), ((0, 1), 1), ((2, 2), 2), ((4, 3), 4), ((0, 9), 4)],
+    ids=["last of the term", "short log", "empty log", "foreign term", "not past prev", "never up"],
+)
+def test_next_index_after_a_mismatch(conflict: tuple[int, int], next_index: int) -> None:
+    """After the last own entry of the conflicting term, or else at the follower's first of it; one back at least."""
+    core = leader("ab", entries=log_of(1, 1, 3, 4), term=6)
+
+    core.receive(B, refused(6, 4, conflict=conflict), 1.25)
+
+    assert core.state.progress[B].next_index == next_index
+
+
+def test_repeated_mismatch_changes_nothing() -> None:
+    """It answers a probe that was followed by another."""
+    core = leader("ab", entries=log_of(1, 1, 4, 4), term=6)
+    core.receive(B, refused(6, 4, conflict=(2, 3)), 1.25)
+    before = picture(core)
+
+    assert core.receive(B, refused(6, 4, conflict=(2, 3)), 1.25) == ()
+    assert picture(core) == before
+
+
+def test_mismatch_below_what_matched_changes_nothing() -> None:
+    """What matched once matches for the whole term: a rejection of it was overtaken."""
+    core = replicating()
+    before = picture(core)
+
+    assert core.receive(B, refused(1, 1, conflict=(0, 1)), 1.25) == ()
+    assert picture(core) == before
+
+
+def test_acknowledged_probe_opens_the_window() -> None:
+    """Once the logs are known to agree, entries are sent without waiting."""
+    core = leader("ab", entries=log_of(1), term=2)
+    core.propose([b"x"], 1.0)
+    before = picture(core)
+
+    effects = core.receive(B, appended(2, 1, 2), 1.25)
+
+    # The no-op of this leader's own term is on a majority now, and so committed.
+    assert effects == (
+        Apply((*log_of(1), no_op(2, 2))),
+        Send(B, append(2, "a", prev=(2, 2), entries=[attrs.evolve(command(3, 2), command=b"x")], commit=2)),
+    )
+    assert changes(before, core) == {
+        "commit_index": 2,
+        "last_applied": 2,
+        "progress of b": ("replicate", "match 2 next 4", "inflight 3", 1.25),
+    }
+
+
+@pytest.mark.parametrize("match", [0, 1])
+def test_repeated_acknowledgement_changes_nothing(match: int) -> None:
+    """match_index never falls, and what is on its way stays on its way."""
+    core = replicating()
+    core.propose([b"x"], 1.0)
+    before = picture(core)
+
+    assert core.receive(B, appended(1, 0, match), 1.25) == ()
+    assert picture(core) == before
+
+
+def test_acknowledgements_may_come_in_any_order() -> None:
+    """The later one proves all before it; the earlier one, when it comes, says nothing new."""
+    core = replicating()
+    core.propose([b"x"], 1.0)
+    core.propose([b"y"], 1.0)
+
+    core.receive(B, appended(1, 2, 3), 1.25)
+    assert picture(core)["progress of b"] == ("replicate", "match 3 next 4", "inflight", 1.25)
+
+    before = picture(core)
+    assert core.receive(B, appended(1, 1, 2), 1.5) == ()
+    assert picture(core) == before
+
+
+# --- Loss ---
+
+
+def test_lost_request_is_found_by_the_rejection_of_the_next() -> None:
+    """The one after it does not fit: everything from what matches on is sent again, and late answers do no harm."""
+    core = replicating()
+    core.propose([b"x"], 1.0)
+    core.propose([b"y"], 1.0)
+
+    effects = core.receive(B, refused(1, 2, conflict=(0, 2)), 1.25)
+
+    resent = core.state.log.slice(LogIndex(2), LogIndex(3))
+    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=resent, commit=1)),)
+    assert picture(core)["progress of b"] == ("probe", "paused", "match 1 next 2", "inflight", 1.0)
+    before = picture(core)
+    assert core.receive(B, refused(1, 2, conflict=(0, 2)), 1.25) == ()
+    assert picture(core) == before
+
+
+def test_heartbeats_go_out_at_their_deadline() -> None:
+    """Each stands on what the follower is known to have, so it fits whatever else is lost or on its way (Raft §5.2)."""
+    core = replicating("abc")
+    core.propose([b"x"], 1.0)
+    core.receive(B, appended(1, 1, 2), 1.0)
+    core.storage_done(WriteId(3), 1.0)
+    before = picture(core)
+
+    assert core.deadline == 1.25
+    assert core.time_passed(1.2) == ()
+    effects = core.time_passed(1.3)
+
+    assert effects == (
+        Send(B, append(1, "a", prev=(2, 1), commit=2)),
+        Send(C, append(1, "a", prev=(1, 1), commit=2)),
+    )
+    assert changes(before, core) == {"heartbeat_deadline": 1.55}
+
+
+def test_heartbeat_to_a_follower_behind_the_log_stands_before_the_log() -> None:
+    """The term of what it has is not known any more; index 0 always fits."""
+    core = leader("ab", stored=snapshot(4, 1), term=2)
+    core.state.progress[B].match_index = LogIndex(3)
+
+    effects = core.time_passed(1.25)
+
+    assert effects == (Send(B, append(2, "a", commit=4)),)
+
+
+def test_entries_unanswered_too_long_are_taken_for_lost() -> None:
+    """After an election timeout without progress the leader probes again, at the follower's next sign of life."""
+    core = replicating()
+    core.propose([b"x"], 1.0)
+    core.time_passed(1.75)
+    assert picture(core)["progress of b"] == ("replicate", "match 1 next 3", "inflight 2", 1.0)
+
+    core.time_passed(2.0)
+    assert picture(core)["progress of b"] == ("probe", "paused", "match 1 next 2", "inflight", 1.0)
+    assert core.propose([b"y"], 2.0)[-1] == PersistEntries(WriteId(4), (attrs.evolve(command(3, 1), command=b"y"),))
+
+    effects = core.receive(B, appended(1, 1, 1), 2.25)
+
+    entries = core.state.log.slice(LogIndex(2), LogIndex(3))
+    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=entries, commit=1)),)
+
+
+def test_lost_probe_is_repeated_at_the_next_sign_of_life() -> None:
+    """The answer to a heartbeat says that the follower lives; if the probe had arrived, it would be answered too."""
+    core = leader("ab", entries=log_of(1), term=2)
+
+    effects = core.receive(B, appended(2, 0, 0), 1.25)
+
+    assert effects == (Send(B, append(2, "a", prev=(1, 1), entries=[no_op(2, 2)])),)
+    assert picture(core)["progress of b"] == ("probe", "paused", "match 0 next 2", "inflight", 0.0)
+
+
+def test_broken_connection_takes_what_was_sent_for_lost() -> None:
+    """peer_unreachable stops sending; the peer's next answer starts replication again."""
+    core = replicating()
+    core.propose([b"x"], 1.0)
+    before = picture(core)
+
+    assert core.peer_unreachable(B) == ()
+    assert changes(before, core) == {"progress of b": ("probe", "paused", "match 1 next 2", "inflight", 1.0)}
+    assert not any(isinstance(effect, Send) for effect in core.propose([b"y"], 1.0))
+
+    effects = core.receive(B, appended(1, 1, 1), 1.25)
+
+    entries = core.state.log.slice(LogIndex(2), LogIndex(3))
+    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=entries, commit=1)),)
+
+
+@pytest.mark.parametrize("make", [follower, candidate, leader])
+def test_broken_connection_to_a_stranger_changes_nothing(make: type) -> None:
+    """Only a leader's peers are replicated to."""
+    core: RaftCore = make()
+    before = picture(core)
+
+    assert core.peer_unreachable(NodeId("x")) == ()
+    assert picture(core) == before
+
+
+# --- Snapshots for followers far behind ---
+
+
+def sending_snapshot() -> RaftCore:
+    """A leader of term 2, compacted up to 4, that has just asked for a snapshot to be sent to ``b``."""
+    core = leader("ab", stored=snapshot(4, 1), term=2)
+    assert core.receive(B, refused(2, 4, conflict=(0, 2)), 1.25) == (SendSnapshot(B, Term(2)),)
+    return core
+
+
+def test_follower_that_needs_compacted_entries_gets_the_snapshot() -> None:
+    """The leader has discarded what it would send (Raft §7); no entries are sent meanwhile."""
+    core = sending_snapshot()
+
+    assert picture(core)["progress of b"] == ("snapshot", "match 0 next 2", "inflight", 1.25)
+    assert not any(isinstance(effect, Send) for effect in core.propose([b"x"], 1.25))
+    before = picture(core)
+    assert core.receive(B, appended(2, 0, 0), 1.5) == ()
+    assert core.receive(B, refused(2, 4, conflict=(0, 2)), 1.5) == ()
+    assert picture(core) == before
+
+
+def test_installed_snapshot_is_followed_by_entries() -> None:
+    """The log goes on after what the snapshot covers."""
+    core = sending_snapshot()
+    core.propose([b"x"], 1.25)
+    before = picture(core)
+
+    effects = core.receive(B, installed(2, 4), 1.5)
+
+    entries = core.state.log.slice(LogIndex(5), LogIndex(6))
+    assert effects == (Send(B, append(2, "a", prev=(4, 1), entries=entries, commit=4)),)
+    assert changes(before, core) == {"progress of b": ("replicate", "match 4 next 7", "inflight 6", 1.5)}
+
+
+def test_installed_snapshot_can_commit() -> None:
+    """A snapshot with entries of the leader's own term is an acknowledgement of them, as any other."""
+    core = sending_snapshot()
+
+    effects = core.receive(B, installed(2, 5), 1.5)
+
+    assert effects == (Apply((no_op(5, 2),)),)
+    assert core.state.commit_index == 5
+
+
+@pytest.mark.parametrize("match", [0, 3])
+def test_snapshot_older_than_the_log_is_sent_anew(match: int) -> None:
+    """The log was compacted further in between: the answer does not reach the base, so the newest one is sent."""
+    core = sending_snapshot()
+
+    effects = core.receive(B, installed(2, match), 1.5)
+
+    assert effects == (SendSnapshot(B, Term(2)),)
+    assert picture(core)["progress of b"] == ("snapshot", f"match {match} next {match + 1}", "inflight", 1.5)
+
+
+def test_lost_snapshot_is_sent_again_after_its_timeout() -> None:
+    """snapshot_timeout_s after it was asked for; the follower's next answer shows what it needs."""
+    core = sending_snapshot()
+    core.time_passed(5.0)
+    assert picture(core)["progress of b"] == ("snapshot", "match 0 next 2", "inflight", 1.25)
+
+    core.time_passed(5.25)
+    assert picture(core)["progress of b"] == ("probe", "paused", "match 0 next 1", "inflight", 1.25)
+
+    assert core.receive(B, appended(2, 0, 0), 5.5) == (SendSnapshot(B, Term(2)),)
+
+
+def test_snapshot_over_a_broken_connection_is_sent_again() -> None:
+    """peer_unreachable takes it for lost at once."""
+    core = sending_snapshot()
+
+    core.peer_unreachable(B)
+
+    assert core.receive(B, appended(2, 0, 0), 1.5) == (SendSnapshot(B, Term(2)),)
+
+
+def test_follower_overtaken_by_compaction_gets_the_snapshot() -> None:
+    """Entries it still waits for are dropped while others are on their way to it."""
+    core = replicating("abc")
+    core.propose([b"x"], 1.0)
+    core.storage_done(WriteId(3), 1.0)
+    core.receive(C, appended(1, 1, 2), 1.0)
+    core.peer_unreachable(B)
+    core.snapshot_taken(LogIndex(2), LogIndex(3))
+
+    assert core.receive(B, appended(1, 1, 1), 1.25) == (SendSnapshot(B, Term(1)),)
+
+
+# --- Stepping down ---
+
+
+def test_leader_of_an_earlier_term_sends_nothing_more() -> None:
+    """After a higher term there are no heartbeats, and no answer is taken."""
+    core = replicating()
+    core.receive(B, refused(5, 1), 1.25)
+
+    assert core.state.role is Role.FOLLOWER
+    assert core.deadline == 2.25
+    assert core.receive(B, appended(1, 1, 1), 1.25) == ()
