@@ -146,7 +146,8 @@ class RaftState:
             self.log.compact(index)
             keep_from = self.log.first_index
         else:
-            self._forget_durability_from(LogIndex(1))
+            # The committed prefix is the snapshot's as well: what is durable of it stays so until the snapshot is.
+            self._forget_durability_from(LogIndex(self.commit_index + 1))
             self.log.reset(index, term)
             keep_from = None
         self._log_writes.append(_LogWrite(write_id, index))

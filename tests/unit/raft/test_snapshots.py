@@ -164,6 +164,15 @@ def test_snapshot_of_a_higher_term_is_taken_over_with_its_term() -> None:
     )
 
 
+def test_snapshot_leaves_durable_what_was_committed_before() -> None:
+    """The committed prefix is on the disk and in the snapshot: last_applied <= durable_index holds all along."""
+    core = following(1, 1, 1, commit=2)
+
+    core.receive(B, install(3, "b", snapshot(7, 2)), 0.0)
+
+    assert (core.state.last_applied, core.state.durable_index) == (2, 2)
+
+
 # --- Compacting ---
 
 
