@@ -1,0 +1,219 @@
+"""What must hold in a world of cores after every event (Raft Figure 3, and the promises of ``effects.py``).
+
+``Invariants`` remembers what an outside observer could know: who led, who was voted for, what was committed. Each check
+is one method, raises AssertionError, and cites its rule.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from clustercore.raft.effects import Apply, Effects, Reply, RestoreSnapshot
+from clustercore.raft.messages import AppendEntriesResponse, InstallSnapshotResponse, RequestVoteRequest
+from clustercore.raft.messages import RequestVoteResponse as VoteResponse
+from clustercore.raft.quorum import quorum_size
+from clustercore.raft.state import RaftState
+from clustercore.raft.types import BEFORE_LOG, NO_TERM, LogIndex, NodeId, Role, Term
+from tests.properties.raft_world import Node, Packet, World
+
+__all__ = ["Invariants"]
+
+
+@attrs.frozen
+class _Seen:
+    """What a running node showed after the last event; later it may only grow."""
+
+    term: Term = NO_TERM
+    commit_index: LogIndex = BEFORE_LOG
+    last_applied: LogIndex = BEFORE_LOG
+    role: Role = Role.FOLLOWER
+    last_index: LogIndex = BEFORE_LOG
+    last_term: Term = NO_TERM
+
+
+@attrs.define
+class Invariants:
+    """A watcher that checks Raft's safety properties."""
+
+    leaders: dict[Term, NodeId] = attrs.field(factory=dict)
+    votes: dict[tuple[NodeId, Term], NodeId] = attrs.field(factory=dict)
+    # Highest term a node's message carried: no later start of it may know less.
+    terms: dict[NodeId, Term] = attrs.field(factory=dict)
+    # Each entry ever seen, by index and term, with the term before it and its command.
+    entries: dict[tuple[LogIndex, Term], tuple[Term | None, bytes]] = attrs.field(factory=dict)
+    # Committed entries' terms, and the term in which each was first committed.
+    committed: dict[LogIndex, Term] = attrs.field(factory=dict)
+    committed_in: dict[LogIndex, Term] = attrs.field(factory=dict)
+    digests: dict[LogIndex, bytes] = attrs.field(factory=dict)
+    seen: dict[NodeId, _Seen] = attrs.field(factory=dict)
+
+    # --- Watcher ---
+
+    def started(self, world: World, node: Node) -> None:
+        """A restarted node knows every term it ever showed, and begins at its snapshot."""
+        assert node.core.state.current_term >= self.terms.get(node.node_id, NO_TERM), "a term was forgotten"
+        self.seen[node.node_id] = _Seen(term=node.core.state.current_term)
+        self.settled(world, node)
+
+    def acted(self, world: World, node: Node, effects: Effects) -> None:
+        """Effects keep their own promises."""
+        assert sum(isinstance(effect, Reply) for effect in effects) <= 1, "two replies to one request"
+        for effect in effects:
+            match effect:
+                case Apply(entries=entries):
+                    for entry in entries:
+                        assert node.disk.holds(entry.index, entry.term), f"{entry} applied before it was durable"
+                case RestoreSnapshot(snapshot=snapshot):
+                    assert node.disk.snapshot_index >= snapshot.last_included_index, "restored before it was durable"
+                case _:
+                    pass
+
+    def released(self, world: World, node: Node, packet: Packet) -> None:
+        """Durable before visible: what a message says of its sender is on the sender's disk."""
+        message, stored = packet.message, node.disk.hard_state
+        assert stored.current_term >= message.term, f"{packet} shows a term that is not durable"
+        self.terms[node.node_id] = max(message.term, self.terms.get(node.node_id, NO_TERM))
+        match message:
+            case RequestVoteRequest(candidate_id=candidate_id):
+                self._vote(node.node_id, message.term, candidate_id)
+            case VoteResponse(vote_granted=True):
+                self._vote(node.node_id, message.term, packet.to)
+                if stored.current_term == message.term:
+                    assert stored.voted_for == packet.to, "a vote was shown that is not durable"
+            case AppendEntriesResponse(match_index=match_index) | InstallSnapshotResponse(match_index=match_index):
+                if stored.current_term == message.term:
+                    assert match_index <= node.disk.last_index, f"{packet} acknowledges what is not durable"
+            case _:
+                pass
+
+    def settled(self, world: World, node: Node) -> None:
+        """All the rest, after an event at one node."""
+        state = node.core.state
+        self._state_is_consistent(node, state)
+        self._grows(node, state)
+        self._logs_match(state)
+        self._one_leader(world, node, state)
+        self._commits(world, node, state)
+        self._machines_agree(node)
+        self._durable_index_is_true(node, state)
+        self._match_indexes_are_true(world)
+        self.seen[node.node_id] = _Seen(
+            state.current_term,
+            state.commit_index,
+            state.last_applied,
+            state.role,
+            state.log.last_index,
+            state.log.last_term,
+        )
+
+    # --- One node ---
+
+    def _state_is_consistent(self, node: Node, state: RaftState) -> None:
+        """The invariants that the fields of RaftState and Progress state about themselves."""
+        assert state.log.base_index <= state.last_applied or state.installing is not None
+        assert state.last_applied <= min(state.commit_index, state.durable_index)
+        assert max(state.commit_index, state.durable_index) <= state.log.last_index
+        assert state.last_applied == node.machine.index
+        assert state.log.last_term <= state.current_term
+        assert (state.role is Role.LEADER) == (state.leader_id == state.node_id)
+        assert (state.role is Role.LEADER) == (state.heartbeat_deadline != float("inf"))
+        assert (state.role is Role.LEADER) == (state.election_deadline == float("inf"))
+        assert set(state.progress) == (
+            set(state.configuration.peers_of(state.node_id)) if state.role is Role.LEADER else set()
+        )
+        for progress in state.progress.values():
+            assert progress.match_index < progress.next_index <= state.log.last_index + 1
+            assert len(progress.inflight) <= state.config.max_inflight_appends
+            assert sorted(progress.inflight) == list(progress.inflight)
+
+    def _grows(self, node: Node, state: RaftState) -> None:
+        """Terms, commitment and application never go back; a leader only appends (Leader Append-Only)."""
+        before = self.seen[node.node_id]
+        assert state.current_term >= before.term
+        assert state.commit_index >= before.commit_index
+        assert state.last_applied >= before.last_applied
+        if state.role is before.role is Role.LEADER and state.current_term == before.term:
+            assert state.log.last_index >= before.last_index
+            if before.last_index >= state.log.base_index:
+                assert state.log.term_at(before.last_index) == before.last_term
+
+    def _logs_match(self, state: RaftState) -> None:
+        """Log Matching: an index and a term name one command, and one entry before it; so, by induction, one prefix."""
+        if state.log.last_index == state.log.base_index:
+            return
+        before = state.log.term_at(state.log.base_index)
+        for entry in state.log.slice(state.log.first_index, state.log.last_index):
+            known = self.entries.setdefault((entry.index, entry.term), (before, entry.command))
+            assert known == (before, entry.command), f"two logs differ before or at {entry}"
+            before = entry.term
+
+    def _durable_index_is_true(self, node: Node, state: RaftState) -> None:
+        """What a core counts as its own acknowledgement is on its own disk."""
+        for index in range(state.log.first_index, state.durable_index + 1):
+            term = state.log.term_at(LogIndex(index))
+            assert term is not None
+            assert node.disk.holds(LogIndex(index), term), (
+                f"index {index} of term {term} is not on {node.node_id}'s disk"
+            )
+
+    def _vote(self, voter: NodeId, term: Term, candidate: NodeId) -> None:
+        """One vote a term, across restarts (Raft §5.2)."""
+        assert self.votes.setdefault((voter, term), candidate) == candidate, f"{voter} voted twice in term {term}"
+
+    # --- The cluster ---
+
+    def _one_leader(self, world: World, node: Node, state: RaftState) -> None:
+        """Election Safety, and Leader Completeness when a term's leader is first seen."""
+        if state.role is not Role.LEADER:
+            return
+        is_new = state.current_term not in self.leaders
+        assert self.leaders.setdefault(state.current_term, node.node_id) == node.node_id, "two leaders in one term"
+        if is_new:
+            for index, term in self.committed.items():
+                self._leader_has(state, index, term)
+
+    def _leader_has(self, state: RaftState, index: LogIndex, term: Term) -> None:
+        """Leader Completeness: a leader has every entry committed in an earlier term (Raft §5.4.3)."""
+        if self.committed_in[index] < state.current_term and index > state.log.base_index:
+            assert state.log.term_at(index) == term, f"leader {state.node_id} lacks the committed entry {index}"
+
+    def _commits(self, world: World, node: Node, state: RaftState) -> None:
+        """A committed entry is durable on a majority, never changes, and every later leader has it."""
+        for number in range(self.seen[node.node_id].commit_index + 1, state.commit_index + 1):
+            index = LogIndex(number)
+            term = state.log.term_at(index)
+            if index <= state.log.base_index:
+                # Covered by a snapshot: it was committed before that was taken.
+                assert index in self.committed
+                continue
+            assert term is not None
+            if index not in self.committed:
+                holders = sum(other.disk.holds(index, term) for other in world.nodes.values())
+                assert holders >= quorum_size(world.configuration), f"entry {index} is committed, but {holders} hold it"
+                self.committed[index], self.committed_in[index] = term, state.current_term
+                for other in world.nodes.values():
+                    if other.is_up and other.core.state.role is Role.LEADER:
+                        self._leader_has(other.core.state, index, term)
+            assert self.committed[index] == term, f"two entries are committed at {index}"
+
+    def _machines_agree(self, node: Node) -> None:
+        """State Machine Safety: after the same index every machine is the same."""
+        known = self.digests.setdefault(node.machine.index, node.machine.digest)
+        assert known == node.machine.digest, f"machines differ after {node.machine.index}"
+
+    def _match_indexes_are_true(self, world: World) -> None:
+        """match_index counts only what is durable on the follower, and equal; until a later term reaches it."""
+        for leader in world.nodes.values():
+            state = leader.core.state
+            if not leader.is_up:
+                continue
+            for peer, progress in state.progress.items():
+                follower = world.nodes[peer]
+                if follower.core.state.current_term > state.current_term:
+                    continue
+                index = progress.match_index
+                term = state.log.term_at(index)
+                if term is None or index == BEFORE_LOG:
+                    assert follower.disk.last_index >= index
+                else:
+                    assert follower.disk.holds(index, term), f"match_index {index} of {peer} is not on its disk"

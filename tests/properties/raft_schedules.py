@@ -1,0 +1,234 @@
+"""Schedules for a world of cores: lists of small numbered steps, from hypothesis or from a seed, and the healing after.
+
+A step names a kind of event and two numbers, which are taken modulo whatever there is to choose from when its turn
+comes. So every list of steps is a schedule, and dropping steps from a failing one leaves one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from enum import Enum
+
+import attrs
+
+from clustercore.raft.config import RaftConfig
+from clustercore.raft.types import NodeId, Role
+from tests.properties.raft_invariants import Invariants
+from tests.properties.raft_world import World
+
+__all__ = ["Event", "Setup", "Step", "healed", "random_schedule", "run"]
+
+# A pool this large only grows stale; the oldest messages are lost then.
+MAX_POOL = 120
+
+
+class Event(Enum):
+    """The kinds of events."""
+
+    DELIVER_OLDEST = "deliver the oldest message"
+    DELIVER_ANY = "deliver some message"
+    DUPLICATE = "deliver a message and keep it"
+    DROP = "lose a message"
+    SYNC = "finish some writes"
+    REPORT = "tell the core of finished writes"
+    FLUSH = "finish all writes and tell the core"
+    HEARTBEAT = "wake the leader at its deadline"
+    EXPIRE = "wake a node at its deadline"
+    PROPOSE = "propose"
+    CRASH = "crash"
+    START = "start what has crashed"
+    UNREACHABLE = "break a connection"
+    SNAPSHOT = "take a snapshot"
+    SERVE = "send a snapshot"
+    PARTITION = "cut the network in two"
+    RECONNECT = "mend the network"
+    # Much of what is waiting is done, in order: without such spells a schedule makes little way.
+    CALM = "calm"
+
+
+# How often a seeded schedule has each: enough calm to elect and commit, enough trouble to need it again.
+_WEIGHTS = {
+    Event.DELIVER_OLDEST: 22,
+    Event.DELIVER_ANY: 8,
+    Event.DUPLICATE: 3,
+    Event.DROP: 1.5,
+    Event.SYNC: 8,
+    Event.REPORT: 6,
+    Event.FLUSH: 16,
+    Event.HEARTBEAT: 9,
+    Event.EXPIRE: 1.2,
+    Event.PROPOSE: 10,
+    Event.CRASH: 0.8,
+    Event.START: 2,
+    Event.UNREACHABLE: 0.8,
+    Event.SNAPSHOT: 4,
+    Event.SERVE: 8,
+    Event.PARTITION: 0.7,
+    Event.RECONNECT: 1.3,
+    Event.CALM: 1.2,
+}
+
+Step = tuple[Event, int, int]
+
+
+@attrs.frozen
+class Setup:
+    """What a world is built with."""
+
+    nodes: int = 3
+    max_append_entries: int = 2
+    max_append_bytes: int = 200
+    max_inflight_appends: int = 2
+    seed: int = 0
+
+    def build(self, invariants: Invariants) -> World:
+        """Make the world."""
+        config = RaftConfig(
+            max_append_entries=self.max_append_entries,
+            max_append_bytes=self.max_append_bytes,
+            max_inflight_appends=self.max_inflight_appends,
+            snapshot_timeout_s=2.0,
+        )
+        names = [f"n{number}" for number in range(1, self.nodes + 1)]
+        return World(names, config=config, seed=self.seed, watchers=[invariants])
+
+
+def random_schedule(seed: int, length: int) -> tuple[Setup, list[Step]]:
+    """Return a setup and a schedule that follow from the seed."""
+    rng = random.Random(seed)
+    setup = Setup(
+        nodes=rng.choice([1, 2, 3, 3, 3, 4, 5, 5]),
+        max_append_entries=rng.choice([1, 2, 3, 100]),
+        max_append_bytes=rng.choice([1, 60, 100_000]),
+        max_inflight_appends=rng.choice([1, 2, 4]),
+        seed=seed,
+    )
+    events = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=length)
+    return setup, [(event, rng.randrange(1 << 16), rng.randrange(1 << 16)) for event in events]
+
+
+def run(setup: Setup, steps: Sequence[Step]) -> tuple[World, Invariants]:
+    """Carry out a schedule, with every invariant checked after every event."""
+    invariants = Invariants()
+    world = setup.build(invariants)
+    for number, step in enumerate(steps):
+        _do(world, number, step)
+    return world, invariants
+
+
+def _do(world: World, number: int, step: Step) -> None:
+    event, first, second = step
+    names = list(world.nodes)
+    name = names[first % len(names)]
+    node = world.nodes[name]
+    if event is Event.START and not node.is_up:
+        world.start(name)
+    elif event is Event.PARTITION:
+        world.groups = {name: first >> bit & 1 for bit, name in enumerate(names)}
+    elif event is Event.RECONNECT:
+        world.groups = {}
+    elif event is Event.CALM:
+        _calm(world, first % 60)
+    elif event in (Event.DELIVER_OLDEST, Event.DELIVER_ANY, Event.DUPLICATE, Event.DROP):
+        _network(world, event, first)
+    elif event is Event.HEARTBEAT:
+        leader = world.leader()
+        # Without a leader somebody stands now and then, or schedules would spend their time waiting.
+        if leader is not None or (node.is_up and second % 3 == 0):
+            world.expire(name if leader is None else leader.node_id)
+    elif node.is_up:
+        _at_node(world, name, number, event, second)
+
+
+def _network(world: World, event: Event, number: int) -> None:
+    del world.pool[:-MAX_POOL]
+    if not world.pool:
+        return
+    if event is Event.DELIVER_OLDEST:
+        world.deliver(0)
+    elif event is Event.DROP:
+        del world.pool[number % len(world.pool)]
+    else:
+        world.deliver(number % len(world.pool), keep=event is Event.DUPLICATE)
+
+
+def _at_node(world: World, name: NodeId, number: int, event: Event, choice: int) -> None:
+    node = world.nodes[name]
+    match event:
+        case Event.SYNC:
+            world.sync(name, 1 + choice % 3)
+        case Event.FLUSH:
+            world.flush(name)
+        case Event.REPORT:
+            world.report(name)
+        case Event.EXPIRE:
+            world.expire(name)
+        case Event.PROPOSE:
+            leader = world.leader()
+            # Mostly at a leader; else the proposal is refused, and that is all.
+            target = name if leader is None or choice % 8 == 0 else leader.node_id
+            world.propose(target, [b"%d.%d" % (number, part) for part in range(1 + choice % 3)])
+        case Event.CRASH:
+            world.crash(name, kept_writes=choice % 4, kept_entries=choice // 4 % 4)
+        case Event.UNREACHABLE:
+            world.unreachable(name, list(world.nodes)[choice % len(world.nodes)])
+        case Event.SNAPSHOT:
+            world.take_snapshot(name, tail=choice % 4)
+        case Event.SERVE if node.orders:
+            world.serve_snapshot(name, choice % len(node.orders))
+        case _:
+            pass
+
+
+def _calm(world: World, rounds: int) -> None:
+    for _ in range(rounds):
+        for name, node in world.nodes.items():
+            if node.is_up:
+                world.flush(name)
+                while node.orders:
+                    world.serve_snapshot(name, 0)
+        if world.pool:
+            world.deliver(0)
+
+
+def healed(world: World) -> None:
+    """End all faults; everyone must agree within bounded time, and commit one more proposal everywhere.
+
+    Raises: AssertionError if that takes more than 400 heartbeats or elections.
+    """
+    world.groups = {}
+    for name, node in world.nodes.items():
+        if not node.is_up:
+            world.start(name)
+    _converge(world)
+    leader = world.leader()
+    assert leader is not None
+    world.propose(leader.node_id, [b"after the healing"])
+    last_index = leader.core.state.log.last_index
+    _converge(world)
+    assert all(node.machine.index >= last_index for node in world.nodes.values())
+
+
+def _converge(world: World) -> None:
+    for _ in range(400):
+        while world.pool or any(node.writes or node.unreported or node.orders for node in world.nodes.values()):
+            _calm(world, 1)
+        if _agree(world):
+            return
+        due = min(node.core.deadline for node in world.nodes.values())
+        for name, node in world.nodes.items():
+            if node.core.deadline <= due:
+                world.expire(name)
+    raise AssertionError("no agreement although all faults have ended")
+
+
+def _agree(world: World) -> bool:
+    states = [node.core.state for node in world.nodes.values()]
+    leaders = [state for state in states if state.role is Role.LEADER]
+    return len(leaders) == 1 and all(
+        state.current_term == leaders[0].current_term
+        and state.leader_id == leaders[0].node_id
+        and state.last_applied == state.log.last_index == leaders[0].log.last_index
+        for state in states
+    )
