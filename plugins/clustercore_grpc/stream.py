@@ -232,6 +232,8 @@ class MessageStream(GrpclibStream):
                 self._outbox.clear()
                 self.finish(status, reason)
             self._reset(ErrorCodes.NO_ERROR if self._sent_end else ErrorCodes.CANCEL)
+        # Also if the peer's own end arrived in the same breath.
+        self.stop_receiving(reason)
         self._break(reason)
         self.buffer.clear()
 

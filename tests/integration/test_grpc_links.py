@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -40,7 +41,7 @@ STATUS = "clustercore.v1.Raft/Status"
 
 
 @asynccontextmanager
-async def serving(accept: AcceptLink, **options: float) -> AsyncIterator[str]:
+async def serving(accept: AcceptLink, **options: Any) -> AsyncIterator[str]:
     """Serve on a free port; yields the address."""
     with trio.fail_after(30):
         async with GrpcTransport(**options) as transport, trio.open_nursery() as nursery:

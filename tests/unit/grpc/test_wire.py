@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from grpc_tools import protoc
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,7 +97,15 @@ def google(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Google's class for a message of raft.proto, by name, in a descriptor pool of its own."""
     path = tmp_path_factory.mktemp("descriptors") / "raft.binpb"
     source = "clustercore/v1/raft.proto"
-    assert protoc.main(["protoc", f"--proto_path={PROTOS}", f"--descriptor_set_out={path}", source]) == 0
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        f"--proto_path={PROTOS}",
+        f"--descriptor_set_out={path}",
+        source,
+    ]
+    subprocess.run(command, check=True)
     pool = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes()).file:
         pool.Add(file)
