@@ -7,7 +7,7 @@ beside this one, one per chapter of the paper; this one only brings each input t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from clustercore.raft.commit import maybe_apply, maybe_commit, maybe_restore_snapshot
 from clustercore.raft.config import RaftConfig
@@ -145,6 +145,8 @@ class RaftCore:
                 receive_install_snapshot(state, message, now)
             case InstallSnapshotResponse():
                 receive_install_snapshot_response(state, sender, message, now)
+            case _:
+                assert_never(message)
         return self._finish()
 
     def propose(self, commands: Sequence[bytes], now: float) -> Effects:
@@ -222,4 +224,3 @@ def _refusal_of(message: RaftMessage, current_term: Term) -> RaftResponse | None
             return InstallSnapshotResponse(current_term, match_index=BEFORE_LOG)
         case _:
             return None
-

@@ -89,10 +89,11 @@ class Progress:
         return moved
 
     def rejected(self, prev_log_index: LogIndex, retry_from: LogIndex) -> None:
-        """Take a log mismatch at ``prev_log_index``. A late or repeated one changes nothing.
+        """Take a log mismatch at ``prev_log_index``. One that is known to be late or repeated changes nothing.
 
         A true rejection is above match_index, because what matched once matches for the term. In PROBE it is also the
-        answer to the one request that is out.
+        answer to the one request that is out. In REPLICATE a late one above match_index cannot be told from a true
+        one: it costs a request sent twice.
         """
         is_late = prev_log_index <= self.match_index or (
             self.state is ProgressState.PROBE and prev_log_index != self.next_index - 1

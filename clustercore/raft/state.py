@@ -112,11 +112,11 @@ class RaftState:
 
     def log_gate(self, index: LogIndex) -> WriteId | None:
         """Return the write to wait for before acknowledging the log up to ``index``; None if that is durable."""
-        if index > self.durable_index:
-            for write in self._log_writes:
-                if write.last_index >= index:
-                    return max(write.write_id, self.hard_state_write_id)
-        return self.hard_state_gate
+        if index <= self.durable_index:
+            return self.hard_state_gate
+        # What is in the log and not durable is in a write under way.
+        write_id = next(write.write_id for write in self._log_writes if write.last_index >= index)
+        return max(write_id, self.hard_state_write_id)
 
     def emit(self, effect: Effect) -> None:
         """Add an effect to the result of the call under way."""

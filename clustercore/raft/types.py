@@ -50,7 +50,6 @@ class Role(Enum):
     LEADER = "leader"
 
 
-
 def show_length(value: Sized) -> str:
     """Stand for a long value in a repr."""
     return f"<{len(value)}>"
