@@ -50,6 +50,7 @@ _WORDS = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
+    bytes: "bytes, which a file cannot hold",
     datetime: "a date and time",
     date: "a date",
     time: "a time of day",
@@ -246,10 +247,15 @@ def _inside(key: str, converter: cattrs.Converter, value: object, kind: Any) -> 
 
 
 def _converter(folder: Path) -> cattrs.Converter:
-    """Return a converter that refuses what it would have to guess at. The hooks registered last are asked first."""
+    """Return a converter that refuses what it would have to guess at.
+
+    cattrs asks the hooks for classes first, its own for Path and bytes among them; then the others, the last one first.
+    """
     converter = cattrs.Converter()
-    for kind in (str, int, bool, float, datetime, date, time):
+    for kind in (str, int, bool, float, bytes, datetime, date, time):
         converter.register_structure_hook(kind, _exactly)
+    converter.register_structure_hook(PurePath, partial(_path, folder))
+    converter.register_structure_hook(Path, partial(_path, folder))
     converter.register_structure_hook_func(_is_path, partial(_path, folder))
     converter.register_structure_hook_func(_is_list, partial(_list, converter))
     converter.register_structure_hook_func(_is_mapping, partial(_mapping, converter))
@@ -261,6 +267,9 @@ def _converter(folder: Path) -> cattrs.Converter:
 
 def _exactly(value: object, kind: Any) -> object:
     """Accept a value only if it has the type already. A whole number is a number; true is not."""
+    if _is_choice(kind):
+        # An enumeration of strings or numbers is a string or number to cattrs.
+        return _one_of(value, kind)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
@@ -385,13 +394,13 @@ def _describe(kind: Any) -> str:
 
 
 def _describe_container(kind: Any) -> str:
-    arguments = [argument for argument in get_args(kind) if argument is not Ellipsis]
+    arguments = [argument for argument in get_args(kind) if argument not in (Ellipsis, Any)]
     if _is_path(kind):
         return "a path"
     if _is_list(kind):
         return f"a list, each item {_describe(arguments[0])}" if arguments else "a list"
     if _is_mapping(kind):
-        return f"a table, each value {_describe(arguments[1])}" if arguments else "a table"
+        return f"a table, each value {_describe(arguments[1])}" if len(arguments) > 1 else "a table"
     if _is_record(kind):
         return f"a table of {', '.join(option.name for option in options_of(kind))}"
     return str(getattr(kind, "__qualname__", kind))

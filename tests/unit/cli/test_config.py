@@ -1,0 +1,187 @@
+"""The file of ``clustercore serve``: every mistake is one line with file, key, value and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clustercore import NodeConfig, RaftConfig
+from clustercore.cli.config import read_node_plan
+from clustercore.interfaces import ConfigError, PluginError
+
+GOOD = """
+node_id = "n1"
+voters = ["n1", "n2"]
+
+[transport]
+plugin = "grpc"
+listen = "127.0.0.1:0"
+timeout = 3
+
+[storage]
+plugin = "sqlite"
+path = "data/n1.db"
+
+[discovery]
+plugin = "static"
+members = { n1 = "127.0.0.1:7101", n2 = "127.0.0.1:7102" }
+
+[machine]
+plugin = "kv"
+
+[raft]
+election_timeout_s = 2
+max_append_entries = 64
+
+[node]
+max_pending_proposals = 10
+"""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Return a function that writes GOOD with replacements, and returns where."""
+
+    def write(*replacements: tuple[str, str]) -> Path:
+        text = GOOD
+        for before, after in replacements:
+            assert before in text
+            text = text.replace(before, after)
+        path = tmp_path / "node.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def refusal(path: Path) -> str:
+    """Return the error without the file's folder, which must begin it."""
+    with pytest.raises((ConfigError, PluginError)) as caught:
+        read_node_plan(path).make_node()
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text.removeprefix(f"{path.parent}/")
+
+
+def test_good_file_becomes_a_plan(write: Write, tmp_path: Path) -> None:
+    """Tables become plugins and configurations; relative paths are relative to the file."""
+    plan = read_node_plan(write())
+
+    assert plan.node_id == "n1"
+    assert plan.voters == ("n1", "n2")
+    assert plan.config == NodeConfig(
+        raft=RaftConfig(election_timeout_s=2.0, max_append_entries=64), max_pending_proposals=10
+    )
+    assert type(plan.transport).__name__ == "GrpcTransport"
+    assert str(tmp_path / "data/n1.db") in map(str, vars(plan.storage).values())
+    plan.make_node()
+
+
+def test_optional_parts_have_defaults(write: Write) -> None:
+    """Without voters, [raft] and [node] the discovery and the defaults decide."""
+    path = write(('voters = ["n1", "n2"]', ""))
+    path.write_text(path.read_text().partition("[raft]")[0])
+
+    plan = read_node_plan(path)
+
+    assert plan.voters is None
+    assert plan.config == NodeConfig()
+
+
+@pytest.mark.parametrize(
+    ("replacement", "error"),
+    [
+        (('node_id = "n1"', ""), "node.toml: node_id is missing; it must be a string"),
+        (('node_id = "n1"', "node_id = 1"), "node.toml: node_id = 1 is not allowed; it must be a string"),
+        (
+            ('node_id = "n1"', 'node_id = ""'),
+            'node.toml: node_id = "" is not allowed; it must be the name of one of the voters',
+        ),
+        (('node_id = "n1"', 'node_id = "n9"'), 'node.toml: node_id = "n9" is not allowed; voters names n1, n2'),
+        (
+            ("voters =", "votters ="),
+            'node.toml: votters = ["n1", "n2"] is not a known key; did you mean \'voters\'? allowed: node_id, transport, ',
+        ),
+        (
+            ('["n1", "n2"]', '"n1"'),
+            'node.toml: voters = "n1" is not allowed; it must be a list, each item a string',
+        ),
+        (('["n1", "n2"]', '["n1", 2]'), "node.toml: voters[1] = 2 is not allowed; it must be a string"),
+        (
+            ('["n1", "n2"]', '["n1", "n1"]'),
+            'node.toml: voters = ["n1", "n1"] is not allowed; it must be a list of node ids, each once',
+        ),
+        (('["n1", "n2"]', "[]"), "node.toml: voters = [] is not allowed; it must be a list of node ids, each once"),
+        (
+            ('[machine]\nplugin = "kv"', ""),
+            "node.toml: machine is missing; it must be a table",
+        ),
+        (
+            ('[machine]\nplugin = "kv"', "[machine]"),
+            "node.toml: [machine]: plugin is missing; it must be the name of a state machine plugin",
+        ),
+        (
+            ('plugin = "kv"', "plugin = 3"),
+            "node.toml: [machine]: plugin = 3 is not allowed; it must be a string",
+        ),
+        (
+            ('plugin = "kv"', 'plugin = "kvv"'),
+            "node.toml: [machine]: no state machine is called 'kvv'; did you mean 'kv'? ",
+        ),
+        (
+            ('plugin = "kv"', 'plugin = "kv"\nsize = 3'),
+            "node.toml: [machine]: size = 3 is not a known key; allowed: ",
+        ),
+        (
+            ("timeout = 3", 'timeout = "3"'),
+            'node.toml: [transport]: timeout = "3" is not allowed; it must be a number',
+        ),
+        (("timeout = 3", "timeout = 0"), "node.toml: [transport]: timeout = "),
+        (
+            ("listen =", "lisen ="),
+            "node.toml: [transport]: lisen = \"127.0.0.1:0\" is not a known key; did you mean 'listen'? allowed: ",
+        ),
+        (("path =", "#"), "node.toml: [storage]: path is missing; it must be a path or a string"),
+        (
+            ('n2 = "127.0.0.1:7102"', "n2 = 7102"),
+            "node.toml: [discovery]: members.n2 = 7102 is not allowed; it must be a string",
+        ),
+        (
+            ("election_timeout_s = 2", "election_timeout_s = 0.1"),
+            "node.toml: [raft]: election_timeout_s is 0.1; it must be at least twice heartbeat_interval_s",
+        ),
+        (
+            ("election_timeout_s", "election_timeout"),
+            "node.toml: [raft]: election_timeout = 2 is not a known key; did you mean 'election_timeout_s'? allowed: ",
+        ),
+        (
+            ("max_pending_proposals = 10", "max_pending_proposals = 0"),
+            "node.toml: [node]: max_pending_proposals is 0; it must be at least 1",
+        ),
+        (("max_pending_proposals = 10", "raft = {}"), "node.toml: [node]: raft = {} is not a known key; allowed: "),
+        (("[node]", "[node"), "node.toml: is not TOML: "),
+    ],
+)
+def test_mistake_is_named(write: Write, replacement: tuple[str, str], error: str) -> None:
+    """Each mistake is told by file, table, key and value, with what is allowed."""
+    assert refusal(write(replacement)).startswith(error)
+
+
+def test_syntax_error_names_the_line(write: Write) -> None:
+    """TOML that cannot be read is told with its line."""
+    assert "(at line 2, column" in refusal(write(('node_id = "n1"', "node_id = n1")))
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """No file, a folder, and bytes that are no text are told as such."""
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b'node_id = "\xfc"')
+
+    assert refusal(tmp_path / "none.toml") == "none.toml: cannot be read: No such file or directory"
+    assert refusal(tmp_path / ".").endswith("cannot be read: Is a directory")
+    assert refusal(latin) == "latin.toml: is not TOML: it must be UTF-8, and byte 11 is not"
