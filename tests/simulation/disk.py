@@ -1,0 +1,378 @@
+"""A disk that forgets what was not synced, and a storage on it: for crash tests of a whole node.
+
+A write passes four *boundaries*, and a crash at each leaves something else::
+
+    1  BEFORE    nothing of it was handed to the disk     the old state
+    2  WRITTEN   handed over, not synced                  the old state, the new one, or something between
+    3  SYNCED    synced, the caller not told              the new state
+    4  RETURNED  the caller is about to be told           the new state
+
+The boundaries of all writes are numbered from 1 in the order in which they are passed, so that a test can meet each::
+
+    disk = SimulatedDisk()
+    await run_node(SimulatedStorage(disk))                       # no crash: how many boundaries are there?
+    for boundary in range(1, disk.boundaries_seen + 1):
+        disk = SimulatedDisk(seed=seed)
+        with trio.CancelScope() as machine:
+            disk.crash_at(boundary, cut_power=machine.cancel)    # and perhaps network.isolate(address)
+            try:
+                await run_node(SimulatedStorage(disk))
+            except* SimulatedCrash:
+                pass
+        assert disk.crashed
+        await run_node(SimulatedStorage(disk.after_crash()))     # must have all that was acknowledged
+
+At a boundary before RETURNED the write never returns: it raises SimulatedCrash, a BaseException, so that no handler of
+errors takes it for one. At RETURNED it returns, ``cut_power`` has been called, and the node does what it can until its
+next checkpoint. From the crash on every call on the disk raises SimulatedCrash: the machine is off.
+
+What WRITTEN leaves is chosen by a generator seeded with the disk's seed and the boundary's number, and so is the same
+in each run. For ``append`` it is what the contract of Storage allows: the old log; or the replaced suffix gone and any
+number of the new entries, from none to all. Other writes are there wholly or not at all.
+
+Faults that are no crash: ``fail_fsync_at``, ``fill_at``, ``stall``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+import attrs
+import trio
+
+from clustercore.interfaces import (
+    Entry,
+    HardState,
+    InvariantError,
+    LogIndex,
+    Snapshot,
+    Storage,
+    StorageError,
+    StorageFull,
+    StoredState,
+)
+
+__all__ = ["Boundary", "SimulatedCrash", "SimulatedDisk", "SimulatedStorage", "Unsynced"]
+
+
+class SimulatedCrash(BaseException):
+    """The machine lost its power in a storage call, or before it."""
+
+
+class Boundary(Enum):
+    """The points of a write between which it can be cut off, in order."""
+
+    BEFORE = 1
+    WRITTEN = 2
+    SYNCED = 3
+    RETURNED = 4
+
+
+class Unsynced(Enum):
+    """What becomes of a write that was handed to the disk but not synced."""
+
+    # One of the possible outcomes, by seed: a power cut may come after the kernel wrote some of it by itself.
+    BY_SEED = "by_seed"
+    # The kernel wrote none of it yet.
+    LOST = "lost"
+    # It is all there. So ends every kill of the process alone: the kernel lives on and has what was written.
+    KEPT = "kept"
+
+
+# A write, as the states in which an interruption can leave the disk: first the old one, last the new one.
+_Outcomes = tuple[StoredState, ...]
+
+
+@attrs.define
+class _PlannedCrash:
+    boundary: int
+    unsynced: Unsynced
+    cut_power: Callable[[], None] | None
+
+
+class SimulatedDisk:
+    """What a machine's disk holds, and what will happen to it.
+
+    Args:
+        state: What is on it; nothing, if left out.
+        seed: Decides what becomes of unsynced writes.
+        write_s: How long each write takes between WRITTEN and SYNCED, in seconds of the run's clock. Even at 0 other
+            tasks get a turn there, as they do beside a thread that waits for a real disk.
+    """
+
+    def __init__(self, state: StoredState | None = None, *, seed: int = 0, write_s: float = 0.0) -> None:
+        # What survives a power cut at this moment.
+        self._synced = state or StoredState()
+        self._seed = seed
+        self._write_s = write_s
+        self._boundaries_seen = 0
+        self._writes_seen = 0
+        self._planned_crash: _PlannedCrash | None = None
+        self._crashed = False
+        # Numbers of the writes whose fsync fails.
+        self._failing_fsyncs: set[int] = set()
+        # The first write that finds the disk full; None while there is room.
+        self._full_from: int | None = None
+        # Set: writes go on. Replaced by a new event to hold them.
+        self._moving = trio.Event()
+        self._moving.set()
+        # The write that was handed over and is not synced; None between writes.
+        self._in_flight: _Outcomes | None = None
+        self._is_open = False
+
+    # -- What the test plans --
+
+    def crash_at(
+        self, boundary: int, *, unsynced: Unsynced = Unsynced.BY_SEED, cut_power: Callable[[], None] | None = None
+    ) -> None:
+        """Crash at a boundary, counted from 1 over the disk's life. One crash can be planned at a time.
+
+        Args:
+            boundary: Its number; if it is never reached, nothing happens.
+            unsynced: What becomes of the write if it is at WRITTEN.
+            cut_power: Called at that moment, without a checkpoint between: cancel the node's scope, cut its network.
+        """
+        self._planned_crash = _PlannedCrash(boundary, unsynced, cut_power)
+
+    def crash_now(self, *, unsynced: Unsynced = Unsynced.BY_SEED) -> None:
+        """Crash at once, with a write under way or not. A stalled write raises SimulatedCrash."""
+        if self._crashed:
+            return
+        if self._in_flight is not None:
+            self._synced = self._choose(self._in_flight, unsynced)
+        self._crashed = True
+        self._moving.set()
+
+    def fail_fsync_at(self, write: int) -> None:
+        """Make the fsync of a write fail, counted from 1 over the disk's life: it raises StorageError.
+
+        What it wrote is there or not, as at a crash at WRITTEN by seed: after a failed fsync nobody knows.
+        """
+        self._failing_fsyncs.add(write)
+
+    def fill_at(self, write: int) -> None:
+        """Leave no room from a write on, counted from 1 over the disk's life.
+
+        It raises StorageFull and changes nothing.
+        """
+        self._full_from = write
+
+    def make_room(self) -> None:
+        """End what ``fill_at`` began."""
+        self._full_from = None
+
+    @contextmanager
+    def stall(self) -> Iterator[None]:
+        """Hold every write between WRITTEN and SYNCED while the block lasts, as a disk does that is stuck in an fsync.
+
+        A held write cannot be cancelled. A crash ends it.
+        """
+        self._moving = trio.Event()
+        try:
+            yield
+        finally:
+            self._moving.set()
+
+    # -- What the test sees --
+
+    @property
+    def boundaries_seen(self) -> int:
+        """How many boundaries have been passed, the one of the crash included."""
+        return self._boundaries_seen
+
+    @property
+    def writes_seen(self) -> int:
+        """How many writes have begun."""
+        return self._writes_seen
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the machine is off."""
+        return self._crashed
+
+    @property
+    def synced(self) -> StoredState:
+        """What a power cut at this moment would leave for certain; after a crash, what it left."""
+        return self._synced
+
+    def after_crash(self) -> SimulatedDisk:
+        """Return the disk as the machine finds it when it is switched on again: same content, no plans, counts from 0.
+
+        It can be asked for repeatedly; the disks do not share changes.
+        """
+        if not self._crashed:
+            raise RuntimeError("this disk has not crashed")
+        return SimulatedDisk(self._synced, seed=self._seed, write_s=self._write_s)
+
+    # -- What the storage does --
+
+    def open(self) -> None:
+        """Take the disk for one storage."""
+        self.check_power()
+        if self._is_open:
+            raise StorageError("another storage has this simulated disk open")
+        self._is_open = True
+
+    def close(self) -> None:
+        """Give the disk back."""
+        self._is_open = False
+
+    def check_power(self) -> None:
+        """Raise SimulatedCrash if the machine is off."""
+        if self._crashed:
+            raise SimulatedCrash("the machine is off")
+
+    async def write(self, outcomes: _Outcomes) -> None:
+        """Carry out one write, past its four boundaries and through whatever is planned for it.
+
+        Cancellation: may raise Cancelled before BEFORE, never after.
+        """
+        await trio.lowlevel.checkpoint()
+        self.check_power()
+        self._writes_seen += 1
+        write = self._writes_seen
+        self._pass(Boundary.BEFORE)
+        if self._full_from is not None and write >= self._full_from:
+            raise StorageFull(f"the simulated disk is full at write {write}")
+        self._in_flight = outcomes
+        self._pass(Boundary.WRITTEN)
+        await self._wait_for_disk()
+        if write in self._failing_fsyncs:
+            self._synced = self._choose(outcomes, Unsynced.BY_SEED)
+            self._in_flight = None
+            raise StorageError(f"the simulated fsync of write {write} failed")
+        self._synced = outcomes[-1]
+        self._in_flight = None
+        self._pass(Boundary.SYNCED)
+        self._pass(Boundary.RETURNED)
+
+    async def _wait_for_disk(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self._write_s)
+            await self._moving.wait()
+        # The power may have gone meanwhile.
+        self.check_power()
+
+    def _pass(self, boundary: Boundary) -> None:
+        self._boundaries_seen += 1
+        plan = self._planned_crash
+        if plan is None or self._boundaries_seen != plan.boundary:
+            return
+        self.crash_now(unsynced=plan.unsynced)
+        if plan.cut_power is not None:
+            plan.cut_power()
+        if boundary is not Boundary.RETURNED:
+            raise SimulatedCrash(f"crashed at boundary {plan.boundary}, {boundary.name} of write {self._writes_seen}")
+
+    def _choose(self, outcomes: _Outcomes, unsynced: Unsynced) -> StoredState:
+        if unsynced is Unsynced.LOST:
+            return outcomes[0]
+        if unsynced is Unsynced.KEPT:
+            return outcomes[-1]
+        # A generator for each decision: what one write becomes does not depend on how many came before it.
+        return random.Random(f"{self._seed}/{self._writes_seen}").choice(outcomes)
+
+
+class SimulatedStorage(Storage):
+    """A Storage on a simulated disk. Several can follow one another on a disk, one at a time.
+
+    After a StorageError each later call raises StorageError, as a real storage's would.
+
+    Raises:
+        SimulatedCrash: from every method, when the machine is off.
+        InvariantError: if a caller breaks the contract: a gap in the log, or a write below the snapshot.
+    """
+
+    def __init__(self, disk: SimulatedDisk) -> None:
+        self._disk = disk
+        # What the node sees: all that returned, before any outcome is chosen.
+        self._state = StoredState()
+        self._failure: StorageError | None = None
+        self._is_open = False
+
+    async def __aenter__(self) -> Self:
+        await trio.lowlevel.checkpoint()
+        self._disk.open()
+        self._is_open = True
+        self._state = self._disk.synced
+        self._failure = None
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_open = False
+        self._disk.close()
+
+    async def load(self) -> StoredState:
+        await self._read()
+        return self._state
+
+    async def load_snapshot(self) -> Snapshot | None:
+        await self._read()
+        return self._state.snapshot
+
+    async def save_hard_state(self, hard_state: HardState) -> None:
+        await self._write((self._state, attrs.evolve(self._state, hard_state=hard_state)))
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        _check_appendable(self._state, entries)
+        kept = tuple(entry for entry in self._state.entries if entry.index < entries[0].index)
+        partly = (attrs.evolve(self._state, entries=kept + tuple(entries[:count])) for count in range(len(entries) + 1))
+        await self._write((self._state, *partly))
+
+    async def save_snapshot(self, snapshot: Snapshot, *, keep_from: LogIndex | None) -> None:
+        _check_snapshot(self._state, snapshot, keep_from)
+        kept = tuple(entry for entry in self._state.entries if keep_from is not None and entry.index >= keep_from)
+        await self._write((self._state, attrs.evolve(self._state, snapshot=snapshot, entries=kept)))
+
+    async def _read(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._disk.check_power()
+        self._check_usable()
+
+    async def _write(self, outcomes: _Outcomes) -> None:
+        self._check_usable()
+        try:
+            await self._disk.write(outcomes)
+        except StorageError as error:
+            self._failure = error
+            raise
+        self._state = outcomes[-1]
+
+    def _check_usable(self) -> None:
+        if not self._is_open:
+            raise StorageError("the simulated storage is not open")
+        if self._failure is not None:
+            raise StorageError(f"the simulated storage failed before: {self._failure}") from self._failure
+
+
+def _covered_index(state: StoredState) -> int:
+    return state.snapshot.last_included_index if state.snapshot else 0
+
+
+def _last_index(state: StoredState) -> int:
+    return state.entries[-1].index if state.entries else _covered_index(state)
+
+
+def _check_appendable(state: StoredState, entries: Sequence[Entry]) -> None:
+    indexes = [entry.index for entry in entries]
+    if not indexes or indexes != list(range(indexes[0], indexes[0] + len(indexes))):
+        raise InvariantError(f"append needs entries that are consecutive by index, not {indexes}")
+    if not _covered_index(state) < indexes[0] <= _last_index(state) + 1:
+        raise InvariantError(
+            f"append at {indexes[0]}, after a log to {_last_index(state)}, {_covered_index(state)} covered"
+        )
+
+
+def _check_snapshot(state: StoredState, snapshot: Snapshot, keep_from: LogIndex | None) -> None:
+    covered = snapshot.last_included_index
+    if covered <= _covered_index(state):
+        raise InvariantError(f"a snapshot to {covered} cannot replace the one to {_covered_index(state)}")
+    if keep_from is not None and (keep_from > covered + 1 or keep_from <= _last_index(state) < covered):
+        raise InvariantError(f"keeping the log from {keep_from} with a snapshot to {covered} leaves a gap")
