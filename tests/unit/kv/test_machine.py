@@ -125,6 +125,7 @@ def test_scan_returns_keys_of_prefix_only() -> None:
     machine = machine_with("a", "a/1", "a/2", "a0", "b", "")
 
     pairs = (KvPair("a/1", b"a/1", 2), KvPair("a/2", b"a/2", 3))
+    assert [pair.key for pair in machine.scan().pairs] == ["", "a", "a/1", "a/2", "a0", "b"]
     assert do(machine, Scan("a/")) == ScanResult(pairs, False, 7)
     assert [pair.key for pair in machine.scan("a").pairs] == ["a", "a/1", "a/2", "a0"]
     assert [pair.key for pair in machine.scan("a", start_after="a/1").pairs] == ["a/2", "a0"]
