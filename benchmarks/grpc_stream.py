@@ -75,6 +75,28 @@ def make_request(entries: int) -> AppendEntriesRequest:
 async def measure(link: Link, outstanding: int, entries: int, pairs: int) -> Result:
     """Exchange ``pairs`` requests and responses."""
     request = make_request(entries)
+    started = time.perf_counter()
+    took = await (
+        one_by_one(link, request, pairs) if outstanding == 1 else pipelined(link, request, pairs, outstanding)
+    )
+    elapsed = time.perf_counter() - started
+    took.sort()
+    return Result(outstanding, entries, pairs / elapsed, took[pairs // 2] * 1e6, took[pairs * 99 // 100] * 1e6)
+
+
+async def one_by_one(link: Link, request: AppendEntriesRequest, pairs: int) -> list[float]:
+    """Send, wait for the response, and so on; returns what each pair took, in seconds."""
+    took: list[float] = []
+    for _ in range(pairs):
+        started = time.perf_counter()
+        await link.send(request)
+        await link.receive()
+        took.append(time.perf_counter() - started)
+    return took
+
+
+async def pipelined(link: Link, request: AppendEntriesRequest, pairs: int, outstanding: int) -> list[float]:
+    """Send in one task and receive in another, ``outstanding`` apart; returns what each pair took, in seconds."""
     sent: list[float] = []
     took: list[float] = []
     room = trio.Semaphore(outstanding)
@@ -85,16 +107,13 @@ async def measure(link: Link, outstanding: int, entries: int, pairs: int) -> Res
             sent.append(time.perf_counter())
             await link.send(request)
 
-    started = time.perf_counter()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
         for number in range(pairs):
             await link.receive()
             took.append(time.perf_counter() - sent[number])
             room.release()
-    elapsed = time.perf_counter() - started
-    took.sort()
-    return Result(outstanding, entries, pairs / elapsed, took[pairs // 2] * 1e6, took[pairs * 99 // 100] * 1e6)
+    return took
 
 
 async def run(address: str, pairs: int) -> list[Result]:

@@ -12,7 +12,7 @@ import trio.abc
 from grpclib.metadata import USER_AGENT, encode_timeout
 from grpclib.protocol import AbstractHandler
 
-from clustercore.interfaces import Link, LinkClosed, PeerTimeout, PeerUnreachable, ServiceError
+from clustercore.interfaces import Link, LinkClosed, PeerTimeout, PeerUnreachable, ServiceError, TransportError
 from clustercore_grpc.errors import StreamBroken, outcome_of
 from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import StreamLink
@@ -124,7 +124,7 @@ class Client:
         try:
             await self._loop.connect(connection, host, port)
             await connection.wait_ready()
-        except (OSError, UnicodeError, StreamBroken) as exc:
+        except (OSError, UnicodeError, StreamBroken, TransportError) as exc:
             connection.abort(str(exc))
             raise self._unreachable(address, str(exc)) from exc
         except BaseException:

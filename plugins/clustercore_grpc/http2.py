@@ -164,6 +164,7 @@ class Http2Protocol(H2Protocol):
                 self.processor.process(event)
                 if type(event) is RemoteSettingsChanged:
                     self._ready.set()
+                    self._stream_waiters.unpark_all()
         if self.end_reason is None:
             self.connection.flush()
             if self.connection.socket.get_write_buffer_size() > WRITE_LIMIT_BYTES:

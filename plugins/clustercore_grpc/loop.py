@@ -22,7 +22,11 @@ from clustercore.interfaces import TransportError
 with warnings.catch_warnings():
     # trio-asyncio derives from asyncio's child watchers and policies, which Python 3.12 deprecates (trio-asyncio #152).
     warnings.simplefilter("ignore", DeprecationWarning)
-    import trio_asyncio
+    try:
+        import trio_asyncio
+    except AttributeError as exc:
+        # Python 3.14 took away names that trio-asyncio 0.16 derives from.
+        raise ImportError(f"this trio-asyncio does not run on this Python (trio-asyncio #160): {exc}") from exc
 
 __all__ = ["SocketLoop"]
 

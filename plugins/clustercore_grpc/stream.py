@@ -276,18 +276,21 @@ class MessageStream(GrpclibStream):
         Raises: StreamBroken when nothing more can come.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        has_parked = False
         while True:
             if self._not_receiving is not None:
                 raise StreamBroken(self._not_receiving)
             if self.buffer.messages:
                 message = self.buffer.take()
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                if not has_parked:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return message
             if self.has_ended:
                 return None
             if self._broken is not None:
                 raise StreamBroken(self._broken)
             await self._receivers.park()
+            has_parked = True
 
     # --- Sending ---
 

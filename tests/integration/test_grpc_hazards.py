@@ -485,7 +485,7 @@ async def test_closing_the_transport_ends_what_is_under_way() -> None:
             nursery.start_soon(expect, "connect", lambda: dialler.connect(hole, Lane.CONTROL))
             await wait_all_tasks_blocked(0.05)
 
-    assert sorted(ends) == ["call: LinkClosed", "connect: TransportError", "receive: LinkClosed"]
+    assert sorted(ends) == ["call: LinkClosed", "connect: PeerUnreachable", "receive: LinkClosed"]
 
 
 # --- Bytes from hell -------------------------------------------------------------------------------------------------
