@@ -1,0 +1,235 @@
+"""What the documentation shows is done for real: examples, README's cluster, the transport of a how-to."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+
+from clustercore.cli.demo.ports import PortReservation
+from clustercore.interfaces import Lane, ServiceTransport
+from tests.conformance import test_transport
+from tests.conformance.transport_kinds import TransportKind
+from tests.unit.docs_pages import ROOT, blocks, commands
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+EXAMPLES = ROOT / "docs" / "examples"
+PYTHON = [sys.executable, "-W", "error"]
+# Far beyond what any step takes: it only ends a test that hangs.
+LIMIT_S = 60
+
+
+async def test_counter_prints_what_three_nodes_agree_on(tmp_path: Path) -> None:
+    """The example of the README runs as it stands, needs nothing, and ends."""
+    with trio.fail_after(LIMIT_S):
+        done = await trio.run_process(
+            [*PYTHON, str(EXAMPLES / "counter.py")], cwd=tmp_path, capture_stdout=True, capture_stderr=True, check=False
+        )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"three nodes agree on 42\n"
+
+
+# --- One node per process --------------------------------------------------------------------------------------------
+
+
+class TicketProcess:
+    """One process of docs/examples/counter_over_grpc.py, killed and started again in one folder."""
+
+    def __init__(self, name: str, members: list[str], folder: Path) -> None:
+        self._command = [*PYTHON, str(EXAMPLES / "counter_over_grpc.py"), name, *members]
+        self._folder = folder
+        self._process: trio.Process | None = None
+        # Over all its lives.
+        self.tickets: list[int] = []
+        self._printed = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run one process until it ends, and read what it prints."""
+        process = await trio.lowlevel.open_process(
+            self._command, cwd=self._folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self._process = process
+        task_status.started()
+        unread = b""
+        try:
+            assert process.stdout is not None
+            async for chunk in process.stdout:
+                *lines, unread = (unread + chunk).split(b"\n")
+                for line in lines:
+                    self._take(line.decode())
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                if process.stdout is not None:
+                    await process.stdout.aclose()
+
+    def _take(self, line: str) -> None:
+        if line.startswith("ticket "):
+            self.tickets.append(int(line.removeprefix("ticket ")))
+            self._printed.set()
+            self._printed = trio.Event()
+        else:
+            assert line.startswith("perhaps a ticket"), line
+
+    async def draw(self, count: int) -> None:
+        """Wait until so many tickets more are drawn."""
+        wanted = len(self.tickets) + count
+        while len(self.tickets) < wanted:
+            await self._printed.wait()
+
+    async def kill(self) -> None:
+        """End the process with SIGKILL, and wait until it is gone."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+
+async def test_counter_over_grpc_draws_no_ticket_twice_across_kills(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """Three processes, each killed with SIGKILL in turn (so the leader too) and started again, draw unique numbers."""
+    reserved = PortReservation(3)
+    members = [f"{name}=127.0.0.1:{port}" for name, port in zip("abc", reserved.ports, strict=True)]
+    processes = [TicketProcess(name, members, tmp_path) for name in "abc"]
+    with trio.fail_after(LIMIT_S):
+        for process in processes:
+            await nursery.start(process.run)
+        for process in processes:
+            await process.draw(2)
+        for victim in processes:
+            highest = max(ticket for process in processes for ticket in process.tickets)
+            await victim.kill()
+            for process in processes:
+                if process is not victim:
+                    await process.draw(2)
+            await nursery.start(victim.run)
+            drawn_before = len(victim.tickets)
+            await victim.draw(1)
+            assert victim.tickets[drawn_before] > highest
+    nursery.cancel_scope.cancel()
+    reserved.close()
+
+    tickets = [ticket for process in processes for ticket in process.tickets]
+    assert len(set(tickets)) == len(tickets)
+    assert all(process.tickets == sorted(process.tickets) for process in processes)
+
+
+# --- README's cluster ------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def served_cluster(folder: Path) -> AsyncIterator[dict[str, str]]:
+    """Run the README's configuration as three processes, at free ports; yield README's addresses and the real ones."""
+    (config,) = blocks(ROOT / "README.md", "toml")
+    reserved = PortReservation(3)
+    addresses = {f"127.0.0.1:{7101 + i}": f"127.0.0.1:{port}" for i, port in enumerate(reserved.ports)}
+    async with trio.open_nursery() as nursery:
+        for number, address in enumerate(addresses, start=1):
+            own = config.text.replace('"n1"', f'"n{number}"').replace("n1.db", f"n{number}.db")
+            own = own.replace('listen = "127.0.0.1:7101"', f'listen = "{address}"')
+            path = folder / f"n{number}.toml"
+            path.write_text(_with_real(own, addresses), encoding="utf-8")
+            await nursery.start(_serve, path)
+        yield addresses
+        nursery.cancel_scope.cancel()
+    reserved.close()
+
+
+async def _serve(path: Path, *, task_status: trio.TaskStatus[None]) -> None:
+    """Run one node until cancelled; it is started when it says that it serves."""
+    command = [*PYTHON, "-m", "clustercore.cli", "serve", "--json", "--exit-with-stdin", "--config", str(path)]
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        told = b""
+        while b"\n" not in told:
+            chunk = await process.stdout.receive_some()
+            assert chunk, "the node ended before it served"
+            told += chunk
+        assert json.loads(told.splitlines()[0])["event"] == "serving"
+        task_status.started()
+        async for _ in process.stdout:
+            pass
+        raise AssertionError(f"the node of {path.name} ended with exit code {await process.wait()}")
+    finally:
+        process.terminate()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                await pipe.aclose()
+
+
+def _with_real(text: str, addresses: dict[str, str]) -> str:
+    for shown, real in addresses.items():
+        text = text.replace(shown, real)
+    return text
+
+
+async def test_readme_commands_work_against_the_cluster_of_its_configuration(tmp_path: Path) -> None:
+    """Each ``clustercore`` command of the README succeeds, and prints what it is there for."""
+    shown = [words for words in commands(ROOT / "README.md") if words[0] == "clustercore"]
+    assert shown
+    printed: dict[str, str] = {}
+    with trio.fail_after(LIMIT_S):
+        async with served_cluster(tmp_path) as addresses:
+            for words in shown:
+                real = shlex.split(_with_real(shlex.join(words), addresses))
+                done = await trio.run_process(
+                    [*PYTHON, "-m", "clustercore.cli", *real[1:]], cwd=tmp_path, capture_stdout=True
+                )
+                printed[" ".join(words[1:3])] = done.stdout.decode()
+
+    assert printed["kv get"] == "hello\n"
+    assert all(node in printed["status --node"] for node in ("n1", "n2", "n3", "leader", "follower"))
+
+
+# --- A transport of one's own ----------------------------------------------------------------------------------------
+
+
+def _transport_rules() -> list[Any]:
+    """Return the tests of the Transport contract; those that take a lane, once for each."""
+    rules = [
+        rule for name, rule in inspect.getmembers(test_transport, inspect.iscoroutinefunction) if name[:5] == "test_"
+    ]
+    assert rules
+    return [
+        pytest.param(rule, arguments, id="-".join([rule.__name__, *(lane.value for lane in arguments)]))
+        for rule in rules
+        for arguments in ([(lane,) for lane in Lane] if "lane" in inspect.signature(rule).parameters else [()])
+    ]
+
+
+@pytest.fixture(scope="module")
+def json_tcp(tmp_path_factory: pytest.TempPathFactory) -> TransportKind:
+    """The transport that docs/how-to/write-a-transport.md writes, as a kind of transport to test."""
+    (block,) = (block for block in blocks(ROOT / "docs/how-to/write-a-transport.md", "python") if block.file_name)
+    path = tmp_path_factory.mktemp("docs") / block.file_name
+    path.write_text(block.text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # It carries no services, and the rules tested here need none.
+    make = cast(Callable[[], ServiceTransport], module.JsonTransport)
+    return TransportKind("json-tcp", lambda: make, "127.0.0.1:1")
+
+
+@pytest.mark.parametrize(("rule", "arguments"), _transport_rules())
+async def test_documented_transport_keeps_the_contract(
+    json_tcp: TransportKind, rule: Callable[..., Awaitable[None]], arguments: tuple[Lane, ...]
+) -> None:
+    """The transport of the how-to passes each test that those that ship pass."""
+    await rule(json_tcp, *arguments)
