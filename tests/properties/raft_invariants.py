@@ -55,7 +55,7 @@ class Invariants:
         self.seen[node.node_id] = _Seen(term=node.core.state.current_term)
         self.settled(world, node)
 
-    def acted(self, world: World, node: Node, effects: Effects) -> None:
+    def acted(self, world: World, node: Node, effects: Effects, origin: NodeId | None) -> None:
         """Effects keep their own promises."""
         assert sum(isinstance(effect, Reply) for effect in effects) <= 1, "two replies to one request"
         for effect in effects:

@@ -181,8 +181,8 @@ class Watcher(Protocol):
     def started(self, world: World, node: Node) -> None:
         """A node has started from its disk."""
 
-    def acted(self, world: World, node: Node, effects: Effects) -> None:
-        """A core was given an input; its effects are about to be carried out."""
+    def acted(self, world: World, node: Node, effects: Effects, origin: NodeId | None) -> None:
+        """A core was given an input, by ``origin`` if it was a message; its effects are about to be carried out."""
 
     def released(self, world: World, node: Node, packet: Packet) -> None:
         """A message leaves its node."""
@@ -210,7 +210,8 @@ class World:
         # Nodes in different groups do not reach each other; everyone is in group 0 at first.
         self.groups: dict[NodeId, int] = {}
         self._rng = random.Random(seed)
-        self._packets = 0
+        # Messages made so far.
+        self.packets = 0
         self._watchers = watchers
         self.nodes: dict[NodeId, Node] = {}
         for name in sorted(self.configuration.voters):
@@ -362,7 +363,7 @@ class World:
 
     def _act(self, node: Node, effects: Effects, origin: NodeId | None = None) -> Effects:
         for watcher in self._watchers:
-            watcher.acted(self, node, effects)
+            watcher.acted(self, node, effects, origin)
         for effect in effects:
             match effect:
                 case PersistHardState() | PersistEntries() | PersistSnapshot():
@@ -386,8 +387,8 @@ class World:
         return effects
 
     def _packet(self, sender: NodeId, to: NodeId, message: RaftMessage) -> Packet:
-        self._packets += 1
-        return Packet(self._packets, sender, to, message)
+        self.packets += 1
+        return Packet(self.packets, sender, to, message)
 
     def _send(self, node: Node, packet: Packet, after: WriteId | None) -> None:
         if after is not None and after > node.synced_write_id:

@@ -1,0 +1,294 @@
+"""Transcripts: a run of a small cluster as a text that people read and a test repeats.
+
+A transcript has three kinds of lines. Those that begin with ``> `` are inputs; those indented by four spaces are what
+happened, and are written by this file; everything else is prose. The inputs are:
+
+    cluster a b=1,1,2 c=@4:2,3 max_append_entries=1
+                        nodes, with the terms of the entries on their disks (here ``c`` has a snapshot up to entry 4 of
+                        term 2, and entry 5 of term 3), and settings of RaftConfig; ``term=3`` is everyone's stored term
+    timeout a           time passes until a's deadline, and a alone notices
+    sync a              all that a writes becomes durable, and a is told
+    deliver 3 4         hand over messages, by their numbers; one to a node that is down is lost
+    repeat 3            hand over a copy
+    lose 3              drop a message
+    propose a x y       propose commands at a
+    snapshot a 2        a writes a snapshot of its machine, and will keep the last 2 entries it covers (0 if not said)
+    serve a             a reads its snapshot and sends it to whoever it owes it
+    unreachable a b     a's connection to b broke
+    crash a, start a    what was not durable is lost
+    show a b            say how nodes stand
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from clustercore.raft.config import RaftConfig
+from clustercore.raft.effects import (
+    Apply,
+    Effect,
+    Effects,
+    PersistEntries,
+    PersistHardState,
+    PersistSnapshot,
+    ProposalsAppended,
+    ProposalsRefused,
+    Reply,
+    RestoreSnapshot,
+    RoleChanged,
+    Send,
+    SendSnapshot,
+)
+from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    RaftMessage,
+    RequestVoteRequest,
+    RequestVoteResponse,
+)
+from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Snapshot, Term
+from tests.properties.raft_invariants import Invariants
+from tests.properties.raft_world import Disk, Node, Packet, World
+from tests.unit.raft.building import log_of
+
+__all__ = ["replay"]
+
+INPUT, OUTPUT = "> ", "    "
+
+
+def replay(transcript: str) -> str:
+    """Run a transcript's inputs again and return it with what happened now."""
+    runner = _Runner()
+    lines: list[str] = []
+    for line in transcript.splitlines():
+        if line.startswith(OUTPUT):
+            continue
+        lines.append(line)
+        if line.startswith(INPUT):
+            name, *arguments = line.removeprefix(INPUT).split()
+            lines += [OUTPUT + output for output in runner.run(name, arguments)]
+    return "\n".join(lines) + "\n"
+
+
+class _Runner:
+    """A watcher that carries out inputs and writes down what it sees."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._syncing = False
+        self._world: World | None = None
+
+    @property
+    def world(self) -> World:
+        assert self._world is not None, "a transcript begins with `cluster`"
+        return self._world
+
+    def run(self, name: str, arguments: list[str]) -> list[str]:
+        """Carry out one input; return what happened."""
+        self._lines = []
+        getattr(self, f"do_{name}")(*arguments)
+        return self._lines
+
+    # --- Inputs ---
+
+    def do_cluster(self, *arguments: str) -> None:
+        settings: dict[str, int] = {}
+        disks: dict[str, Disk] = {}
+        for argument in arguments:
+            name, _, value = argument.partition("=")
+            if name in attrs.fields_dict(RaftConfig) or name == "term":
+                settings[name] = int(value)
+            else:
+                disks[name] = _disk_of(value)
+        stored_term = settings.pop("term", 0)
+        for disk in disks.values():
+            last = [entry.term for entry in disk.entries[-1:]] + (
+                [disk.snapshot.last_included_term] if disk.snapshot else []
+            )
+            disk.hard_state = HardState(max([Term(stored_term), *last]))
+        config = RaftConfig(**settings)
+        self._world = World(disks, config=config, disks=disks, watchers=[self, Invariants()])
+
+    def do_timeout(self, name: str) -> None:
+        self.world.expire(NodeId(name))
+
+    def do_sync(self, name: str) -> None:
+        node = self.world.nodes[NodeId(name)]
+        while node.writes:
+            self._syncing = True
+            self.world.sync(node.node_id, len(node.writes))
+            self._syncing = False
+            self.world.report(node.node_id)
+
+    def do_deliver(self, *numbers: str) -> None:
+        for number in numbers:
+            self._hand_over(int(number), keep=False, is_one=len(numbers) == 1)
+
+    def do_repeat(self, number: str) -> None:
+        self._hand_over(int(number), keep=True, is_one=True)
+
+    def do_lose(self, *numbers: str) -> None:
+        for number in numbers:
+            del self.world.pool[self._position(int(number))]
+
+    def do_propose(self, name: str, *commands: str) -> None:
+        self.world.propose(NodeId(name), [command.encode() for command in commands])
+
+    def do_snapshot(self, name: str, tail: str = "0") -> None:
+        assert self.world.take_snapshot(NodeId(name), int(tail)), "nothing new to take a snapshot of"
+
+    def do_serve(self, name: str) -> None:
+        packet = self.world.serve_snapshot(NodeId(name), 0)
+        assert packet is not None
+        self._say(f"message {packet.number} to {packet.to}: {_message(packet.message)}")
+
+    def do_unreachable(self, name: str, peer: str) -> None:
+        self.world.unreachable(NodeId(name), NodeId(peer))
+
+    def do_crash(self, name: str) -> None:
+        self.world.crash(NodeId(name))
+
+    def do_start(self, name: str) -> None:
+        self.world.start(NodeId(name))
+
+    def do_show(self, *names: str) -> None:
+        for name in names:
+            self._say(_standing(self.world.nodes[NodeId(name)]))
+
+    def _hand_over(self, number: int, *, keep: bool, is_one: bool) -> None:
+        position = self._position(number)
+        packet = self.world.pool[position]
+        if not is_one:
+            self._say(f"{packet.to} gets {number}:")
+        self.world.deliver(position, keep=keep)
+
+    def _position(self, number: int) -> int:
+        numbers = [packet.number for packet in self.world.pool]
+        assert number in numbers, f"message {number} is not on its way; these are: {numbers}"
+        return numbers.index(number)
+
+    def _say(self, line: str) -> None:
+        self._lines.append(line)
+
+    # --- Watcher ---
+
+    def started(self, world: World, node: Node) -> None:
+        """Say what a node starts with."""
+        self._say(_standing(node))
+
+    def acted(self, world: World, node: Node, effects: Effects, origin: NodeId | None) -> None:
+        """Write the effects down, or that there are none."""
+        number = world.packets
+        for effect in effects:
+            text = _effect(effect)
+            if isinstance(effect, Send | Reply):
+                number += 1
+                to = effect.to if isinstance(effect, Send) else origin
+                waits = f", once write {effect.after} is durable" if effect.after is not None else ""
+                text = f"message {number} to {to}: {text}{waits}"
+            self._say(text)
+        if not effects:
+            self._say("nothing")
+
+    def released(self, world: World, node: Node, packet: Packet) -> None:
+        """Say which messages waited for a write."""
+        if self._syncing:
+            self._say(f"message {packet.number} leaves")
+
+    def settled(self, world: World, node: Node) -> None:
+        """Nothing to write down."""
+
+
+# --- Words ---
+
+
+def _disk_of(text: str) -> Disk:
+    """Read ``1,1,2`` or ``@4:2,3``: terms of entries, perhaps after a snapshot's index and term."""
+    parts = text.split(",") if text else []
+    disk = Disk()
+    if parts and parts[0].startswith("@"):
+        index, term = (int(number) for number in parts.pop(0)[1:].split(":"))
+        disk.snapshot = Snapshot(LogIndex(index), Term(term), b"")
+    disk.entries = list(log_of(*(int(term) for term in parts), first=disk.snapshot_index + 1))
+    return disk
+
+
+def _effect(effect: Effect) -> str:
+    match effect:
+        case PersistHardState(write_id=write_id, hard_state=hard_state):
+            vote = f", vote for {hard_state.voted_for}" if hard_state.voted_for is not None else ""
+            return f"write {write_id}: term {hard_state.current_term}{vote}"
+        case PersistEntries(write_id=write_id, entries=entries):
+            return f"write {write_id}: {_entries(entries)}"
+        case PersistSnapshot(write_id=write_id, snapshot=snapshot, keep_from=keep_from):
+            kept = f"log kept from {keep_from}" if keep_from is not None else "log dropped"
+            return f"write {write_id}: snapshot up to {_place(snapshot)}, {kept}"
+        case Send(message=message) | Reply(message=message):
+            return _message(message)
+        case SendSnapshot(to=to, term=term):
+            return f"owes {to} a snapshot, in term {term}"
+        case Apply(entries=entries):
+            return f"apply {_entries(entries)}"
+        case RestoreSnapshot(snapshot=snapshot):
+            return f"restore the snapshot up to {_place(snapshot)}"
+        case RoleChanged(role=Role.FOLLOWER, term=term, leader_id=None):
+            return f"now follower in term {term}"
+        case RoleChanged(role=Role.FOLLOWER, term=term, leader_id=leader_id):
+            return f"now follower of {leader_id} in term {term}"
+        case RoleChanged(role=role, term=term):
+            return f"now {role.value} in term {term}"
+        case ProposalsAppended(term=term, first_index=first_index):
+            return f"proposals appended from {first_index}:{term} on"
+        case ProposalsRefused(leader_id=leader_id):
+            return f"proposals refused; the leader is {leader_id or 'unknown'}"
+
+
+def _message(message: RaftMessage) -> str:
+    match message:
+        case RequestVoteRequest(term=term, last_log_index=index, last_log_term=last_term):
+            return f"RequestVote in term {term}, log ends at {index}:{last_term}"
+        case RequestVoteResponse(term=term, vote_granted=vote_granted):
+            return f"vote {'granted' if vote_granted else 'denied'} in term {term}"
+        case AppendEntriesRequest():
+            what = _entries(message.entries) if message.entries else "nothing"
+            return (
+                f"AppendEntries in term {message.term}: after {message.prev_log_index}:{message.prev_log_term} "
+                f"{what}; commit {message.leader_commit}"
+            )
+        case AppendEntriesResponse(success=True):
+            return f"agree up to {message.match_index} in term {message.term}"
+        case AppendEntriesResponse():
+            return (
+                f"no match at {message.prev_log_index} in term {message.term}: "
+                f"conflicting term {message.conflict_term} begins at {message.conflict_index}"
+            )
+        case InstallSnapshotRequest(term=term, last_included_index=index, last_included_term=last_term):
+            return f"InstallSnapshot in term {term}: up to {index}:{last_term}"
+        case InstallSnapshotResponse(term=term, match_index=match_index):
+            return f"agree up to {match_index} in term {term}"
+
+
+def _entries(entries: tuple[Entry, ...]) -> str:
+    return ", ".join(
+        f"{entry.index}:{entry.term}" + (" no-op" if entry.kind is EntryKind.NO_OP else f" {entry.command.decode()!r}")
+        for entry in entries
+    )
+
+
+def _place(snapshot: Snapshot) -> str:
+    return f"{snapshot.last_included_index}:{snapshot.last_included_term}"
+
+
+def _standing(node: Node) -> str:
+    """One line for a node: its role, its log by terms, and how far it is committed."""
+    state = node.core.state
+    terms = " ".join(str(entry.term) for entry in state.log.slice(state.log.first_index, state.log.last_index))
+    base = f"@{state.log.base_index}:{state.log.term_at(state.log.base_index)} " if state.log.base_index else ""
+    role = state.role.value if node.is_up else "down"
+    return (
+        f"{node.node_id}: {role:<9} term {state.current_term}  commit {state.commit_index}  "
+        f"log [{base}{terms}]".replace(" ]", "]")
+    )
