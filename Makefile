@@ -87,7 +87,7 @@ check-coverage: $(READY)
 
 .PHONY: fix
 fix: $(READY) ## Format, and mend what ruff can mend
-	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff check --fix-only $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
 .PHONY: protos
