@@ -36,9 +36,9 @@ class Target:
     timeout_s: float
 
     async def read(self, ask: Callable[[KvClient], Awaitable[T]]) -> T:
-        """Ask a question that changes nothing. Raises: PeerTimeout."""
-        with trio.move_on_after(self.timeout_s):
-            async with open_kv_client(self.transport, self.nodes) as client:
+        """Ask a question that changes nothing. Raises: PeerTimeout; in a group, what the question raises."""
+        async with open_kv_client(self.transport, self.nodes) as client:
+            with trio.move_on_after(self.timeout_s):
                 return await ask(client)
         raise PeerTimeout(f"no answer from {', '.join(self.nodes)} within {self.timeout_s:g} s")
 
@@ -204,17 +204,15 @@ async def _pairs(client: KvClient, prefix: str, start_after: str, local: bool, w
 
 async def _watch(target: Target, prefix: str, after_revision: int | None, count: int | None, as_json: bool) -> None:
     left = count if count is not None else math.inf
-    with trio.move_on_after(target.timeout_s) as scope:
-        async with (
-            open_kv_client(target.transport, target.nodes) as client,
-            client.watch(prefix, after_revision=after_revision) as events,
-        ):
-            scope.deadline = math.inf
-            async for event in events:
-                _print_event(event, as_json)
-                left -= 1
-                if left <= 0:
-                    return
+    async with open_kv_client(target.transport, target.nodes) as client:
+        with trio.move_on_after(target.timeout_s) as scope:
+            async with client.watch(prefix, after_revision=after_revision) as events:
+                scope.deadline = math.inf
+                async for event in events:
+                    _print_event(event, as_json)
+                    left -= 1
+                    if left <= 0:
+                        return
     raise PeerTimeout(f"no answer from {', '.join(target.nodes)} within {target.timeout_s:g} s")
 
 

@@ -137,9 +137,9 @@ def load_kv_client() -> KvClientFactory:
 
 @asynccontextmanager
 async def open_kv_client(transport_name: str, addresses: Sequence[str]) -> AsyncIterator[KvClient]:
-    """Open a transport and a client over it.
+    """Open a transport and a client over it. A signal that ends commands ends the block.
 
-    Raises: PluginError; ConfigError if the transport cannot carry a service.
+    Raises: PluginError; ConfigError if the transport cannot carry a service; in a group, what the block raises.
     """
     client = load_kv_client()
     async with open_transport(transport_name) as transport:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
+from clustercore.cli.exits import Interrupted
 from clustercore.interfaces import (
     Lane,
     Link,
@@ -21,16 +23,30 @@ from clustercore.runtime.plugins import TRANSPORT, make_plugin
 
 __all__ = ["StatusProbe", "open_transport"]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @asynccontextmanager
 async def open_transport(name: str) -> AsyncIterator[Transport]:
-    """Open a transport to connect with; it serves nothing. An error raised in the block leaves it as it is.
+    """Open a transport to connect with; it serves nothing. A signal that ends commands ends the block.
 
-    Raises: PluginError; ConfigError if the plugin needs options.
+    Both are opened here, for the order matters: whatever ends the block, the transport is left by a task that is not
+    cancelled, and can close its connections in order.
+
+    Raises: PluginError; ConfigError if the plugin needs options; in a group, Interrupted and what the block raises.
     """
     transport = make_plugin(TRANSPORT, name, {}, f"--transport {name}")
-    async with transport:
+    async with transport, trio.open_nursery() as nursery:
+        await nursery.start(_raise_on_signal)
         yield transport
+        nursery.cancel_scope.cancel()
+
+
+async def _raise_on_signal(*, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        task_status.started()
+        async for number in signals:
+            raise Interrupted(signal.Signals(number))
 
 
 class StatusProbe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import trio
 from rich.console import Console
 
 from clustercore.cli.demo.errors import DemoFailed
@@ -25,8 +23,6 @@ from clustercore.cli.output import print_json, print_line
 from clustercore.interfaces import ClusterError, ConfigError
 
 __all__ = ["demo"]
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -62,7 +58,7 @@ def demo(
         what = made_up_writes(writes) if input_path is None else read_writes(input_path)
         with _folder(directory, keep) as folder:
             story = Story(DemoPlan(what, clients, transport, folder), View(Console(stderr=as_json, highlight=False)))
-            outcome = attempt(_until_signal, story)
+            outcome = attempt(story.play)
     except ClusterError as error:
         leave(error)
     if isinstance(outcome, Failure):
@@ -72,22 +68,6 @@ def demo(
     if directory is not None or keep:
         sys.stderr.write(f"the nodes' files are in {folder}\n")
     raise SystemExit(Exit.DONE if outcome.is_good else Exit.FAILED)
-
-
-async def _until_signal(story: Story) -> DemoResult:
-    """Play the story; a signal ends it in order: no process and no folder is left."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_raise_on_signal)
-        result = await story.play()
-        nursery.cancel_scope.cancel()
-    return result
-
-
-async def _raise_on_signal(*, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        task_status.started()
-        async for number in signals:
-            raise Interrupted(signal.Signals(number))
 
 
 @contextmanager

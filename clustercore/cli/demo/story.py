@@ -89,8 +89,8 @@ class Story:
     async def play(self) -> DemoResult:
         """Run the demo.
 
-        Cancellation: ends all nodes.
-        Raises: DemoFailed, also in groups; ConfigError; PluginError.
+        Cancellation: ends all nodes; so does a signal.
+        Raises: DemoFailed, ConfigError, PluginError, Interrupted, all also in groups.
         """
         async with open_transport(self._plan.transport) as transport:
             services = as_service_transport(transport, self._plan.transport)

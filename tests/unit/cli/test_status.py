@@ -1,0 +1,184 @@
+"""Asking nodes for their status, over a transport that is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import trio
+from rich.console import Console
+from trio.testing import MockClock
+
+from clustercore.cli.remote import StatusProbe
+from clustercore.cli.status import NodeAnswer, ask_all, status_table
+from clustercore.interfaces import (
+    AcceptLink,
+    Lane,
+    Link,
+    LinkClosed,
+    LogIndex,
+    Message,
+    NodeId,
+    NodeStatus,
+    PeerStatus,
+    PeerTimeout,
+    PeerUnreachable,
+    Role,
+    StatusRequest,
+    StatusResponse,
+    Term,
+    Transport,
+)
+
+LEADER = NodeStatus(
+    node_id=NodeId("n1"),
+    role=Role.LEADER,
+    term=Term(4),
+    leader_id=NodeId("n1"),
+    commit_index=LogIndex(16),
+    last_applied=LogIndex(15),
+    first_log_index=LogIndex(11),
+    last_log_index=LogIndex(17),
+    pending_proposals=1,
+    peers=(PeerStatus(NodeId("n2"), LogIndex(14), LogIndex(18), lag=3), PeerStatus(NodeId("n3"))),
+)
+
+
+class FakeLink(Link):
+    """Answers each request by a function; an answer of None never comes."""
+
+    def __init__(self, answer: Callable[[StatusRequest], Message | None]) -> None:
+        self._answer = answer
+        self._request: StatusRequest | None = None
+        self.is_closed = False
+
+    async def send(self, message: Message) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.is_closed:
+            raise LinkClosed("closed")
+        assert isinstance(message, StatusRequest)
+        self._request = message
+
+    async def receive(self) -> Message:
+        await trio.lowlevel.checkpoint()
+        if self.is_closed:
+            raise LinkClosed("closed")
+        assert self._request is not None
+        answer = self._answer(self._request)
+        if answer is None:
+            await trio.sleep_forever()
+        assert answer is not None
+        return answer
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+class FakeTransport(Transport):
+    """Opens links to nodes by address."""
+
+    def __init__(self, **nodes: Callable[[StatusRequest], Message | None]) -> None:
+        self._nodes = nodes
+        self.links: list[FakeLink] = []
+
+    async def serve(self, accept: AcceptLink, *, task_status: trio.TaskStatus[str]) -> None:
+        raise NotImplementedError
+
+    async def connect(self, address: str, lane: Lane) -> Link:
+        await trio.lowlevel.checkpoint()
+        assert lane is Lane.CONTROL
+        if address not in self._nodes:
+            raise PeerUnreachable(f"{address} refused the connection")
+        self.links.append(FakeLink(self._nodes[address]))
+        return self.links[-1]
+
+
+def answers(request: StatusRequest) -> Message:
+    """Answer as a node does."""
+    return StatusResponse(LEADER, request.request_id)
+
+
+async def test_ask_all_tells_every_node_in_the_order_given(autojump_clock: MockClock) -> None:
+    """A node that cannot be reached, or says nothing, is an answer that says so; none delays the others."""
+    transport = FakeTransport(good=answers, silent=lambda _: None)
+
+    told = await ask_all(transport, ["silent", "good", "gone", "good"], timeout_s=3)
+
+    assert told == [
+        NodeAnswer("silent", None, "silent did not answer within 3 s"),
+        NodeAnswer("good", LEADER, None),
+        NodeAnswer("gone", None, "gone refused the connection"),
+    ]
+    assert autojump_clock.current_time() == 3
+    assert all(link.is_closed for link in transport.links)
+
+
+async def test_probe_keeps_its_link() -> None:
+    """Questions in turn use one link."""
+    transport = FakeTransport(n1=answers)
+    probe = StatusProbe(transport, "n1", timeout_s=1)
+
+    await probe.ask()
+    await probe.ask()
+    await probe.aclose()
+
+    assert [link.is_closed for link in transport.links] == [True]
+
+
+async def test_probe_opens_another_link_when_the_kept_one_is_dead() -> None:
+    """That the link died since the last question says nothing of the node now."""
+    transport = FakeTransport(n1=answers)
+    probe = StatusProbe(transport, "n1", timeout_s=1)
+    await probe.ask()
+    transport.links[0].is_closed = True
+
+    assert await probe.ask() == LEADER
+
+    assert len(transport.links) == 2
+
+
+async def test_probe_never_takes_a_late_answer_for_the_next(autojump_clock: MockClock) -> None:
+    """A question that was given up takes its link with it."""
+    silent = [True]
+    transport = FakeTransport(n1=lambda request: None if silent.pop() else answers(request))
+    probe = StatusProbe(transport, "n1", timeout_s=1)
+
+    with pytest.raises(PeerTimeout):
+        await probe.ask()
+    silent.append(False)
+
+    assert await probe.ask() == LEADER
+    assert [link.is_closed for link in transport.links] == [True, False]
+
+
+async def test_probe_refuses_an_answer_to_another_question() -> None:
+    """What is no answer to this request closes the link."""
+    transport = FakeTransport(n1=lambda request: StatusResponse(LEADER, request.request_id + 1))
+
+    with pytest.raises(LinkClosed, match="answered a status request with StatusResponse"):
+        await StatusProbe(transport, "n1", timeout_s=1).ask()
+
+    assert transport.links[0].is_closed
+
+
+def test_table_tells_role_log_and_lag() -> None:
+    """A leader's row has its peers' lag; a node that does not answer has a row that says so."""
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(status_table([NodeAnswer("a:1", LEADER, None), NodeAnswer("b:2", None, "refused")]))
+
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
+
+    assert rows == [
+        ["n1", "a:1", "leader", "n1", "4", "11..17", "16", "15", "1", "n2: 3, n3: 0"],
+        ["?", "b:2", "no answer", "", "", "", "", "", "", "refused"],
+    ]
+
+
+def test_answer_as_json_is_plain() -> None:
+    """Every value is one that JSON has."""
+    told = NodeAnswer("a:1", LEADER, None).as_json()
+
+    assert told["status"]["role"] == "leader"
+    assert told["status"]["peers"][0] == {"node_id": "n2", "match_index": 14, "next_index": 18, "lag": 3}
+    assert told["error"] is None
