@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import attrs
-import trio
 
 from clustercore.interfaces.errors import ClusterError, NodeStopped, OutcomeUnknown
 from clustercore.interfaces.values import Applied
 from clustercore.raft.entry import Entry
 from clustercore.raft.types import LogIndex, NodeId, Term
+from clustercore.runtime.signals import Wakeup
 
 __all__ = ["Group", "GroupResult", "Proposals"]
 
@@ -52,7 +52,8 @@ class Proposals:
         self._max_bytes = max_bytes
         self._commands = 0
         self._bytes = 0
-        self._waiting_for_room = trio.lowlevel.ParkingLot()
+        # Who waits for room, in order of arrival. The first stays in line until it enters, so that nobody passes it.
+        self._line: deque[Wakeup] = deque()
         self._queued: deque[Group] = deque()
         # In this leader's log, ascending by first_index; their terms are all the present one.
         self._appended: deque[Group] = deque()
@@ -61,7 +62,7 @@ class Proposals:
     @property
     def pending(self) -> int:
         """How many commands are held or waiting for room."""
-        return self._commands + len(self._waiting_for_room)
+        return self._commands + len(self._line)
 
     @property
     def has_queued(self) -> bool:
@@ -73,12 +74,20 @@ class Proposals:
 
         Raises: NodeStopped.
         """
-        if self._is_full() or self._waiting_for_room:
-            await self._waiting_for_room.park()
-            while self._is_full() and not self._stopped:
-                await self._waiting_for_room.park()
+        if self._is_full() or self._line:
+            await self._stand_in_line()
         if self._stopped:
             raise self._not_done()
+
+    async def _stand_in_line(self) -> None:
+        turn = Wakeup()
+        self._line.append(turn)
+        try:
+            while not self._stopped and (self._line[0] is not turn or self._is_full()):
+                await turn.wait()
+        finally:
+            # Whoever is cancelled was not called, so there is no room that the next should hear of.
+            self._line.remove(turn)
 
     def add(self, group: Group) -> None:
         """Queue a group; there is room for it, or for one command at least."""
@@ -165,7 +174,8 @@ class Proposals:
             self._take_appended(),
             lambda: OutcomeUnknown(f"node {self._node_id!r} stopped before the command was known to be committed"),
         )
-        self._waiting_for_room.unpark_all()
+        for turn in self._line:
+            turn.set()
 
     def _take_appended(self) -> list[Group]:
         groups = list(self._appended)
@@ -186,9 +196,9 @@ class Proposals:
         self._let_in_next()
 
     def _let_in_next(self) -> None:
-        """Wake one waiter if there is room. It adds without another await, and that lets in the next."""
-        if self._waiting_for_room and not self._is_full():
-            self._waiting_for_room.unpark()
+        """Call the first in line if there is room. It adds without another await, and that lets in the next."""
+        if self._line and not self._is_full():
+            self._line[0].set()
 
     def _is_full(self) -> bool:
         return self._commands >= self._max_commands or self._bytes >= self._max_bytes
