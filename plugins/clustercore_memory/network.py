@@ -65,14 +65,17 @@ class MemoryNetwork:
 
     # -- For the transports --
 
-    def listen(self, address: str, listener: Listener) -> None:
-        """Take an address.
+    def check_free(self, address: str) -> None:
+        """Make sure that nobody serves at an address.
 
         Raises:
-            TransportError: someone serves there.
+            TransportError: someone does.
         """
         if address in self._listeners:
             raise TransportError(f"{address!r} is served already on this memory network; choose another address")
+
+    def listen(self, address: str, listener: Listener) -> None:
+        """Take an address that is free."""
         self._listeners[address] = listener
 
     def stop_listening(self, address: str) -> None:

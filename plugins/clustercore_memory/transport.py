@@ -114,6 +114,8 @@ class MemoryTransport(ServiceTransport):
             link.close()
 
     async def serve(self, accept: AcceptLink, *, task_status: trio.TaskStatus[str]) -> None:
+        # Before the nursery, which would wrap the error; it opens without a checkpoint, so the address stays free.
+        self._network.check_free(self._address)
         async with trio.open_nursery() as nursery:
             listener = Listener(nursery, accept, dict(self._services))
             self._network.listen(self._address, listener)

@@ -1,0 +1,172 @@
+"""What a SQLite storage does about damage: it refuses to start from it, and says where it is."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from clustercore.interfaces import HardState, LogCorrupt, LogIndex, NodeId, Snapshot, Term
+from clustercore_sqlite import SqliteStorage, wal
+from tests.unit.storage.files import FRAME_BYTES, HEADER_BYTES, commands, copy_storage, flip_bit, load, log_of
+
+
+@pytest.fixture
+async def written(tmp_path: Path) -> Path:
+    """A storage with a vote, a snapshot and a log, properly closed."""
+    path = tmp_path / "node.db"
+    async with SqliteStorage(path) as storage:
+        await storage.save_hard_state(HardState(Term(7), NodeId("candidate")))
+        await storage.append(commands(range(1, 200)))
+        await storage.save_snapshot(Snapshot(LogIndex(50), Term(1), b"<state>" * 3000), keep_from=LogIndex(40))
+    return path
+
+
+def damage_every_page(path: Path) -> None:
+    """Overwrite the first byte of each page but the first, which says what kind of page it is."""
+    data = bytearray(path.read_bytes())
+    for page in range(1, len(data) // 4096):
+        data[page * 4096] = 0x77
+    path.write_bytes(data)
+
+
+async def crashed(tmp_path: Path, writes: int = 12) -> Path:
+    """A storage whose process died after so many appends, all of them still in the write-ahead log."""
+    path = tmp_path / "node.db"
+    async with SqliteStorage(path) as storage:
+        for entry in commands(range(1, writes + 1)):
+            await storage.append([entry])
+        return copy_storage(path, tmp_path / "crashed")
+
+
+@pytest.mark.parametrize("content", [b"<120@1>", b"<state>", b"candidate"], ids=["entry", "snapshot", "vote"])
+async def test_sqlite_flipped_bit_is_found(written: Path, content: bytes) -> None:
+    """One bit of an entry, of the snapshot or of the vote makes ``load`` raise LogCorrupt."""
+    flip_bit(written, content)
+
+    with pytest.raises(LogCorrupt, match=r"fails? (its|their) checksum"):
+        await load(written)
+
+
+async def test_sqlite_flipped_bit_in_the_snapshot_is_found_when_it_is_sent(written: Path) -> None:
+    """``load_snapshot`` checks too: a damaged snapshot is never sent to a peer."""
+    async with SqliteStorage(written) as storage:
+        await storage.load()
+        database = storage._database
+        assert database is not None
+        database._connection.execute("UPDATE snapshot SET data = zeroblob(21000)")
+
+        with pytest.raises(LogCorrupt):
+            await storage.load_snapshot()
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("DELETE FROM entries WHERE entry_index BETWEEN 100 AND 102", "log entries 100 to 102 are missing"),
+        ("DELETE FROM entries WHERE entry_index < 60", "log entries 51 to 59 are missing"),
+        ("DELETE FROM entries WHERE entry_index > 45", "the log ends at 45, the snapshot at 50"),
+        ("DELETE FROM snapshot", "log entries 1 to 39 are missing"),
+        ("DELETE FROM hard_state", "term and vote are stored 0 times"),
+        ("UPDATE hard_state SET current_term = 6", "term and vote fail"),
+        ("UPDATE hard_state SET current_term = 'x'", "term and vote fail"),
+        ("UPDATE hard_state SET voted_for = NULL", "term and vote fail"),
+        ("UPDATE snapshot SET last_included_index = 49", "the snapshot fails"),
+        ("UPDATE entries SET encoded = 5 WHERE entry_index = 99", "log entry 99 fails"),
+        ("DELETE FROM entries WHERE entry_index = 198", "log entries 198 to 198 are missing"),
+    ],
+)
+async def test_sqlite_inconsistent_rows_are_found(written: Path, statement: str, message: str) -> None:
+    """Rows that are well-formed for SQLite but not a state of ours raise LogCorrupt, with what is wrong."""
+    with closing(sqlite3.connect(written)) as connection, connection:
+        connection.execute(statement)
+
+    with pytest.raises(LogCorrupt, match=message):
+        await load(written)
+
+
+async def test_sqlite_entry_stored_under_another_index_is_found(written: Path) -> None:
+    """An entry that passes its checksum in the wrong row raises LogCorrupt."""
+    with closing(sqlite3.connect(written)) as connection, connection:
+        connection.execute(
+            "UPDATE entries SET (encoded, checksum) = (SELECT encoded, checksum FROM entries WHERE entry_index = 80) "
+            "WHERE entry_index = 81"
+        )
+
+    with pytest.raises(LogCorrupt, match="log entry 81 is stored as the one at 80"):
+        await load(written)
+
+
+async def test_sqlite_terms_that_go_down_are_found(tmp_path: Path) -> None:
+    """A log whose terms go down was never any leader's: LogCorrupt."""
+    path = tmp_path / "node.db"
+    async with SqliteStorage(path) as storage:
+        await storage.append(commands([1], term=5))
+        await storage.append(commands([2], term=4))
+
+    with pytest.raises(LogCorrupt, match="log entry 2 has term 4, the one before 5"):
+        await load(path)
+
+
+async def test_sqlite_damaged_page_is_found_on_opening(written: Path) -> None:
+    """A page that SQLite cannot read raises LogCorrupt from opening already."""
+    damage_every_page(written)
+
+    with pytest.raises(LogCorrupt):
+        async with SqliteStorage(written):
+            pass
+
+
+async def test_sqlite_damage_inside_the_log_is_no_torn_end(tmp_path: Path) -> None:
+    """A flipped bit in a commit that others follow raises LogCorrupt, where SQLite alone would forget the rest."""
+    path = await crashed(tmp_path)
+    flip_bit(log_of(path), b"<3@1>")
+
+    with pytest.raises(LogCorrupt, match="commits behind that are lost"):
+        await load(path)
+
+
+async def test_sqlite_damaged_log_header_is_found(tmp_path: Path) -> None:
+    """A log whose header is damaged raises LogCorrupt, where SQLite alone would forget all of it."""
+    path = await crashed(tmp_path)
+    log = bytearray(log_of(path).read_bytes())
+    log[17] ^= 1
+    log_of(path).write_bytes(log)
+
+    with pytest.raises(LogCorrupt, match="commits behind that are lost"):
+        await load(path)
+
+
+async def test_sqlite_damage_in_the_last_commit_is_taken_for_a_torn_end(tmp_path: Path) -> None:
+    """The last commit cannot be told from one that was cut off: without it, the storage opens."""
+    path = await crashed(tmp_path, writes=12)
+    flip_bit(log_of(path), b"<12@1>", last=True)
+
+    state = await load(path)
+
+    assert state.entries == tuple(commands(range(1, 12)))
+
+
+async def test_sqlite_log_of_an_undamaged_storage_shows_no_damage(tmp_path: Path) -> None:
+    """Whatever number of frames was recovered, a log that ends there, or does not exist, shows no damage."""
+    path = await crashed(tmp_path)
+    log = log_of(path).read_bytes()
+    frames = (len(log) - HEADER_BYTES) // FRAME_BYTES
+
+    assert not wal.find_damage(log_of(path), page_size=4096, recovered_frames=frames)
+    assert not wal.find_damage(tmp_path / "no-wal", page_size=4096, recovered_frames=0)
+    log_of(path).write_bytes(b"")
+    assert not wal.find_damage(log_of(path), page_size=4096, recovered_frames=0)
+
+
+async def test_sqlite_lost_database_beside_its_log_is_found(tmp_path: Path) -> None:
+    """A log without its database means that the database was lost: LogCorrupt, and not a new, empty node."""
+    path = await crashed(tmp_path)
+    path.unlink()
+
+    with pytest.raises(LogCorrupt, match="is missing"):
+        await load(path)
+
+    assert not path.exists()
