@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from enum import Enum
 
 import attrs
 import trio
 
-from clustercore.interfaces.errors import ClusterError, OutcomeUnknown
+from clustercore.interfaces.errors import ClusterError, OutcomeUnknown, ProposalRefused
 from clustercore.interfaces.messages import ForwardFailure, ForwardProposals, ProposalsApplied, ProposalsFailed
 from clustercore.interfaces.values import Applied
 from clustercore.raft.types import LogIndex, NodeId
@@ -21,6 +22,9 @@ __all__ = ["Forwarder"]
 # Requests to the leader that are not answered yet. While all are under way, proposals gather for the next one.
 MAX_OPEN_REQUESTS = 4
 MAX_REQUEST_BYTES = 1024 * 1024
+# How long a leader is left alone that could not be reached or does not lead: half a heartbeat, since hearing of another
+# leader ends the wait. Without it two nodes that disagree on who leads would talk as fast as they can.
+RETRY_PAUSE_S = 0.05
 
 
 class _Fate(Enum):
@@ -42,6 +46,8 @@ class _Request:
     fate: _Fate = _Fate.UNSENT
     answer: ProposalsApplied | ProposalsFailed | None = None
     settled: trio.Event = attrs.field(factory=trio.Event)
+    # Takes the request back from its link if it is not sent yet.
+    withdraw: Callable[[], object] = attrs.field(default=lambda: None)
 
 
 class Forwarder:
@@ -69,6 +75,9 @@ class Forwarder:
         self._wakeup = Wakeup()
         self._open: dict[int, _Request] = {}
         self._last_request_id = 0
+        # The leader that could not be reached, or said it leads no more, and until when it is left alone.
+        self._resting: NodeId | None = None
+        self._rests_until = -math.inf
 
     def wake(self) -> None:
         """Look again: proposals were queued, or the leader changed."""
@@ -80,7 +89,8 @@ class Forwarder:
             while True:
                 await self._wakeup.wait()
                 while (request := self._next_request()) is not None:
-                    nursery.start_soon(self._forward, request)
+                    self._post(request)
+                    nursery.start_soon(self._see_through, request)
 
     def receive(self, leader_id: NodeId, answer: ProposalsApplied | ProposalsFailed) -> None:
         """Take an answer; one to a request that is settled already changes nothing."""
@@ -91,13 +101,15 @@ class Forwarder:
 
     def give_up_on(self, leader_id: NodeId) -> None:
         """The link to a leader broke, or it leads no more: its open answers will not come."""
-        for request in list(self._open.values()):
-            if request.leader_id == leader_id and request.fate is _Fate.SENT:
-                self._settle(request, _Fate.LOST)
+        for request in self._open.values():
+            if request.leader_id == leader_id and not request.settled.is_set():
+                self._settle(request, _Fate.LOST if request.fate is _Fate.SENT else _Fate.UNSENT)
 
     def _next_request(self) -> _Request | None:
         leader_id = self._leader_id()
         if leader_id is None or leader_id == self._node_id or len(self._open) >= MAX_OPEN_REQUESTS:
+            return None
+        if leader_id == self._resting and trio.current_time() < self._rests_until:
             return None
         groups = self._proposals.take_queued(MAX_REQUEST_BYTES)
         if not groups:
@@ -107,43 +119,60 @@ class Forwarder:
         self._open[request.request_id] = request
         return request
 
-    async def _forward(self, request: _Request) -> None:
-        """Carry one request through; its groups are answered or queued again however this ends."""
+    def _post(self, request: _Request) -> None:
+        outbox = self._outbox_to(request.leader_id)
+        if outbox is None:
+            self._settle(request, _Fate.UNSENT)
+            return
+        mail = outbox.post(
+            ForwardProposals(
+                request.request_id, tuple(command for group in request.groups for command in group.commands)
+            ),
+            on_sent=lambda: self._sent(request),
+            on_dropped=lambda: self._settle(request, _Fate.UNSENT),
+        )
+        request.withdraw = lambda: outbox.withdraw(mail)
+
+    async def _see_through(self, request: _Request) -> None:
+        """Wait for what becomes of a request; its groups are answered or queued again however this ends."""
         try:
-            outbox = self._outbox_to(request.leader_id)
-            if outbox is not None:
-                commands = tuple(command for group in request.groups for command in group.commands)
-                outbox.post(
-                    ForwardProposals(request.request_id, commands),
-                    on_sent=lambda: self._sent(request),
-                    on_dropped=lambda: self._settle(request, _Fate.UNSENT),
-                )
-                with trio.move_on_after(self._timeout_s):
-                    await request.settled.wait()
+            with trio.move_on_after(self._timeout_s):
+                await request.settled.wait()
         finally:
             del self._open[request.request_id]
-            self._conclude(request)
+            # Its groups are queued again, and will leave in another request: this one must not leave as well.
+            request.withdraw()
+            is_done_with = self._conclude(request)
             self.wake()
+        if not is_done_with:
+            await self._leave_alone(request.leader_id)
+
+    async def _leave_alone(self, leader_id: NodeId) -> None:
+        """Ask another leader at once, but this one only after a pause."""
+        self._resting, self._rests_until = leader_id, trio.current_time() + RETRY_PAUSE_S
+        await trio.sleep(RETRY_PAUSE_S)
+        self.wake()
 
     def _sent(self, request: _Request) -> None:
         request.fate = _Fate.SENT
 
     def _settle(self, request: _Request, fate: _Fate) -> None:
         request.fate = fate
+        request.withdraw()
         request.settled.set()
 
-    def _conclude(self, request: _Request) -> None:
+    def _conclude(self, request: _Request) -> bool:
+        """Answer a request's groups and return True, or queue them again and return False."""
         answer = request.answer
         match answer:
             case ProposalsApplied():
                 self._hand_out(request.groups, answer)
             case ProposalsFailed(failure=ForwardFailure.UNKNOWN):
                 self._fail(request.groups, lambda: OutcomeUnknown(f"leader {request.leader_id!r}: {answer.detail}"))
-            case ProposalsFailed():
-                self._proposals.put_back(request.groups)
-            case None if request.fate is _Fate.UNSENT:
-                self._proposals.put_back(request.groups)
-            case None:
+            case ProposalsFailed(failure=ForwardFailure.REFUSED):
+                # It would refuse them again: a limit of its configuration is lower than here, or it is stopping.
+                self._fail(request.groups, lambda: ProposalRefused(f"leader {request.leader_id!r}: {answer.detail}"))
+            case None if request.fate is not _Fate.UNSENT:
                 self._fail(
                     request.groups,
                     lambda: OutcomeUnknown(
@@ -151,6 +180,10 @@ class Forwarder:
                         "may still be applied"
                     ),
                 )
+            case _:
+                self._proposals.put_back(request.groups)
+                return False
+        return True
 
     def _hand_out(self, groups: Sequence[Group], answer: ProposalsApplied) -> None:
         if len(answer.results) != sum(len(group.commands) for group in groups):

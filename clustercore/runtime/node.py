@@ -189,6 +189,7 @@ class Node(NodeHandle):
         Raises:
             InvalidCommand: never will be done: refused by the state machine, or larger than the limit.
             NotLeader: not done (only with ``forward=False``).
+            ProposalRefused: not done: the leader's limits are lower than this node's, or it is stopping.
             NodeStopped: not done.
             OutcomeUnknown: may still be done: the leader changed, or the connection to it was lost.
         """

@@ -11,14 +11,16 @@ from clustercore.interfaces.messages import Message
 from clustercore.interfaces.transport import Link
 from clustercore.runtime.signals import Wakeup
 
-__all__ = ["Outbox"]
+__all__ = ["Mail", "Outbox"]
 
 # Raft's own window keeps the messages to one peer to a handful; this many means that the link has stopped moving.
 MAX_MESSAGES = 256
 
 
 @attrs.define(eq=False)
-class _Mail:
+class Mail:
+    """A message that waits, and who wants to know what becomes of it."""
+
     message: Message
     # Called right before the message is handed to the link: from then on it may have arrived.
     on_sent: Callable[[], None] | None
@@ -31,7 +33,7 @@ class Outbox:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._mails: deque[_Mail] = deque()
+        self._mails: deque[Mail] = deque()
         self._wakeup = Wakeup()
 
     def post(
@@ -39,12 +41,21 @@ class Outbox:
         message: Message,
         on_sent: Callable[[], None] | None = None,
         on_dropped: Callable[[], None] | None = None,
-    ) -> None:
-        """Queue a message."""
+    ) -> Mail:
+        """Queue a message; what is returned serves to withdraw it."""
         if len(self._mails) >= MAX_MESSAGES:
             self._drop(self._mails.popleft())
-        self._mails.append(_Mail(message, on_sent, on_dropped))
+        mail = Mail(message, on_sent, on_dropped)
+        self._mails.append(mail)
         self._wakeup.set()
+        return mail
+
+    def withdraw(self, mail: Mail) -> bool:
+        """Take back a message that was neither sent nor dropped, telling nobody; return False if it was."""
+        if mail not in self._mails:
+            return False
+        self._mails.remove(mail)
+        return True
 
     async def wait(self) -> None:
         """Wait until there is something to send."""
@@ -69,6 +80,6 @@ class Outbox:
         while self._mails:
             self._drop(self._mails.popleft())
 
-    def _drop(self, mail: _Mail) -> None:
+    def _drop(self, mail: Mail) -> None:
         if mail.on_dropped is not None:
             mail.on_dropped()

@@ -1,0 +1,105 @@
+"""The queue of messages for one link."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from clustercore.interfaces import LinkClosed, StatusRequest
+from clustercore.runtime.outbox import MAX_MESSAGES, Outbox
+from tests.unit.runtime.fakes import FakeLink
+
+
+async def test_send_all_sends_in_order_what_is_there_and_what_comes(nursery: trio.Nursery) -> None:
+    """Messages leave in the order in which they were posted."""
+    outbox, link = Outbox(), FakeLink()
+    outbox.post(StatusRequest(1))
+    outbox.post(StatusRequest(2))
+    nursery.start_soon(outbox.send_all, link)
+    await wait_all_tasks_blocked()
+    outbox.post(StatusRequest(3))
+    await wait_all_tasks_blocked()
+
+    assert link.sent == [StatusRequest(1), StatusRequest(2), StatusRequest(3)]
+
+
+async def test_post_to_a_full_outbox_drops_the_oldest() -> None:
+    """The queue is bounded, and its newest messages are worth most; whoever posted a dropped one hears of it."""
+    outbox, dropped = Outbox(), list[int]()
+    for number in range(MAX_MESSAGES + 2):
+        outbox.post(StatusRequest(number), on_dropped=partial(dropped.append, number))
+    assert dropped == [0, 1]
+
+    outbox.drop_all()
+
+    assert dropped == list(range(MAX_MESSAGES + 2))
+
+
+async def test_on_sent_comes_before_the_link_has_the_message(nursery: trio.Nursery) -> None:
+    """From the moment a link may have a message it counts as sent; one behind it that waits does not."""
+    outbox, link, log = Outbox(), FakeLink(), list[str]()
+    link.hold()
+    for name in ("first", "second"):
+        outbox.post(StatusRequest(), on_sent=partial(log.append, f"{name} sent"))
+
+    nursery.start_soon(outbox.send_all, link)
+    await wait_all_tasks_blocked()
+
+    assert log == ["first sent"]
+    assert link.sent == []
+
+
+async def test_each_message_is_either_sent_or_dropped() -> None:
+    """After a link fails, what was handed to it is not dropped as well, and the rest is."""
+    outbox, link, log = Outbox(), FakeLink(), list[str]()
+    for number in range(3):
+        outbox.post(
+            StatusRequest(number),
+            on_sent=partial(log.append, f"{number} sent"),
+            on_dropped=partial(log.append, f"{number} dropped"),
+        )
+    link.close_after(1)
+
+    with pytest.raises(LinkClosed):
+        await outbox.send_all(link)
+    outbox.drop_all()
+
+    assert log == ["0 sent", "1 sent", "2 dropped"]
+
+
+async def test_withdraw_takes_back_a_message_that_was_not_sent(nursery: trio.Nursery) -> None:
+    """A message that is withdrawn never leaves, and nobody is told; one that has left cannot be."""
+    outbox, link, log = Outbox(), FakeLink(), list[str]()
+    link.hold()
+    mails = [outbox.post(StatusRequest(number), on_dropped=lambda: log.append("dropped")) for number in range(3)]
+    nursery.start_soon(outbox.send_all, link)
+    await wait_all_tasks_blocked()
+
+    assert [outbox.withdraw(mail) for mail in mails[:2]] == [False, True]
+    link.release()
+    await wait_all_tasks_blocked()
+
+    assert link.sent == [StatusRequest(0), StatusRequest(2)]
+    assert log == []
+
+
+async def test_wait_returns_only_with_something_to_send(nursery: trio.Nursery) -> None:
+    """A message that is dropped before anyone looked wakes nobody for nothing."""
+    outbox, woken = Outbox(), list[str]()
+
+    async def wait() -> None:
+        await outbox.wait()
+        woken.append("woken")
+
+    outbox.post(StatusRequest())
+    outbox.drop_all()
+    nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    assert woken == []
+
+    outbox.post(StatusRequest())
+    await wait_all_tasks_blocked()
+    assert woken == ["woken"]
