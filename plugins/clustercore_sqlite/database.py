@@ -9,7 +9,8 @@ in a power cut. Settings are read back, since SQLite answers one that it cannot 
 
 *One statement a batch.* Rows go in by one INSERT with many rows, not by ``executemany``: each step of a statement gives
 up the GIL and has to win it back, once a row; and a single INSERT is its own transaction, without BEGIN and COMMIT.
-Medians of 1 / 64 / 512 rows of 64 B: 206 / 232 / 529 us, and 236 / 276 / 926 us with ``executemany``.
+Medians of 1 / 64 / 512 rows of 64 B: 294 / 375 / 803 us, and 289 / 400 / 1,035 us with ``executemany``
+(``benchmarks/storage_writes.py``); beside a busy event loop, 247 / 356 / 703 us and 287 / 409 / 1,034 us.
 
 *Checkpoints are ours.* SQLite's own (wal_autocheckpoint) ignores every error, a failed fsync of the database file too.
 Here they run after the commit that brings the log to about 4 MiB, in the same call, and their error is the call's. That

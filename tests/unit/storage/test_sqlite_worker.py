@@ -93,12 +93,14 @@ async def test_worker_cancelled_while_it_waits_for_its_turn_does_not_call() -> N
 
 
 def test_worker_pauses_a_busy_loop_only_while_a_call_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No call, or a loop that waits anyway: no pause. Else some at once, then one in each millisecond."""
-    now, pauses = 0.0, 0
+    """No call, or a loop that waits anyway: no pause. Else some at once, then at most a tenth of the time."""
+    now, pauses, paused_s = 0.0, 0, 0.0
 
     def sleep(seconds: float) -> None:
-        nonlocal pauses
+        nonlocal now, pauses, paused_s
         pauses += 1
+        paused_s += seconds
+        now += seconds
 
     monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=sleep, perf_counter=lambda: now))
     give_way = worker._GiveWay()
@@ -115,11 +117,14 @@ def test_worker_pauses_a_busy_loop_only_while_a_call_is_in_flight(monkeypatch: p
         give_way.before_io_wait(0)
     assert pauses == 8
 
-    # Turns of 61 us, a number without rounding: every 17th begins a new millisecond.
-    for _ in range(170):
-        now += 2**-14
+    # A fifth of a second in turns of 50 us: pauses of 0.1, 0.2, 0.4 and 0.8 ms, then of 1 ms every 10 ms.
+    paused_s = 0.0
+    end = now + 0.2
+    while now < end:
+        now += 50e-6
         give_way.before_io_wait(0)
-    assert pauses == 8 + 10
+    assert 8 + 15 < pauses < 8 + 30
+    assert 0.01 < paused_s <= 0.02
 
 
 async def test_sqlite_event_loop_goes_on_while_the_disk_is_slow(
