@@ -77,15 +77,14 @@ async def ask_all(transport: Transport, addresses: Sequence[str], timeout_s: flo
     return [answers[address] for address in dict.fromkeys(addresses)]
 
 
-def status_table(answers: Sequence[NodeAnswer], title: str | None = None) -> Table:
+def status_table(answers: Sequence[NodeAnswer]) -> Table:
     """Return a table with a row for each node, also for those that did not answer."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("node")
-    table.add_column("address")
-    table.add_column("role")
-    table.add_column("leader")
-    for number in ("term", "log", "commit", "applied", "pending"):
-        table.add_column(number, justify="right")
+    # Narrow enough for the 80 columns of a terminal, where a squeezed table cannot be read.
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for text in ("node", "address", "role"):
+        table.add_column(text, no_wrap=True)
+    for number in ("term", "log", "commit", "applied"):
+        table.add_column(number, justify="right", no_wrap=True)
     table.add_column("peers: lag")
     for answer in answers:
         table.add_row(*_row(answer))
@@ -94,19 +93,17 @@ def status_table(answers: Sequence[NodeAnswer], title: str | None = None) -> Tab
 
 def _row(answer: NodeAnswer) -> Sequence[str]:
     if answer.status is None:
-        return ("?", answer.address, "no answer", "", "", "", "", "", "", answer.error or "")
+        return ("?", answer.address, "no answer", "", "", "", "", answer.error or "")
     told = answer.status
     is_leader = told.role is Role.LEADER
     return (
         told.node_id,
         answer.address,
-        told.role.value,
-        told.leader_id or "none",
+        f"{told.role.value} of {told.leader_id}" if told.role is Role.FOLLOWER and told.leader_id else told.role.value,
         str(told.term),
         f"{told.first_log_index}..{told.last_log_index}",
         str(told.commit_index),
         str(told.last_applied),
-        str(told.pending_proposals),
         ", ".join(_peer(peer, is_leader) for peer in told.peers),
     )
 

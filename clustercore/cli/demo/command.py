@@ -112,7 +112,7 @@ def _tell(result: DemoResult, as_json: bool) -> None:
         f"nodes agree    {'yes' if told['nodes_agree'] else 'NO'}, up to log index {told['applied_index']}",
         f"failover       {told['failover_ms']:.0f} ms after {told['killed']} was killed",
         f"terms          {', '.join(map(str, told['terms']))}",
-        f"writes a second {told['writes_per_s']:.0f}; {told['steady_writes_per_s']:.0f} without the failover",
+        f"writes/s       {told['writes_per_s']:.0f}; {told['steady_writes_per_s']:.0f} without the failover",
         *(f"LOST on {node_id}: {', '.join(keys)}" for node_id, keys in told["lost_keys"].items()),
     ):
         print_line(line)

@@ -167,12 +167,10 @@ def test_table_tells_role_log_and_lag() -> None:
     with console.capture() as capture:
         console.print(status_table([NodeAnswer("a:1", LEADER, None), NodeAnswer("b:2", None, "refused")]))
 
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
+    rows = [line.split() for line in capture.get().splitlines()]
 
-    assert rows == [
-        ["n1", "a:1", "leader", "n1", "4", "11..17", "16", "15", "1", "n2: 3, n3: 0"],
-        ["?", "b:2", "no answer", "", "", "", "", "", "", "refused"],
-    ]
+    assert ["n1", "a:1", "leader", "4", "11..17", "16", "15", "n2:", "3,", "n3:", "0"] in rows
+    assert ["?", "b:2", "no", "answer", "refused"] in rows
 
 
 def test_answer_as_json_is_plain() -> None:
