@@ -13,8 +13,8 @@ from clustercore.raft.messages import AppendEntriesResponse, InstallSnapshotResp
 from clustercore.raft.messages import RequestVoteResponse as VoteResponse
 from clustercore.raft.quorum import quorum_size
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import BEFORE_LOG, NO_TERM, LogIndex, NodeId, Role, Term
-from tests.properties.raft_world import Node, Packet, World
+from clustercore.raft.types import BEFORE_LOG, NO_TERM, HardState, LogIndex, NodeId, Role, Term
+from tests.properties.raft_world import Disk, Node, Packet, World
 
 __all__ = ["Invariants"]
 
@@ -46,6 +46,8 @@ class Invariants:
     committed_in: dict[LogIndex, Term] = attrs.field(factory=dict)
     digests: dict[LogIndex, bytes] = attrs.field(factory=dict)
     seen: dict[NodeId, _Seen] = attrs.field(factory=dict)
+    # What must still be so after the message of an earlier term that is being delivered.
+    unchanged: tuple[object, ...] | None = None
 
     # --- Watcher ---
 
@@ -55,8 +57,17 @@ class Invariants:
         self.seen[node.node_id] = _Seen(term=node.core.state.current_term)
         self.settled(world, node)
 
+    def received(self, world: World, node: Node, packet: Packet) -> None:
+        """Remember what a message of an earlier term must leave as it is."""
+        state = node.core.state
+        self.unchanged = _substance(state) if packet.message.term < state.current_term else None
+
     def acted(self, world: World, node: Node, effects: Effects, origin: NodeId | None) -> None:
-        """Effects keep their own promises."""
+        """Effects keep their own promises; a message of an earlier term has none but its refusal (Raft §5.1)."""
+        if self.unchanged is not None:
+            assert _substance(node.core.state) == self.unchanged, "a message of an earlier term changed something"
+            assert all(isinstance(effect, Reply) for effect in effects)
+            self.unchanged = None
         assert sum(isinstance(effect, Reply) for effect in effects) <= 1, "two replies to one request"
         for effect in effects:
             match effect:
@@ -116,6 +127,9 @@ class Invariants:
         assert state.last_applied == node.machine.index
         assert state.log.last_term <= state.current_term
         assert (state.role is Role.LEADER) == (state.leader_id == state.node_id)
+        if state.role is Role.LEADER:
+            # It was elected by durable votes, its own among them.
+            assert node.disk.hard_state == HardState(state.current_term, node.node_id)
         assert (state.role is Role.LEADER) == (state.heartbeat_deadline != float("inf"))
         assert (state.role is Role.LEADER) == (state.election_deadline == float("inf"))
         assert set(state.progress) == (
@@ -191,10 +205,23 @@ class Invariants:
                 holders = sum(other.disk.holds(index, term) for other in world.nodes.values())
                 assert holders >= quorum_size(world.configuration), f"entry {index} is committed, but {holders} hold it"
                 self.committed[index], self.committed_in[index] = term, state.current_term
+                if index == state.commit_index:
+                    self._no_one_can_win_without(world, index, term)
                 for other in world.nodes.values():
                     if other.is_up and other.core.state.role is Role.LEADER:
                         self._leader_has(other.core.state, index, term)
             assert self.committed[index] == term, f"two entries are committed at {index}"
+
+    def _no_one_can_win_without(self, world: World, index: LogIndex, term: Term) -> None:
+        """Whoever could be elected from the disks as they are has the entry just committed (Raft §5.4.1, §5.4.2).
+
+        So an entry that is committed too early is found at once, and not only if the election that loses it follows.
+        """
+        ends = {name: _end_of(node.disk) for name, node in world.nodes.items()}
+        for name, node in world.nodes.items():
+            votes = sum(end <= ends[name] for end in ends.values())
+            if votes >= quorum_size(world.configuration):
+                assert node.disk.holds(index, term), f"{name} could win, and lacks the committed entry {index}"
 
     def _machines_agree(self, node: Node) -> None:
         """State Machine Safety: after the same index every machine is the same."""
@@ -217,3 +244,15 @@ class Invariants:
                     assert follower.disk.last_index >= index
                 else:
                     assert follower.disk.holds(index, term), f"match_index {index} of {peer} is not on its disk"
+
+
+def _end_of(disk: Disk) -> tuple[Term, LogIndex]:
+    """What a stored log is compared by in an election."""
+    return disk.term_at(disk.last_index) or NO_TERM, disk.last_index
+
+
+def _substance(state: RaftState) -> tuple[object, ...]:
+    """What messages change, but for deadlines."""
+    known = tuple((peer, progress.match_index, progress.next_index) for peer, progress in state.progress.items())
+    log = state.log
+    return state.role, state.voted_for, tuple(state.votes), state.commit_index, log.last_index, log.last_term, known

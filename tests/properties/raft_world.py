@@ -45,6 +45,9 @@ from clustercore.raft.types import (
 
 __all__ = ["Disk", "Machine", "Node", "OwnSnapshot", "Packet", "Watcher", "World", "Write"]
 
+# Enough to reach back over some elections.
+MAX_PAST = 300
+
 
 @attrs.frozen
 class Packet:
@@ -181,6 +184,9 @@ class Watcher(Protocol):
     def started(self, world: World, node: Node) -> None:
         """A node has started from its disk."""
 
+    def received(self, world: World, node: Node, packet: Packet) -> None:
+        """A core is about to be given a message."""
+
     def acted(self, world: World, node: Node, effects: Effects, origin: NodeId | None) -> None:
         """A core was given an input, by ``origin`` if it was a message; its effects are about to be carried out."""
 
@@ -207,6 +213,8 @@ class World:
         self.config = config if config is not None else RaftConfig()
         self.now = 0.0
         self.pool: list[Packet] = []
+        # The last that left the pool: a network may still repeat them, however late.
+        self.past: deque[Packet] = deque(maxlen=MAX_PAST)
         # Nodes in different groups do not reach each other; everyone is in group 0 at first.
         self.groups: dict[NodeId, int] = {}
         self._rng = random.Random(seed)
@@ -271,9 +279,19 @@ class World:
     def deliver(self, position: int, *, keep: bool = False) -> Effects:
         """Take a message out of the pool, or with ``keep`` a copy of it, and hand it over if it can be."""
         packet = self.pool[position] if keep else self.pool.pop(position)
+        self.past.append(packet)
+        return self._hand_over(packet)
+
+    def replay(self, position: int) -> Effects:
+        """Hand over once more what was delivered before, perhaps many terms ago."""
+        return self._hand_over(self.past[position])
+
+    def _hand_over(self, packet: Packet) -> Effects:
         node = self.nodes[packet.to]
         if not node.is_up or self.groups.get(packet.sender, 0) != self.groups.get(packet.to, 0):
             return ()
+        for watcher in self._watchers:
+            watcher.received(self, node, packet)
         return self._act(node, node.core.receive(packet.sender, packet.message, self.now), origin=packet.sender)
 
     def unreachable(self, name: NodeId, peer: NodeId) -> Effects:

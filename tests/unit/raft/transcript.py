@@ -179,6 +179,9 @@ class _Runner:
         """Say what a node starts with."""
         self._say(_standing(node))
 
+    def received(self, world: World, node: Node, packet: Packet) -> None:
+        """The input is in the transcript already."""
+
     def acted(self, world: World, node: Node, effects: Effects, origin: NodeId | None) -> None:
         """Write the effects down, or that there are none."""
         number = world.packets
