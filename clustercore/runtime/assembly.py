@@ -138,6 +138,11 @@ class Assembly:
         for lane in self._lanes.values():
             nursery.start_soon(lane.run, name=f"{lane.lane.value} lane to {lane.peer}")
 
+    def stop(self) -> None:
+        """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""
+        self.proposals.stop()
+        self.engine.role.end()
+
     def status(self) -> NodeStatus:
         """Return a picture of the node now."""
         state = self._core.state

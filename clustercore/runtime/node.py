@@ -106,6 +106,7 @@ class Node(NodeHandle):
 
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
+        body_error: BaseException | None = None
         failure: BaseException | None = None
         try:
             async with self._storage, self._discovery, self._transport:
@@ -130,12 +131,15 @@ class Node(NodeHandle):
                     self._assembly = assembly
                     try:
                         yield
+                    except BaseException as error:
+                        body_error = error
+                        raise
                     finally:
                         self._assembly = None
-                        assembly.proposals.stop()
+                        assembly.stop()
                         nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            failure = _sole_error(group)
+            failure = _sole_error(group, body_error)
             if failure is None:
                 raise
         if failure is not None:
@@ -235,29 +239,34 @@ class Node(NodeHandle):
         async for change in self.role_changes():
             if change.leader_id is not None:
                 return change.leader_id
-        raise AssertionError("role changes never end")
+        raise NodeStopped(f"node {self._node_id!r} has stopped; no leader will be known here")
 
     def role_changes(self) -> NewestIterator[RoleChange]:
         """Iterate over the node's role, term and leader: the present ones first, then each time the newest.
 
-        A slow reader misses those between, and is never behind. It never ends.
+        A slow reader misses those between, and is never behind. It ends when the node stops.
 
         Raises: NodeStopped if the node is not running.
         """
         return aiter(self._running().engine.role)
 
 
-def _sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """Return the one error a group is about; None if it is about several that do not come from the node."""
-    errors = list(_leaves(group))
-    if len(errors) == 1 or all(isinstance(error, ClusterError) for error in errors):
+def _sole_error(group: BaseExceptionGroup[BaseException], body_error: BaseException | None) -> BaseException | None:
+    """Return the one error a group is about; None if it is about several that do not come from the node.
+
+    What the body raised is one error, be it a group itself. Cancellation is none: it may come at any time, and so
+    beside one.
+    """
+    errors = _errors_in(group)
+    if body_error is not None and errors and errors == _errors_in(body_error):
+        return body_error
+    if errors and (len(errors) == 1 or all(isinstance(error, ClusterError) for error in errors)):
         return errors[0]
     return None
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def _errors_in(error: BaseException) -> list[BaseException]:
+    """List what is in nested groups, without cancellation. Trio copies groups, but not what is in them."""
+    if isinstance(error, BaseExceptionGroup):
+        return [inner for one in error.exceptions for inner in _errors_in(one)]
+    return [] if isinstance(error, trio.Cancelled) else [error]

@@ -35,6 +35,12 @@ class Newest(Generic[T]):
         """Start with a first value."""
         self._value = value
         self._changed = trio.Event()
+        self._has_ended = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there will be no other value."""
+        return self._has_ended
 
     @property
     def value(self) -> T:
@@ -47,8 +53,13 @@ class Newest(Generic[T]):
         self._changed.set()
         self._changed = trio.Event()
 
+    def end(self) -> None:
+        """Let all iterators end: the value changes no more."""
+        self._has_ended = True
+        self._changed.set()
+
     async def changed(self) -> None:
-        """Wait for the next ``set``."""
+        """Wait for the next ``set``, or the end."""
         await self._changed.wait()
 
     def __aiter__(self) -> NewestIterator[T]:
@@ -57,7 +68,7 @@ class Newest(Generic[T]):
 
 
 class NewestIterator(Generic[T]):
-    """Yields the present value first, then each time the newest one, once. It never ends and never falls behind."""
+    """Yields the present value first, then each time the newest one, once, and never falls behind."""
 
     def __init__(self, newest: Newest[T]) -> None:
         """Iterate over ``newest``."""
@@ -71,7 +82,9 @@ class NewestIterator(Generic[T]):
     async def __anext__(self) -> T:
         """Return the newest value not returned yet, waiting for it if need be. Cancellation loses nothing."""
         await trio.lowlevel.checkpoint()
-        while self._seen and self._seen[0] is self._newest.value:
+        while not self._newest.has_ended and self._seen and self._seen[0] is self._newest.value:
             await self._newest.changed()
+        if self._newest.has_ended:
+            raise StopAsyncIteration
         self._seen = [self._newest.value]
         return self._newest.value
