@@ -78,6 +78,11 @@ class Engine:
         # What must not leave before a write is durable, in the order in which it was asked for.
         self._gated: list[tuple[WriteId, Callable[[], None]]] = []
 
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node leads its term, as far as it knows."""
+        return self._core.state.role is Role.LEADER
+
     async def run(self) -> None:
         """Drive the core until cancelled.
 
@@ -88,7 +93,7 @@ class Engine:
                 await self._wakeup.wait()
             while self._inputs:
                 self._inputs.popleft()()
-            if self._proposals.has_queued and self._core.state.role is Role.LEADER:
+            if self._proposals.has_queued and self.is_leader:
                 self._append_proposals()
             if self._core.deadline <= trio.current_time():
                 self._carry_out(self._core.time_passed(trio.current_time()))
@@ -103,9 +108,9 @@ class Engine:
         self._queue(lambda: self._receive(sender, message, respond))
 
     def propose(self, group: Group) -> None:
-        """Queue a group for the log; there is room for it. One that may not be forwarded is refused off the leader."""
+        """Queue a group for the log; there is room for it. Off the leader one that may not be forwarded is refused."""
         self._proposals.add(group)
-        if self._core.state.role is not Role.LEADER:
+        if not self.is_leader:
             self._refuse_unforwardable()
             self._wake_forwarder()
         self._wakeup.set()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import trio
 
-from clustercore.interfaces.errors import NotLeader, OutcomeUnknown, TransportError
+from clustercore.interfaces.errors import NodeStopped, NotLeader, OutcomeUnknown, TransportError
 from clustercore.interfaces.messages import (
     ForwardFailure,
     ForwardProposals,
@@ -59,7 +59,12 @@ class Acceptor:
                 while True:
                     message = await link.receive()
                     await conversation.begin()
-                    await self._take(message, conversation)
+                    if isinstance(message, ForwardProposals):
+                        # In a task of its own: while they wait for room, the link's other requests must be heard. They
+                        # may be the entries of a new leader, and the only way to make room is to follow it.
+                        nursery.start_soon(self._propose, message, conversation)
+                    else:
+                        await self._take(message, conversation)
         except* TransportError as group:
             logger.debug("an accepted link ended: %s", group.exceptions[0])
 
@@ -69,8 +74,6 @@ class Acceptor:
                 await self._engine.receive(sender, message, conversation.answer)
             case RequestVoteRequest(candidate_id=sender):
                 await self._engine.receive(sender, message, conversation.answer)
-            case ForwardProposals():
-                await self._propose(message, conversation)
             case StatusRequest():
                 conversation.answer(StatusResponse(self._status(), message.request_id))
             case _:
@@ -83,8 +86,13 @@ class Acceptor:
             detail = f"commands of {too_large} bytes; from 1 command, of at most {self._max_command_bytes} bytes"
             conversation.answer(ProposalsFailed(request_id, ForwardFailure.REFUSED, None, detail))
             return
-        # A full leader stops reading proposals, and that is felt all the way to the proposers.
-        await self._proposals.wait_room()
+        if self._engine.is_leader:
+            # A full leader leaves its peers' requests open, of which each has few, and that is felt by the proposers.
+            try:
+                await self._proposals.wait_room()
+            except NodeStopped:
+                # The node is leaving its block, and this task is about to be cancelled: nobody is answered any more.
+                return
         self._engine.propose(
             Group(
                 message.commands,

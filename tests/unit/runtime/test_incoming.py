@@ -1,0 +1,234 @@
+"""Answering the links that peers open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from clustercore.interfaces import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    Applied,
+    ForwardFailure,
+    ForwardProposals,
+    Message,
+    NodeStatus,
+    NotLeader,
+    OutcomeUnknown,
+    ProposalsApplied,
+    ProposalsFailed,
+    Role,
+    StatusRequest,
+    StatusResponse,
+)
+from clustercore.raft.messages import RaftMessage
+from clustercore.raft.types import LogIndex, NodeId, Term
+from clustercore.runtime.engine import Engine, Respond
+from clustercore.runtime.incoming import MAX_OPEN_REQUESTS, Acceptor
+from clustercore.runtime.proposals import Group, Proposals
+from tests.unit.runtime.fakes import FakeLink
+
+HEARTBEAT = AppendEntriesRequest(Term(1), NodeId("b"), LogIndex(0), Term(0), LogIndex(0))
+STATUS = NodeStatus(
+    NodeId("a"), Role.LEADER, Term(1), NodeId("a"), LogIndex(0), LogIndex(0), LogIndex(1), LogIndex(0), 0, ()
+)
+
+
+@attrs.define(slots=False)
+class FakeEngine(Engine):
+    """Keeps what it is given; the test answers."""
+
+    proposals: Proposals
+    received: list[tuple[NodeId, RaftMessage, Respond | None]] = attrs.field(factory=list)
+    proposed: list[Group] = attrs.field(factory=list)
+    leads: bool = True
+
+    @property
+    def is_leader(self) -> bool:
+        return self.leads
+
+    async def receive(self, sender: NodeId, message: RaftMessage, respond: Respond | None = None) -> None:
+        await trio.lowlevel.checkpoint()
+        self.received.append((sender, message, respond))
+
+    def propose(self, group: Group) -> None:
+        self.proposals.add(group)
+        self.proposed.append(group)
+
+
+@attrs.define
+class Bench:
+    """An acceptor with one link."""
+
+    link: FakeLink
+    engine: FakeEngine
+    proposals: Proposals
+    # Whether ``accept`` has returned.
+    has_ended: bool = False
+
+    async def deliver(self, *messages: Message) -> None:
+        """Have the peer send, and let everything run that can."""
+        for message in messages:
+            self.link.deliver(message)
+        await wait_all_tasks_blocked()
+
+    def finish(self, group: Group, result: list[Applied] | NotLeader | OutcomeUnknown) -> None:
+        """Answer a group as the engine and the applier do."""
+        [taken] = self.proposals.take_queued(0)
+        assert taken is group
+        self.proposals.finish(group, result)
+
+
+@asynccontextmanager
+async def accepting(max_commands: int = 1000) -> AsyncIterator[Bench]:
+    """Accept one link while the block lasts."""
+    proposals = Proposals(node_id=NodeId("a"), max_commands=max_commands, max_bytes=1000)
+    engine = FakeEngine(proposals)
+    bench = Bench(FakeLink(), engine, proposals)
+    acceptor = Acceptor(engine=engine, proposals=proposals, status=lambda: STATUS, max_command_bytes=10)
+
+    async def accept() -> None:
+        await acceptor.accept(bench.link)
+        bench.has_ended = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        yield bench
+        nursery.cancel_scope.cancel()
+
+
+def applied(index: int, result: bytes) -> Applied:
+    """One command's result."""
+    return Applied(LogIndex(index), Term(1), result)
+
+
+async def test_requests_reach_the_engine_and_answers_the_link() -> None:
+    """A request goes to the engine under its sender's name, and what the engine answers goes back."""
+    async with accepting() as bench:
+        await bench.deliver(HEARTBEAT)
+        [(sender, message, respond)] = bench.engine.received
+        assert (sender, message) == ("b", HEARTBEAT)
+        assert respond is not None
+
+        answer = AppendEntriesResponse(Term(1), True, LogIndex(0))
+        respond(answer)
+        await wait_all_tasks_blocked()
+        assert bench.link.sent == [answer]
+
+
+async def test_status_is_answered_at_once() -> None:
+    """A status question needs no engine."""
+    async with accepting() as bench:
+        await bench.deliver(StatusRequest(7))
+
+        assert bench.link.sent == [StatusResponse(STATUS, 7)]
+
+
+async def test_forwarded_proposals_are_answered_by_what_became_of_them() -> None:
+    """Each outcome of a group has its answer, and a group that came from a peer is never passed on again."""
+    async with accepting() as bench:
+        await bench.deliver(*(ForwardProposals(number, (b"x", b"y")) for number in (1, 2, 3)))
+        assert [group.may_forward for group in bench.engine.proposed] == [False] * 3
+        one, two, three = bench.engine.proposed
+
+        bench.finish(one, [applied(4, b"X"), applied(5, b"Y")])
+        bench.finish(two, NotLeader(NodeId("a"), NodeId("c")))
+        bench.finish(three, OutcomeUnknown("lost office"))
+        await wait_all_tasks_blocked()
+
+        first, second, third = bench.link.sent
+        assert first == ProposalsApplied(1, Term(1), LogIndex(4), (b"X", b"Y"))
+        assert isinstance(second, ProposalsFailed)
+        assert (second.failure, second.leader_id) == (ForwardFailure.NOT_LEADER, "c")
+        assert isinstance(third, ProposalsFailed)
+        assert (third.failure, third.detail) == (ForwardFailure.UNKNOWN, "lost office")
+
+
+async def test_commands_beyond_the_limit_are_refused_whole() -> None:
+    """One command that is too large, or none at all, refuses the request: all are appended or none."""
+    async with accepting() as bench:
+        await bench.deliver(ForwardProposals(1, (b"fine", bytes(11))), ForwardProposals(2, ()))
+
+        failures = [message.failure for message in bench.link.sent if isinstance(message, ProposalsFailed)]
+        assert failures == [ForwardFailure.REFUSED] * 2
+        assert bench.engine.proposed == []
+
+
+async def test_forwarded_proposals_wait_for_room() -> None:
+    """A full leader takes no more from its peers until something is done."""
+    async with accepting(max_commands=1) as bench:
+        await bench.deliver(ForwardProposals(1, (b"x",)), ForwardProposals(2, (b"y",)))
+        [held] = bench.engine.proposed
+
+        bench.finish(held, [applied(1, b"")])
+        await wait_all_tasks_blocked()
+        assert [group.commands for group in bench.engine.proposed] == [(b"x",), (b"y",)]
+
+
+async def test_a_node_that_does_not_lead_needs_no_room_to_refuse() -> None:
+    """Two full nodes that each take the other for the leader must not wait for each other."""
+    async with accepting(max_commands=1) as bench:
+        await bench.deliver(ForwardProposals(1, (b"x",)))
+        bench.engine.leads = False
+        await bench.deliver(ForwardProposals(2, (b"y",)))
+
+        assert len(bench.engine.proposed) == 2
+
+
+async def test_proposals_that_wait_for_room_hold_up_no_other_request() -> None:
+    """Entries behind them on the link are heard: a node with a full queue could not follow a new leader otherwise."""
+    async with accepting(max_commands=1) as bench:
+        await bench.deliver(ForwardProposals(1, (b"x",)), ForwardProposals(2, (b"y",)), HEARTBEAT)
+
+        assert len(bench.engine.proposed) == 1
+        assert [message for _, message, _ in bench.engine.received] == [HEARTBEAT]
+
+
+async def test_stop_while_proposals_wait_for_room_raises_nothing() -> None:
+    """A peer's proposals in line are dropped when the node stops: that is no error, and nobody is answered."""
+    async with accepting(max_commands=1) as bench:
+        await bench.deliver(ForwardProposals(1, (b"x",)), ForwardProposals(2, (b"y",)))
+        bench.link.sent.clear()
+
+        bench.proposals.stop()
+        await wait_all_tasks_blocked()
+
+        assert not any(message.request_id == 2 for message in bench.link.sent if isinstance(message, ProposalsFailed))
+
+
+async def test_a_link_is_not_read_while_too_many_requests_are_open() -> None:
+    """Requests that nobody has answered yet are bounded."""
+    async with accepting() as bench:
+        await bench.deliver(*[HEARTBEAT] * (MAX_OPEN_REQUESTS + 5))
+        assert len(bench.engine.received) == MAX_OPEN_REQUESTS
+
+        for _, _, respond in bench.engine.received[:3]:
+            assert respond is not None
+            respond(AppendEntriesResponse(Term(1), True, LogIndex(0)))
+        await wait_all_tasks_blocked()
+        assert len(bench.engine.received) == MAX_OPEN_REQUESTS + 3
+
+
+async def test_accept_ends_when_the_peer_hangs_up() -> None:
+    """The end of a link is no error of the node; late answers to it go nowhere."""
+    async with accepting() as bench:
+        await bench.deliver(HEARTBEAT, ForwardProposals(1, (b"x",)))
+        bench.link.hang_up()
+        await wait_all_tasks_blocked()
+        assert bench.has_ended
+
+        [held] = bench.engine.proposed
+        bench.finish(held, [applied(1, b"")])
+        assert bench.link.sent == []
+
+
+async def test_accept_ends_at_a_message_that_is_no_request() -> None:
+    """A peer that sends answers where requests belong is not understood: the link closes."""
+    async with accepting() as bench:
+        await bench.deliver(AppendEntriesResponse(Term(1), True, LogIndex(0)))
+
+        assert bench.has_ended
