@@ -42,18 +42,31 @@ class SocketLoop:
 
     def __init__(self) -> None:
         self._loop: trio_asyncio.TrioEventLoop | None = None
+        self._opened = trio.Event()
         self._stop = trio.Event()
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Run the loop until ``stop``. Trio-flavoured."""
-        async with trio_asyncio.open_loop() as loop:
-            loop.set_exception_handler(_log_stray_error)
-            self._loop = loop
-            task_status.started()
-            try:
-                await self._stop.wait()
-            finally:
-                self._loop = None
+    async def run(self) -> None:
+        """Run the loop until ``stop``. Trio-flavoured.
+
+        Cancellation does not reach it: the loop outlives whatever a cancelled scope around the transport still has to
+        close, and closing a socket needs the loop.
+        """
+        try:
+            with trio.CancelScope(shield=True):
+                async with trio_asyncio.open_loop() as loop:
+                    loop.set_exception_handler(_log_stray_error)
+                    self._loop = loop
+                    self._opened.set()
+                    await self._stop.wait()
+        finally:
+            self._loop = None
+            self._opened.set()
+
+    async def wait_opened(self) -> None:
+        """Wait until the loop runs, or has failed to. Cancellation waits too: opening is brief, and must not be cut."""
+        with trio.CancelScope(shield=True):
+            await self._opened.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def stop(self) -> None:
         """Let ``run`` return, after the callbacks that are due. Sockets must have been aborted before."""

@@ -57,8 +57,10 @@ class GrpcTransport(ServiceTransport):
         self._nursery_manager = trio.open_nursery()
         self._nursery = await self._nursery_manager.__aenter__()
         try:
-            await self._nursery.start(self._loop.run)
+            self._nursery.start_soon(self._loop.run)
+            await self._loop.wait_opened()
         except BaseException as exc:
+            self._loop.stop()
             await self._nursery_manager.__aexit__(type(exc), exc, exc.__traceback__)
             raise
         return self

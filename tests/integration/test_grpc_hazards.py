@@ -488,6 +488,46 @@ async def test_closing_the_transport_ends_what_is_under_way() -> None:
     assert sorted(ends) == ["call: LinkClosed", "connect: PeerUnreachable", "receive: LinkClosed"]
 
 
+async def test_scope_around_a_transport_with_open_connections_can_be_cancelled() -> None:
+    """Cancelling the scope that a transport lives in closes its connections, and raises nothing but Cancelled."""
+    with trio.fail_after(30):
+        async with GrpcTransport() as server, trio.open_nursery() as nursery:
+            address = await nursery.start(server.serve, vote)
+            with trio.CancelScope() as scope:
+                async with GrpcTransport() as dialler:
+                    link = await dialler.connect(address, Lane.CONTROL)
+                    nursery.start_soon(cancel_when_blocked, scope)
+                    await link.receive()
+            nursery.cancel_scope.cancel()
+
+    assert scope.cancelled_caught
+
+
+async def cancel_when_blocked(scope: trio.CancelScope) -> None:
+    """Cancel once nothing else can happen."""
+    await wait_all_tasks_blocked(0.05)
+    scope.cancel()
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_transport_cancelled_while_it_opens_leaves_nothing(steps: int) -> None:
+    """Cancelling at any of the first steps of opening ends in Cancelled, in bounded time."""
+    with trio.fail_after(30):
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def open_it() -> None:
+                    async with GrpcTransport():
+                        await trio.sleep_forever()
+
+                nursery.start_soon(open_it)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+
+    assert scope.cancelled_caught
+
+
 # --- Bytes from hell -------------------------------------------------------------------------------------------------
 
 
