@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import betterproto2
+
 from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -212,14 +214,37 @@ def _status_response(message: StatusResponse) -> bytes:
 
 
 def _parse(message_type: type[Any], data: bytes) -> Any:
-    """Let betterproto2 read ``data``, whose outer structure is checked first: it would accept a cut-off field."""
+    """Let betterproto2 read ``data``.
+
+    It would accept a field that is cut off, so the outer structure is checked first; and one of another wire type, say a
+    number where text belongs, so the values are checked afterwards.
+    """
     for _ in split_fields(data):
         pass
     try:
-        return message_type.parse(data)
+        wire = message_type.parse(data)
     except Exception as exc:
         # What betterproto2 raises for bytes it cannot read depends on where it stumbles, and is not documented.
         raise MalformedMessage(f"{message_type.__name__} cannot be read: {exc!r}") from exc
+    _check_types(wire)
+    return wire
+
+
+def _check_types(wire: Any) -> None:
+    for name, default in vars(type(wire)()).items():
+        value = getattr(wire, name)
+        if isinstance(default, list):
+            # What repeats in this schema is bytes or messages.
+            for item in value:
+                if isinstance(item, betterproto2.Message):
+                    _check_types(item)
+                elif not isinstance(item, bytes):
+                    raise MalformedMessage(f"{type(wire).__name__}.{name} holds {item!r}, not bytes")
+            continue
+        # What can be absent in this schema is text.
+        expected = (str, type(None)) if default is None else (int if isinstance(default, int) else type(default))
+        if not isinstance(value, expected):
+            raise MalformedMessage(f"{type(wire).__name__}.{name} is {value!r}, not of type {expected}")
 
 
 def _read_request_vote_request(data: bytes) -> Message:

@@ -228,6 +228,22 @@ def test_random_bytes_are_a_message_or_malformed(data: bytes, field: int | None)
     assert codec.decode_envelope(codec.encode_envelope(message)) == message
 
 
+@pytest.mark.parametrize(
+    ("message_type", "data"),
+    [
+        (RequestVoteRequest, b"\x10\x00"),
+        (ForwardProposals, b"\x10\x01"),
+        (ProposalsFailed, b"\x18\x01"),
+        (StatusResponse, wire.encode_field(11, b"\x08\x01")),
+    ],
+    ids=["text", "repeated bytes", "optional text", "nested"],
+)
+def test_number_where_text_or_bytes_belong_is_malformed(message_type: type[Message], data: bytes) -> None:
+    """A field of another wire type is refused; betterproto2 alone would hand on the number."""
+    with pytest.raises(MalformedMessage):
+        codec.decode_body(message_type, data)
+
+
 @given(message=messages, noise=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=3))
 def test_flipped_bytes_are_a_message_or_malformed(message: Message, noise: list[tuple[float, int]]) -> None:
     """The same for messages that were damaged."""
