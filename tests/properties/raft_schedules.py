@@ -17,7 +17,7 @@ from clustercore.raft.types import NodeId, Role
 from tests.properties.raft_invariants import Invariants
 from tests.properties.raft_world import World
 
-__all__ = ["Event", "Setup", "Step", "healed", "random_schedule", "run"]
+__all__ = ["WEIGHTS", "Event", "Setup", "Step", "healed", "random_schedule", "run"]
 
 # A pool this large only grows stale; the oldest messages are lost then.
 MAX_POOL = 120
@@ -49,7 +49,7 @@ class Event(Enum):
 
 
 # How often a seeded schedule has each: enough calm to elect and commit, enough trouble to need it again.
-_WEIGHTS = {
+WEIGHTS = {
     Event.DELIVER_OLDEST: 22,
     Event.DELIVER_ANY: 8,
     Event.DUPLICATE: 3,
@@ -111,8 +111,8 @@ def random_schedule(seed: int, length: int) -> tuple[Setup, list[Step]]:
     )
     # Each seed has its own mixture, so that some have slow disks, some many crashes, and so on: what is rare in the
     # average of all is then common in some (Groce et al., "Swarm Testing", ISSTA 2012).
-    weights = [weight * rng.choice([0.1, 0.5, 1, 1, 2]) for weight in _WEIGHTS.values()]
-    events = rng.choices(list(_WEIGHTS), weights, k=length)
+    weights = [weight * rng.choice([0.1, 0.5, 1, 1, 2]) for weight in WEIGHTS.values()]
+    events = rng.choices(list(WEIGHTS), weights, k=length)
     return setup, [(event, rng.randrange(1 << 16), rng.randrange(1 << 16)) for event in events]
 
 
