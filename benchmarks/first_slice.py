@@ -25,12 +25,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import trio
-from clustercore_grpc import GrpcTransport
-from clustercore_sqlite import SqliteStorage
-from clustercore_static import StaticDiscovery
 
 from clustercore import Node, NodeConfig, RaftConfig
 from clustercore.interfaces import LogIndex, Role, StateMachine
+from clustercore_grpc import GrpcTransport
+from clustercore_sqlite import SqliteStorage
+from clustercore_static import StaticDiscovery
 
 COMMAND = b"x" * 64
 OUTSTANDING = (1, 64, 512)

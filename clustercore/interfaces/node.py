@@ -19,7 +19,7 @@ class NodeHandle(ABC):
         """The node's name in the cluster."""
 
     @abstractmethod
-    async def propose(self, command: bytes, *, forward: bool = True) -> Applied:
+    async def propose(self, command: bytes, *, forward: bool = True, give_up_s: float | None = None) -> Applied:
         """Replicate a command and wait until it is applied on the leader.
 
         Waits for room when too much is pending, and for a leader when none is known; bound it with a cancel scope.
@@ -27,12 +27,15 @@ class NodeHandle(ABC):
         Args:
             command: What ``StateMachine.apply`` gets, on every node.
             forward: On a node that is not the leader, pass the command on. False raises NotLeader instead.
+            give_up_s: Raise ProposalRefused once the command has waited this many seconds for room or for a leader. A
+                cancel scope cannot tell that from a command whose outcome is unknown. None waits on.
 
-        Cancellation: the outcome is unknown, except that a command still waiting for room is not done.
+        Cancellation: the outcome is unknown, except that a command still waiting for room or a leader is not done.
         Raises:
             InvalidCommand: never will be done: refused by the state machine, or larger than the limit.
             NotLeader: not done (only with ``forward=False``).
-            ProposalRefused, NodeStopped: not done.
+            ProposalRefused: not done: see ``give_up_s``; or the leader's limits are lower than here, or it is stopping.
+            NodeStopped: not done.
             OutcomeUnknown: may still be done: the leader changed, or the connection to it was lost.
         """
 

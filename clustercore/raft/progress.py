@@ -1,6 +1,6 @@
 """What a leader knows of one follower's log, and how much it may send it now.
 
-Three states (thesis §10.2.1; the names are those of etcd's raft):
+Three states (thesis §10.2.2; the names are those of etcd's raft):
 
 * PROBE: the leader does not know where the logs agree. One request at a time.
 * REPLICATE: they agree up to ``next_index - 1``, counting what is on its way. A window of requests at a time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from random import Random
@@ -12,7 +13,7 @@ from typing import Self
 import trio
 
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
-from clustercore.interfaces.errors import ClusterError, ConfigError, InvalidCommand, NodeStopped
+from clustercore.interfaces.errors import ClusterError, ConfigError, InvalidCommand, NodeStopped, ProposalRefused
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage
@@ -180,7 +181,7 @@ class Node(NodeHandle):
             raise NodeStopped(f"node {self._node_id!r} has not started; its address is not known yet")
         return self._address
 
-    async def propose(self, command: bytes, *, forward: bool = True) -> Applied:
+    async def propose(self, command: bytes, *, forward: bool = True, give_up_s: float | None = None) -> Applied:
         """Replicate a command and wait until it is applied on the leader.
 
         Waits for room when too much is pending, and for a leader when none is known; bound it with a cancel scope.
@@ -188,12 +189,14 @@ class Node(NodeHandle):
         Args:
             command: What ``StateMachine.apply`` gets, on every node.
             forward: On a node that is not the leader, pass the command on. False raises NotLeader instead.
+            give_up_s: Raise ProposalRefused once the command has waited this many seconds for room or for a leader. A
+                cancel scope cannot tell that from a command whose outcome is unknown. None waits on.
 
-        Cancellation: the outcome is unknown, except that a command that waits for room or for a leader is not done.
+        Cancellation: the outcome is unknown, except that a command still waiting for room or a leader is not done.
         Raises:
             InvalidCommand: never will be done: refused by the state machine, or larger than the limit.
             NotLeader: not done (only with ``forward=False``).
-            ProposalRefused: not done: the leader's limits are lower than this node's, or it is stopping.
+            ProposalRefused: not done: see ``give_up_s``; or the leader's limits are lower than here, or it is stopping.
             NodeStopped: not done.
             OutcomeUnknown: may still be done: the leader changed, or the connection to it was lost.
         """
@@ -202,7 +205,11 @@ class Node(NodeHandle):
         if len(command) > limit:
             raise InvalidCommand(f"the command has {len(command)} bytes; max_command_bytes allows {limit}")
         self._machine.validate(command)
-        await assembly.proposals.wait_room()
+        give_up_at = math.inf if give_up_s is None else trio.current_time() + give_up_s
+        with trio.move_on_at(give_up_at) as patience:
+            await assembly.proposals.wait_room()
+        if patience.cancelled_caught:
+            raise self._refused("no room", give_up_s)
         done = trio.Event()
         answers: list[GroupResult] = []
 
@@ -213,7 +220,13 @@ class Node(NodeHandle):
         group = Group((command,), on_done=take, may_forward=forward)
         assembly.engine.propose(group)
         try:
-            await done.wait()
+            with trio.move_on_at(give_up_at) as patience:
+                await done.wait()
+            if patience.cancelled_caught:
+                if assembly.proposals.withdraw(group):
+                    raise self._refused("no leader", give_up_s)
+                # On its way already: only its answer tells what became of it.
+                await done.wait()
         except trio.Cancelled:
             assembly.proposals.withdraw(group)
             raise
@@ -221,6 +234,11 @@ class Node(NodeHandle):
         if isinstance(answer, ClusterError):
             raise answer
         return answer[0]
+
+    def _refused(self, reason: str, waited_s: float | None) -> ProposalRefused:
+        return ProposalRefused(
+            f"node {self._node_id!r} had {reason} for the command within {waited_s} s; nothing was done"
+        )
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now. It never blocks.

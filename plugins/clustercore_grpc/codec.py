@@ -216,8 +216,8 @@ def _status_response(message: StatusResponse) -> bytes:
 def _parse(message_type: type[Any], data: bytes) -> Any:
     """Let betterproto2 read ``data``.
 
-    It would accept a field that is cut off, so the outer structure is checked first; and one of another wire type, say a
-    number where text belongs, so the values are checked afterwards.
+    It would accept a field that is cut off, so the outer structure is checked first; and one of another wire type, say
+    a number where text belongs, so the values are checked afterwards.
     """
     for _ in split_fields(data):
         pass

@@ -15,6 +15,7 @@ from clustercore.interfaces import (
     ClusterError,
     InvalidCommand,
     NodeHandle,
+    NodeId,
     NodeStopped,
     NotLeader,
     ProposalRefused,
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from clustercore_kv.machine import KeyValueMachine
 
 __all__ = ["KeyValueService"]
+
+# A command that finds no leader for so long is answered as not done. Shorter than a transport waits for an answer
+# (2 s): after that its client could not tell any more.
+_GIVE_UP_S = 1.0
 
 
 class KeyValueService:
@@ -113,7 +118,7 @@ class KeyValueService:
     async def _propose(self, command: Command) -> bytes:
         """Send a command through the log and return the response, whatever becomes of it."""
         try:
-            applied = await self._node.propose(encode_command(command))
+            applied = await self._node.propose(encode_command(command), give_up_s=_GIVE_UP_S)
             result = split_result(applied.result)
         except InvalidCommand as error:
             return self._failure(KvErrorCode.INVALID, str(error))
@@ -142,4 +147,10 @@ class KeyValueService:
         return encode_result_response(encode_scan_result(page))
 
     def _failure(self, code: KvErrorCode, message: str) -> bytes:
-        return encode_failure_response(Failure(code, message, self._node.status().leader_id))
+        return encode_failure_response(Failure(code, message, self._leader_id()))
+
+    def _leader_id(self) -> NodeId | None:
+        try:
+            return self._node.status().leader_id
+        except NodeStopped:
+            return None

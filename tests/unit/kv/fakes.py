@@ -19,6 +19,7 @@ from clustercore.interfaces import (
     NodeHandle,
     NodeId,
     NodeStatus,
+    NodeStopped,
     PeerUnreachable,
     Role,
     Service,
@@ -46,13 +47,17 @@ class FakeNode(NodeHandle):
         self.proposals = 0
         # Raised by the next proposals, one each, in place of applying them.
         self.errors: deque[Exception] = deque()
+        # How long each proposal was to wait for a leader.
+        self.give_up_s: list[float | None] = []
+        self.is_stopped = False
 
     @property
     def node_id(self) -> NodeId:
         return LEADER
 
-    async def propose(self, command: bytes, *, forward: bool = True) -> Applied:
+    async def propose(self, command: bytes, *, forward: bool = True, give_up_s: float | None = None) -> Applied:
         await trio.lowlevel.checkpoint()
+        self.give_up_s.append(give_up_s)
         self.proposals += 1
         if self.errors:
             raise self.errors.popleft()
@@ -61,6 +66,8 @@ class FakeNode(NodeHandle):
         return Applied(index, TERM, self.machine.apply(index, command))
 
     def status(self) -> NodeStatus:
+        if self.is_stopped:
+            raise NodeStopped("stopped")
         applied = LogIndex(self.machine.applied_index)
         return NodeStatus(LEADER, Role.LEADER, TERM, LEADER, applied, applied, LogIndex(1), applied, 0, ())
 

@@ -117,6 +117,27 @@ async def test_failures_travel_inside_the_response(error: Exception, code: KvErr
     assert response == PutResponse(error=KvError(code=code, message=str(error), leader_id=LEADER))
 
 
+async def test_stopping_node_answers_not_done() -> None:
+    """A node that is leaving cannot say who leads, and still says that nothing was done."""
+    node, service = serve()
+    node.errors.append(NodeStopped("stopped"))
+    node.is_stopped = True
+
+    response = PutResponse.parse(await service.unary["Put"](bytes(PutRequest(key="a", value=b"1"))))
+
+    assert response == PutResponse(error=KvError(code=KvErrorCode.NOT_DONE, message="stopped"))
+
+
+async def test_proposals_give_up_while_the_client_still_waits() -> None:
+    """Without a leader the answer is "not done", and comes before a transport's shortest patience of 2 s is over."""
+    node, service = serve()
+
+    await service.unary["Put"](bytes(PutRequest(key="a", value=b"1")))
+
+    assert all(give_up_s is not None and give_up_s < 2 for give_up_s in node.give_up_s)
+    assert len(node.give_up_s) == 1
+
+
 @pytest.mark.parametrize(
     ("method", "request_bytes"),
     [
