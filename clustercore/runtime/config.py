@@ -50,6 +50,11 @@ class NodeConfig:
         for name in ("connect_timeout_s", "reconnect_min_s", "reconnect_max_s", "forward_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 seconds")
+        if self.reconnect_max_s < self.reconnect_min_s:
+            raise ConfigError(
+                f"reconnect_max_s is {self.reconnect_max_s}; it must be at least reconnect_min_s "
+                f"({self.reconnect_min_s})"
+            )
         if self.max_command_bytes > self.max_pending_bytes:
             raise ConfigError(
                 f"max_command_bytes is {self.max_command_bytes}; it must be at most max_pending_bytes "
