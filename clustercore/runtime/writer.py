@@ -132,5 +132,3 @@ def _join(runs: list[tuple[Entry, ...]]) -> list[Entry]:
         del joined[keep:]
         joined.extend(run)
     return joined
-
-

@@ -1,0 +1,184 @@
+"""The task that touches the state machine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from clustercore.interfaces import Entry, EntryKind, Snapshot, StateMachineError
+from clustercore.raft.effects import Apply, RestoreSnapshot
+from clustercore.raft.types import LogIndex, Term
+from clustercore.runtime.applier import ENTRIES_PER_CHECKPOINT, Applier, restore
+from tests.simulation.cluster import Journal
+
+
+def command(index: int, text: bytes = b"x") -> Entry:
+    """A command in the log."""
+    return Entry.create(LogIndex(index), Term(1), EntryKind.COMMAND, text)
+
+
+def commands(first: int, last: int) -> Apply:
+    """Commands to apply, both ends inclusive."""
+    return Apply(tuple(command(index, b"%d" % index) for index in range(first, last + 1)))
+
+
+class Fussy(Journal):
+    """Can break wherever a machine can."""
+
+    breaks_at_snapshot = False
+
+    def snapshot(self) -> bytes:
+        if self.breaks_at_snapshot:
+            raise RuntimeError("cannot save")
+        return super().snapshot()
+
+
+@attrs.define
+class Bench:
+    """An applier, its machine and what it told."""
+
+    machine: Fussy
+    results: list[tuple[int, bytes]] = attrs.field(factory=list)
+    snapshots: list[Snapshot] = attrs.field(factory=list)
+
+    def applier(self, *, last_applied: int = 0, snapshot_entries: int = 1000) -> Applier:
+        """The applier, not running."""
+        return Applier(
+            self.machine,
+            last_applied=LogIndex(last_applied),
+            snapshot_entries=snapshot_entries,
+            on_applied=lambda entry, result: self.results.append((entry.index, result)),
+            on_snapshot=self.snapshots.append,
+        )
+
+
+@asynccontextmanager
+async def running(applier: Applier) -> AsyncIterator[None]:
+    """Run an applier while the block lasts."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(applier.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_commands_are_applied_in_order_and_told_with_their_results() -> None:
+    """Each command's result is told with its entry; a no-op only moves the index."""
+    bench = Bench(Fussy())
+    applier = bench.applier()
+    no_op = Entry.create(LogIndex(1), Term(1), EntryKind.NO_OP)
+    async with running(applier):
+        applier.post(Apply((no_op, command(2, b"two"))))
+        applier.post(commands(3, 3))
+        await wait_all_tasks_blocked()
+
+    assert bench.results == [(1, b""), (2, b"2:two"), (3, b"3:3")]
+    assert bench.machine.lines == [(2, b"two"), (3, b"3")]
+    assert applier.last_applied == 3
+
+
+async def test_snapshot_comes_every_so_many_entries() -> None:
+    """The count starts at the last snapshot, be it the node's own, a leader's or the one it started from."""
+    bench = Bench(Fussy())
+    applier = bench.applier(last_applied=10, snapshot_entries=3)
+    async with running(applier):
+        applier.post(commands(11, 17))
+        await wait_all_tasks_blocked()
+        assert [snapshot.last_included_index for snapshot in bench.snapshots] == [13, 16]
+
+        applier.post(RestoreSnapshot(Snapshot(LogIndex(30), Term(2), b"[]")))
+        applier.post(commands(31, 33))
+        await wait_all_tasks_blocked()
+
+    assert [snapshot.last_included_index for snapshot in bench.snapshots] == [13, 16, 33]
+
+
+async def test_snapshot_holds_the_state_of_its_very_index() -> None:
+    """A snapshot in the middle of a batch is of the state after that entry, with its term."""
+    bench = Bench(Fussy())
+    applier = bench.applier(snapshot_entries=2)
+    async with running(applier):
+        applier.post(commands(1, 3))
+        await wait_all_tasks_blocked()
+
+    [snapshot] = bench.snapshots
+    assert (snapshot.last_included_index, snapshot.last_included_term) == (2, 1)
+    other = Journal()
+    other.restore(snapshot.data)
+    assert other.commands == [b"1", b"2"]
+
+
+async def test_restore_replaces_the_state_and_moves_the_index() -> None:
+    """A leader's snapshot takes the place of all that was applied before it."""
+    bench = Bench(Fussy())
+    applier = bench.applier()
+    donor = Journal()
+    donor.apply(LogIndex(9), b"nine")
+    async with running(applier):
+        applier.post(commands(1, 2))
+        applier.post(RestoreSnapshot(Snapshot(LogIndex(9), Term(2), donor.snapshot())))
+        await wait_all_tasks_blocked()
+
+    assert applier.last_applied == 9
+    assert bench.machine.lines == donor.lines
+
+
+async def test_machine_that_raises_from_apply_ends_the_applier() -> None:
+    """The error has the index and the cause; nothing after the command is applied, and its result is not told."""
+    bench = Bench(Fussy())
+    applier = bench.applier()
+    applier.post(Apply((command(1), command(2, b"raise"), command(3))))
+
+    with pytest.raises(StateMachineError) as caught:
+        await applier.run()
+
+    assert caught.value.index == 2
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert [index for index, _ in bench.results] == [1]
+    assert applier.last_applied == 1
+
+
+async def test_machine_that_raises_from_snapshot_ends_the_applier() -> None:
+    """A state that cannot be saved is as bad as one that cannot be changed."""
+    bench = Bench(Fussy())
+    bench.machine.breaks_at_snapshot = True
+    applier = bench.applier(snapshot_entries=1)
+    applier.post(commands(1, 1))
+
+    with pytest.raises(StateMachineError, match="snapshot at 1"):
+        await applier.run()
+
+
+def test_machine_that_raises_from_restore_is_a_state_machine_error() -> None:
+    """Bytes that the machine cannot read are named by the index they stand for."""
+    with pytest.raises(StateMachineError, match="up to index 7") as caught:
+        restore(Journal(), Snapshot(LogIndex(7), Term(1), b"not json"))
+
+    assert caught.value.index == 7
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+async def test_a_long_batch_lets_others_run(nursery: trio.Nursery) -> None:
+    """Thousands of entries at once do not keep heartbeats waiting until all are applied."""
+    bench = Bench(Fussy())
+    applier = bench.applier()
+    seen: list[int] = []
+
+    async def look() -> None:
+        while applier.last_applied < 3 * ENTRIES_PER_CHECKPOINT:
+            seen.append(applier.last_applied)
+            await trio.lowlevel.checkpoint()
+
+    async with running(applier):
+        nursery.start_soon(look)
+        applier.post(commands(1, 3 * ENTRIES_PER_CHECKPOINT))
+        await wait_all_tasks_blocked()
+
+    # Trio runs tasks in any order, so that two turns of the applier may lie between two looks.
+    assert all(later - earlier <= 2 * ENTRIES_PER_CHECKPOINT for earlier, later in pairwise(seen))
+    assert len(set(seen)) > 1

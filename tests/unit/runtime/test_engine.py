@@ -1,0 +1,341 @@
+"""The task that owns the core: what leaves when, and what is taken together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import attrs
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from clustercore.interfaces import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    Entry,
+    EntryKind,
+    HardState,
+    InstallSnapshotRequest,
+    Message,
+    NodeId,
+    NotLeader,
+    OutcomeUnknown,
+    RequestVoteRequest,
+    RequestVoteResponse,
+    Role,
+    RoleChange,
+    Snapshot,
+)
+from clustercore.raft.config import RaftConfig
+from clustercore.raft.core import RaftCore
+from clustercore.raft.effects import PersistEntries, PersistHardState
+from clustercore.raft.types import Configuration, LogIndex, Term, WriteId
+from clustercore.runtime.applier import Applier
+from clustercore.runtime.engine import MAX_BATCH_BYTES, MAX_WAITING_MESSAGES, Engine
+from clustercore.runtime.proposals import Group, GroupResult, Proposals
+from clustercore.runtime.writer import ReadSnapshot, StorageJob
+from tests.simulation.cluster import Journal
+
+A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
+
+
+@attrs.define
+class Bench:
+    """An engine with everything around it kept, so that the test decides when a write is durable."""
+
+    engine: Engine
+    core: RaftCore
+    proposals: Proposals
+    jobs: list[StorageJob]
+    # What left: messages to peers, answers, and what became of groups, in order.
+    left: list[Any]
+    roles: list[RoleChange]
+    forwarder_calls: list[str]
+
+    @property
+    def last_write_id(self) -> WriteId:
+        """The newest write the core asked for."""
+        return max(job.write_id for job in self.jobs if isinstance(job, PersistEntries | PersistHardState))
+
+    async def durable(self, write_id: int | None = None) -> None:
+        """Say that all writes up to this one, or all, are durable."""
+        self.engine.storage_done(WriteId(write_id) if write_id is not None else self.last_write_id)
+        await wait_all_tasks_blocked()
+
+    async def receive(self, sender: NodeId, message: Message) -> None:
+        """Take a message, and keep the answer."""
+        await self.engine.receive(sender, message, self.left.append)  # type: ignore[arg-type]  # Raft's own only
+        await wait_all_tasks_blocked()
+
+    async def propose(self, *commands: bytes, may_forward: bool = True) -> None:
+        """Propose each command as a group of its own, all before the engine runs."""
+        for command in commands:
+            self.engine.propose(Group((command,), on_done=self.left.append, may_forward=may_forward))
+        await wait_all_tasks_blocked()
+
+    async def stand_and_win(self) -> None:
+        """Let the election deadline pass and b grant its vote; the vote of a itself is durable."""
+        await trio.sleep(max(0.0, self.core.deadline - trio.current_time()))
+        await wait_all_tasks_blocked()
+        await self.durable()
+        await self.receive(B, RequestVoteResponse(self.core.state.current_term, True))
+        assert self.engine.is_leader
+        self.left.clear()
+
+    def kinds(self) -> list[type]:
+        """What left, by type."""
+        return [type(thing) for thing in self.left]
+
+
+@asynccontextmanager
+async def running(hard_state: HardState | None = None) -> AsyncIterator[Bench]:
+    """Run the engine of node "a", one of three, while the block lasts."""
+    core = RaftCore(
+        node_id=A,
+        configuration=Configuration.of("abc"),
+        config=RaftConfig(),
+        rng=Random(1),
+        now=trio.current_time(),
+        hard_state=hard_state,
+    )
+    left: list[Any] = []
+    jobs: list[StorageJob] = []
+    roles: list[RoleChange] = []
+    forwarder_calls: list[str] = []
+    proposals = Proposals(node_id=A, max_commands=1_000_000, max_bytes=10**9)
+    applier = Applier(
+        Journal(),
+        last_applied=LogIndex(0),
+        snapshot_entries=1000,
+        on_applied=proposals.applied,
+        on_snapshot=lambda snapshot: None,
+    )
+    engine = Engine(
+        core,
+        applier=applier,
+        proposals=proposals,
+        post_job=jobs.append,
+        post_message=lambda peer, message: left.append((peer, message)),
+        on_role_change=lambda before, after: roles.append(after),
+        wake_forwarder=lambda: forwarder_calls.append("wake"),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run)
+        nursery.start_soon(applier.run)
+        yield Bench(engine, core, proposals, jobs, left, roles, forwarder_calls)
+        nursery.cancel_scope.cancel()
+
+
+def vote_request(term: int, candidate_id: NodeId = B) -> RequestVoteRequest:
+    """A candidate with an empty log asks."""
+    return RequestVoteRequest(Term(term), candidate_id, LogIndex(0), Term(0))
+
+
+def append_request(term: int, first: int = 1, last: int = 0, commit: int = 0) -> AppendEntriesRequest:
+    """The leader b sends entries of its term."""
+    entries = tuple(
+        Entry.create(LogIndex(index), Term(term), EntryKind.COMMAND, b"%d" % index) for index in range(first, last + 1)
+    )
+    prev_term = Term(term) if first > 1 else Term(0)
+    return AppendEntriesRequest(Term(term), B, LogIndex(first - 1), prev_term, LogIndex(commit), entries)
+
+
+# --- Durable before visible ---
+
+
+async def test_a_vote_leaves_only_after_its_write() -> None:
+    """A granted vote is answered when it is durable, not before."""
+    async with running() as bench:
+        await bench.receive(B, vote_request(1))
+        assert bench.left == []
+
+        await bench.durable()
+        assert bench.left == [RequestVoteResponse(Term(1), True)]
+
+
+async def test_a_candidate_asks_for_votes_after_its_own_is_durable(autojump_clock: MockClock) -> None:
+    """Asking says "I voted for myself", and so waits for that write."""
+    async with running() as bench:
+        await trio.sleep(3)
+        assert bench.core.state.role is Role.CANDIDATE
+        assert bench.left == []
+        sent_terms = [job.hard_state.current_term for job in bench.jobs if isinstance(job, PersistHardState)]
+
+        await bench.durable()
+
+        requests = [message for _, message in bench.left if isinstance(message, RequestVoteRequest)]
+        assert {request.term for request in requests} == set(sent_terms)
+        assert [peer for peer, _ in bench.left] == [B, C] * len(sent_terms)
+
+
+async def test_what_waits_for_writes_leaves_write_by_write_in_order() -> None:
+    """A write that is durable lets out what waited for it and for those before it, in the order of asking."""
+    async with running() as bench:
+        await bench.receive(B, append_request(1, 1, 1))
+        after_first = bench.last_write_id
+        await bench.receive(B, append_request(1, 2, 2))
+        after_second = bench.last_write_id
+        await bench.receive(B, append_request(1, 3, 3))
+        assert bench.left == []
+
+        await bench.durable(after_first)
+        assert [answer.match_index for answer in bench.left if isinstance(answer, AppendEntriesResponse)] == [1]
+        await bench.durable(after_second)
+        await bench.durable()
+
+        assert [answer.match_index for answer in bench.left if isinstance(answer, AppendEntriesResponse)] == [1, 2, 3]
+
+
+async def test_joined_writes_let_out_everything_up_to_them() -> None:
+    """A report of the last of several writes covers those before it."""
+    async with running() as bench:
+        for index in (1, 2, 3):
+            await bench.receive(B, append_request(1, index, index))
+
+        await bench.durable()
+
+        assert [answer.match_index for answer in bench.left if isinstance(answer, AppendEntriesResponse)] == [1, 2, 3]
+
+
+async def test_what_waited_leaves_before_what_the_report_leads_to(autojump_clock: MockClock) -> None:
+    """The answers that waited for a write go before the messages that the core sends because it is durable."""
+    async with running(HardState(Term(4))) as bench:
+        await bench.receive(C, vote_request(5, C))
+        await trio.sleep(max(0.0, bench.core.deadline - trio.current_time()))
+        await wait_all_tasks_blocked()
+        assert bench.core.state.role is Role.CANDIDATE
+
+        await bench.durable()
+
+        assert bench.kinds()[0] is RequestVoteResponse
+        assert len(bench.left) == 3
+
+
+# --- Proposals ---
+
+
+async def test_proposals_that_arrive_together_are_one_write(autojump_clock: MockClock) -> None:
+    """All that is proposed before the engine runs is appended as one batch."""
+    async with running() as bench:
+        await bench.stand_and_win()
+        writes = len(bench.jobs)
+
+        await bench.propose(b"x", b"y", b"z")
+
+        [job] = bench.jobs[writes:]
+        assert isinstance(job, PersistEntries)
+        assert [entry.command for entry in job.entries] == [b"x", b"y", b"z"]
+
+
+async def test_batches_are_bounded_in_bytes(autojump_clock: MockClock) -> None:
+    """Proposals beyond a batch's limit are appended in the next turns, without waiting for anything."""
+    async with running() as bench:
+        await bench.stand_and_win()
+        writes = len(bench.jobs)
+
+        await bench.propose(*[bytes(MAX_BATCH_BYTES // 2)] * 5)
+
+        counts = [len(job.entries) for job in bench.jobs[writes:] if isinstance(job, PersistEntries)]
+        assert counts == [2, 2, 1]
+
+
+async def test_proposals_off_the_leader_wake_the_forwarder_or_are_refused() -> None:
+    """On a follower a proposal waits for the forwarder; one that may not be passed on is refused, naming the leader."""
+    async with running() as bench:
+        await bench.receive(B, append_request(1))
+        await bench.durable()
+        bench.left.clear()
+        bench.forwarder_calls.clear()
+
+        await bench.propose(b"x")
+        assert bench.left == []
+        assert bench.forwarder_calls == ["wake"]
+        await bench.propose(b"y", may_forward=False)
+
+        [error] = bench.left
+        assert isinstance(error, NotLeader)
+        assert (error.node_id, error.leader_id) == (A, B)
+        assert bench.proposals.pending == 1
+
+
+async def test_losing_office_leaves_appended_proposals_unknown_and_queued_ones_queued(
+    autojump_clock: MockClock,
+) -> None:
+    """A later term ends what is in the log as unknown; what was proposed in that moment is not in it and waits."""
+    async with running() as bench:
+        await bench.stand_and_win()
+        await bench.propose(b"in the log")
+        term = bench.core.state.current_term
+        results: list[GroupResult] = []
+        bench.engine.propose(Group((b"queued",), on_done=results.append, may_forward=True))
+        bench.engine.propose(Group((b"stays here",), on_done=results.append, may_forward=False))
+
+        await bench.receive(C, append_request(term + 1))
+
+        assert [type(result) for result in results] == [NotLeader]
+        assert OutcomeUnknown in bench.kinds()
+        assert bench.proposals.pending == 1
+        assert bench.roles[-1] == RoleChange(Role.FOLLOWER, Term(term + 1), B)
+
+
+# --- The rest ---
+
+
+async def test_role_is_told_before_and_kept_as_newest(autojump_clock: MockClock) -> None:
+    """Each change of role, term or leader is told, and the newest is there to see."""
+    async with running() as bench:
+        assert bench.engine.role.value == RoleChange(Role.FOLLOWER, Term(0), None)
+        await bench.stand_and_win()
+
+        assert bench.engine.role.value == RoleChange(Role.LEADER, bench.core.state.current_term, A)
+        assert [change.role for change in bench.roles][-1] is Role.LEADER
+
+
+async def test_a_leader_sends_heartbeats_in_time(autojump_clock: MockClock) -> None:
+    """The engine wakes at the core's deadline, and only then."""
+    async with running() as bench:
+        await bench.stand_and_win()
+        await trio.sleep(1.001)
+
+        heartbeats = [entry for entry in bench.left if isinstance(entry[1], AppendEntriesRequest)]
+        # Ten to each of two peers; the no-op is not answered, so nothing else is sent.
+        assert len(heartbeats) == 20
+
+
+async def test_messages_wait_when_too_many_are_queued() -> None:
+    """A link that brings more than the core has seen waits, and goes on when the engine has run."""
+    async with running() as bench:
+        for _ in range(MAX_WAITING_MESSAGES):
+            # Queues without a checkpoint, so that the engine does not run in between.
+            await bench.engine.receive(B, append_request(1), lambda message: None)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await bench.engine.receive(B, append_request(1), lambda message: None)
+        assert scope.cancelled_caught
+
+        await wait_all_tasks_blocked()
+        with trio.fail_after(1):
+            await bench.engine.receive(B, append_request(1), lambda message: None)
+
+
+async def test_a_snapshot_is_read_and_sent_in_the_term_of_asking(autojump_clock: MockClock) -> None:
+    """A follower that needs what the leader dropped gets the stored snapshot, read by the writer."""
+    async with running() as bench:
+        await bench.stand_and_win()
+        term = bench.core.state.current_term
+        await bench.propose(b"x", b"y")
+        await bench.durable()
+        await bench.receive(B, AppendEntriesResponse(term, True, LogIndex(0), LogIndex(1)))
+        await bench.receive(B, AppendEntriesResponse(term, True, LogIndex(1), LogIndex(3)))
+        bench.engine.snapshot_saved(LogIndex(3), LogIndex(4))
+        await wait_all_tasks_blocked()
+        await bench.receive(C, AppendEntriesResponse(term, False, LogIndex(0), LogIndex(0), Term(0), LogIndex(1)))
+        await bench.receive(C, AppendEntriesResponse(term, True, LogIndex(0), LogIndex(0)))
+        bench.left.clear()
+
+        [read] = [job for job in bench.jobs if isinstance(job, ReadSnapshot)]
+        read.on_read(Snapshot(LogIndex(3), term, b"state"))
+
+        assert bench.left == [(C, InstallSnapshotRequest(term, A, LogIndex(3), term, b"state"))]

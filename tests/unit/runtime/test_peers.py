@@ -1,0 +1,249 @@
+"""A lane to a peer: connecting, backing off, and what is dropped meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from random import Random
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from clustercore.interfaces import Lane, Link, Message, NodeId, PeerUnreachable, StatusRequest
+from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.peers import PeerLane
+from tests.unit.runtime.fakes import FakeLink, FakeTransport
+
+B = NodeId("b")
+CONFIG = NodeConfig(reconnect_min_s=0.1, reconnect_max_s=0.5, connect_timeout_s=2.0)
+
+
+@attrs.define
+class Bench:
+    """A lane and what it told."""
+
+    lane: PeerLane
+    transport: FakeTransport
+    received: list[tuple[NodeId, Message]]
+    lost: list[tuple[NodeId, Lane]]
+
+
+@asynccontextmanager
+async def running(
+    dial: Callable[[str, Lane], Link] | None = None,
+    *,
+    transport: FakeTransport | None = None,
+    address: str | None = "b:1",
+) -> AsyncIterator[Bench]:
+    """Run a lane to "b" while the block lasts."""
+    transport = transport or FakeTransport(dial)
+    received: list[tuple[NodeId, Message]] = []
+    lost: list[tuple[NodeId, Lane]] = []
+
+    async def take(peer: NodeId, message: Message) -> None:
+        received.append((peer, message))
+
+    lane = PeerLane(
+        B,
+        Lane.BULK,
+        transport=transport,
+        address_of=lambda node_id: address,
+        on_message=take,
+        on_lost=lambda peer, lane: lost.append((peer, lane)),
+        config=CONFIG,
+        rng=Random(1),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lane.run)
+        yield Bench(lane, transport, received, lost)
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_opened_before_there_is_something_to_send(autojump_clock: MockClock) -> None:
+    """An idle lane costs its peer no connection."""
+    async with running() as bench:
+        await trio.sleep(100)
+        assert bench.transport.attempts == []
+
+
+async def test_messages_go_over_one_link_and_answers_come_back() -> None:
+    """What is posted is sent on the lane's link, and what arrives there is taken as the peer's."""
+    link = FakeLink()
+    async with running(lambda address, lane: link) as bench:
+        for number in (1, 2):
+            bench.lane.outbox.post(StatusRequest(number))
+            await wait_all_tasks_blocked()
+        link.deliver(StatusRequest(3))
+        await wait_all_tasks_blocked()
+
+        assert link.sent == [StatusRequest(1), StatusRequest(2)]
+        assert bench.received == [(B, StatusRequest(3))]
+        assert [(address, lane) for _, address, lane in bench.transport.attempts] == [("b:1", Lane.BULK)]
+        assert bench.lost == []
+    assert link.is_closed
+
+
+async def test_attempts_back_off_to_the_longest_wait(autojump_clock: MockClock) -> None:
+    """The waits grow by half from the shortest to the longest, each spread by a fifth, and are told as lost."""
+    async with running() as bench:
+        for _ in range(1000):
+            bench.lane.outbox.post(StatusRequest())
+            await trio.sleep(0.01)
+
+        times = [time for time, _, _ in bench.transport.attempts]
+        waits = [later - earlier for earlier, later in pairwise(times)]
+        for number, wait_s in enumerate(waits):
+            planned_s = min(0.1 * 1.5**number, 0.5)
+            # The next message after the wait comes within 0.01 s.
+            assert 0.8 * planned_s <= wait_s <= 1.2 * planned_s + 0.011
+        assert len(waits) > 10
+        assert len(bench.lost) == len(times)
+
+
+async def test_backing_off_starts_anew_after_a_link(autojump_clock: MockClock) -> None:
+    """A peer that was reached and lost is tried again after the shortest wait."""
+    links = [FakeLink()]
+    is_up = False
+
+    def dial(address: str, lane: Lane) -> Link:
+        if not is_up:
+            raise PeerUnreachable("down")
+        links.append(FakeLink())
+        return links[-1]
+
+    async with running(dial) as bench:
+        bench.lane.outbox.post(StatusRequest())
+        for _ in range(100):
+            await trio.sleep(0.1)
+            bench.lane.outbox.post(StatusRequest())
+        is_up = True
+        await trio.sleep(1)
+        bench.lane.outbox.post(StatusRequest(7))
+        await wait_all_tasks_blocked()
+        assert links[-1].sent[-1] == StatusRequest(7)
+
+        is_up = False
+        links[-1].hang_up()
+        await wait_all_tasks_blocked()
+        first = len(bench.transport.attempts)
+        for _ in range(30):
+            bench.lane.outbox.post(StatusRequest())
+            await trio.sleep(0.01)
+
+        one, two = (time for time, _, _ in bench.transport.attempts[first:][:2])
+        assert two - one <= 0.12 + 0.011
+
+
+async def test_messages_to_a_peer_out_of_reach_are_dropped(autojump_clock: MockClock) -> None:
+    """What was posted while the peer was away is out of date: it is dropped, and whoever posted it hears."""
+    dropped: list[str] = []
+    link = FakeLink()
+    is_up = False
+
+    def dial(address: str, lane: Lane) -> Link:
+        if not is_up:
+            raise PeerUnreachable("down")
+        return link
+
+    async with running(dial) as bench:
+        bench.lane.outbox.post(StatusRequest(1), on_dropped=lambda: dropped.append("at the attempt"))
+        await wait_all_tasks_blocked()
+        bench.lane.outbox.post(StatusRequest(2), on_dropped=lambda: dropped.append("during the wait"))
+        await trio.sleep(1)
+        is_up = True
+        bench.lane.outbox.post(StatusRequest(3))
+        await wait_all_tasks_blocked()
+
+        assert dropped == ["at the attempt", "during the wait"]
+        assert link.sent == [StatusRequest(3)]
+
+
+async def test_a_lost_link_is_told_and_opened_again_when_needed() -> None:
+    """When a link ends, what waits is dropped, the loss is told once, and the next message opens another."""
+    links: list[FakeLink] = []
+
+    def dial(address: str, lane: Lane) -> Link:
+        links.append(FakeLink())
+        return links[-1]
+
+    async with running(dial) as bench:
+        bench.lane.outbox.post(StatusRequest(1))
+        await wait_all_tasks_blocked()
+        links[0].hang_up()
+        await wait_all_tasks_blocked()
+        assert bench.lost == [(B, Lane.BULK)]
+        assert links[0].is_closed
+        assert len(links) == 1
+
+        bench.lane.outbox.post(StatusRequest(2))
+        await wait_all_tasks_blocked()
+        assert links[1].sent == [StatusRequest(2)]
+
+
+async def test_a_link_that_fails_while_sending_is_lost() -> None:
+    """An error of ``send`` ends the link as its end on the other side does."""
+    links: list[FakeLink] = []
+
+    def dial(address: str, lane: Lane) -> Link:
+        links.append(FakeLink())
+        links[-1].close_after(1)
+        return links[-1]
+
+    async with running(dial) as bench:
+        for number in (1, 2):
+            bench.lane.outbox.post(StatusRequest(number))
+            await wait_all_tasks_blocked()
+
+        assert bench.lost == [(B, Lane.BULK)]
+
+
+class SilentTransport(FakeTransport):
+    """Never answers an attempt."""
+
+    async def connect(self, address: str, lane: Lane) -> Link:
+        self.attempts.append((trio.current_time(), address, lane))
+        await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
+
+async def test_an_attempt_is_bounded_in_time(autojump_clock: MockClock) -> None:
+    """A peer that does not answer an attempt is given up after the time for it, and tried again."""
+    async with running(transport=SilentTransport()) as bench:
+        bench.lane.outbox.post(StatusRequest())
+        await trio.sleep(1.9)
+        assert bench.lost == []
+        await trio.sleep(0.2)
+        assert bench.lost == [(B, Lane.BULK)]
+
+        await trio.sleep(0.2)
+        bench.lane.outbox.post(StatusRequest())
+        await wait_all_tasks_blocked()
+        assert len(bench.transport.attempts) == 2
+
+
+async def test_a_peer_without_an_address_is_out_of_reach(autojump_clock: MockClock) -> None:
+    """While discovery knows no address, messages are dropped and nothing is dialled."""
+    async with running(address=None) as bench:
+        bench.lane.outbox.post(StatusRequest())
+        await trio.sleep(1)
+
+        assert bench.transport.attempts == []
+        assert bench.lost == [(B, Lane.BULK)]
+
+
+async def test_a_bug_in_a_transport_is_not_swallowed() -> None:
+    """Only TransportError means that the peer is out of reach; anything else ends the node."""
+
+    def dial(address: str, lane: Lane) -> Link:
+        raise KeyError("a bug")
+
+    async def run() -> None:
+        async with running(dial) as bench:
+            bench.lane.outbox.post(StatusRequest())
+            await trio.sleep_forever()
+
+    with pytest.RaisesGroup(KeyError):
+        await run()
