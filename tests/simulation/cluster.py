@@ -50,6 +50,8 @@ class Journal(StateMachine):
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, bytes]] = []
+        # How often the state was replaced by a snapshot.
+        self.restored = 0
 
     @property
     def commands(self) -> list[bytes]:
@@ -72,6 +74,7 @@ class Journal(StateMachine):
 
     def restore(self, snapshot: bytes) -> None:
         self.lines = [(index, command.encode()) for index, command in json.loads(snapshot)]
+        self.restored += 1
 
 
 def small_config(
@@ -82,11 +85,16 @@ def small_config(
     max_command_bytes: int = 1024,
     forward_timeout_s: float = 10.0,
     max_append_entries: int = 1024,
+    max_append_bytes: int = 1024 * 1024,
     snapshot_timeout_s: float = 30.0,
 ) -> NodeConfig:
     """A configuration with the shipped timing, and the limits that tests like to shrink."""
     return NodeConfig(
-        raft=RaftConfig(max_append_entries=max_append_entries, snapshot_timeout_s=snapshot_timeout_s),
+        raft=RaftConfig(
+            max_append_entries=max_append_entries,
+            max_append_bytes=max_append_bytes,
+            snapshot_timeout_s=snapshot_timeout_s,
+        ),
         snapshot_entries=snapshot_entries,
         snapshot_tail_entries=snapshot_tail_entries,
         max_pending_proposals=max_pending_proposals,
