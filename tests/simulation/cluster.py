@@ -35,7 +35,7 @@ from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
 from clustercore_memory import MemoryNetwork, MemoryTransport
 from clustercore_static import StaticDiscovery
-from tests.simulation.disk import SimulatedCrash, SimulatedDisk, SimulatedStorage
+from tests.simulation.disk import SimulatedCrash, SimulatedDisk, SimulatedStorage, Unsynced
 
 __all__ = ["Journal", "SimulatedCluster", "SimulatedNode", "eventually", "simulate", "small_config"]
 
@@ -136,6 +136,8 @@ class SimulatedNode:
     ended: trio.Event = attrs.field(factory=trio.Event)
     # What left the node's block; None after a stop.
     error: BaseException | None = None
+    # How often it lost its power.
+    crashes: int = 0
 
     @property
     def running(self) -> Node:
@@ -198,6 +200,13 @@ class SimulatedCluster:
         await self.nursery.start(self._live, machine)
         return machine
 
+    def plan_crash(self, name: str, boundary: int, *, unsynced: Unsynced = Unsynced.BY_SEED) -> None:
+        """Let a machine that is off lose its power at a boundary of its next run, or one that is on of this run."""
+        machine = self.machines[name]
+        if machine.disk.crashed:
+            machine.disk = machine.disk.after_crash()
+        machine.disk.crash_at(boundary, unsynced=unsynced, cut_power=lambda: machine.power.cancel())
+
     async def _live(self, machine: SimulatedNode, *, task_status: trio.TaskStatus[None]) -> None:
         node = Node(
             machine.name,
@@ -208,18 +217,22 @@ class SimulatedCluster:
             config=self.config,
             rng=Random(self.rng.getrandbits(64)),
         )
+        has_started = False
         try:
             with machine.power:
                 async with node:
-                    machine.node = node
+                    machine.node, has_started = node, True
                     task_status.started()
-                    await machine.stop_asked.wait()
+                    try:
+                        await machine.stop_asked.wait()
+                    finally:
+                        machine.node = None
         except* (ClusterError, SimulatedCrash) as group:
             machine.error = group.exceptions[0]
-            if machine.node is None:
+            if not has_started:
                 task_status.started()
         finally:
-            machine.node = None
+            machine.crashes += machine.disk.crashed
             machine.ended.set()
 
     async def stop(self, name: str) -> None:
