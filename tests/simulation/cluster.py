@@ -140,6 +140,11 @@ class SimulatedNode:
     crashes: int = 0
 
     @property
+    def is_off(self) -> bool:
+        """Whether a node can be started."""
+        return self.node is None and self.ended.is_set()
+
+    @property
     def running(self) -> Node:
         """The node, which is on."""
         assert self.node is not None, f"{self.name} is off"
