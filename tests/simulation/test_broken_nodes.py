@@ -1,0 +1,84 @@
+"""Nodes that are broken on purpose: the faults and checks of the simulation must find each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from clustercore.raft.effects import PersistEntries, PersistHardState
+from clustercore.raft.types import NodeId, Snapshot, Term, WriteId
+from clustercore.runtime import applier, engine, forwarder, proposals, writer
+from tests.simulation.chaos import run_chaos
+
+Patch = pytest.MonkeyPatch
+
+
+def answers_before_it_is_durable(patch: Patch) -> None:
+    """Votes and acknowledgements leave at once."""
+
+    def leave_at_once(self: engine.Engine, after: WriteId | None, leave: Callable[[], None]) -> None:
+        leave()
+
+    patch.setattr(engine.Engine, "_leave", leave_at_once)
+
+
+def calls_a_write_durable_before_it_is(patch: Patch) -> None:
+    """The core hears that a write is done when it begins."""
+    really_write = writer.Writer._write_joined
+
+    async def tell_first(self: writer.Writer, jobs: list[PersistHardState | PersistEntries]) -> None:
+        self._on_durable(jobs[-1].write_id)
+        await really_write(self, jobs)
+
+    patch.setattr(writer.Writer, "_write_joined", tell_first)
+
+
+def forwards_again_what_may_have_arrived(patch: Patch) -> None:
+    """A forwarded proposal whose answer is lost is forwarded once more."""
+
+    def send_again(self: forwarder.Forwarder, leader_id: NodeId) -> None:
+        for request in self._open.values():
+            if request.leader_id == leader_id and not request.settled.is_set():
+                self._settle(request, forwarder._Fate.UNSENT)
+
+    patch.setattr(forwarder.Forwarder, "give_up_on", send_again)
+
+
+def proposes_again_what_was_in_its_log(patch: Patch) -> None:
+    """A leader that loses its office hands its unanswered proposals to the next."""
+
+    def queue_again(self: proposals.Proposals, term: Term) -> None:
+        self.put_back(self._take_appended())
+
+    patch.setattr(proposals.Proposals, "leadership_lost", queue_again)
+
+
+def forgets_to_restore(patch: Patch) -> None:
+    """A leader's snapshot moves the index and not the state."""
+
+    def only_count(self: applier.Applier, snapshot: Snapshot) -> None:
+        self._last_applied = snapshot.last_included_index
+
+    patch.setattr(applier.Applier, "_restore", only_count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("break_it", "first_seed"),
+    # The seeds only save time: others find it too, after a while.
+    [
+        (answers_before_it_is_durable, 10),
+        (calls_a_write_durable_before_it_is, 0),
+        (forwards_again_what_may_have_arrived, 0),
+        (proposes_again_what_was_in_its_log, 1),
+        (forgets_to_restore, 0),
+    ],
+)
+def test_broken_node_is_found(break_it: Callable[[Patch], None], first_seed: int, monkeypatch: Patch) -> None:
+    """One of a few dozen seeds shows what is wrong."""
+    break_it(monkeypatch)
+
+    with pytest.RaisesGroup(AssertionError, flatten_subgroups=True):
+        for seed in range(first_seed, first_seed + 40):
+            run_chaos(seed)
