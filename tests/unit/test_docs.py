@@ -20,7 +20,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from clustercore import NodeConfig, RaftConfig
+from clustercore import Node, NodeConfig, RaftConfig
 from clustercore.cli.commands import root
 from clustercore.cli.config import read_node_plan
 from clustercore.interfaces import Entry, EntryKind, HardState, LogIndex, NodeId, Snapshot, Term, decode_entry, errors
@@ -149,7 +149,13 @@ def test_divergence_page_names_what_is_in_the_modules() -> None:
             assert re.search(rf"^ *(def |class |)({name})\b", source, re.MULTILINE), f"{name} is not in {module}"
 
 
-# --- Errors, effects, configuration, bounds --------------------------------------------------------------------------
+# --- Calls, errors, effects, configuration, bounds -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parameter", list(inspect.signature(Node.propose).parameters)[2:])
+def test_embed_page_tells_of_every_parameter_of_propose(parameter: str) -> None:
+    """The page on embedding names each option of ``Node.propose``, so it cannot deny one."""
+    assert re.search(rf"`{parameter}=[^`]*`", page("docs/how-to/embed.md"))
 
 
 def test_errors_page_has_every_error_and_its_bases() -> None:
