@@ -95,7 +95,7 @@ class StorageFull(StorageError):
 
 
 class LogCorrupt(StorageError):
-    """What is stored does not pass its own checks. Do not start from it: restore the node from its peers."""
+    """What is stored fails its own checks: a vote or an acknowledged entry may be forgotten. Do not start from it."""
 
 
 # --- Transport -----------------------------------------------------------------------------------------------------

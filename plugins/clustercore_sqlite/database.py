@@ -37,6 +37,7 @@ from clustercore.interfaces import (
     StoredState,
 )
 from clustercore_sqlite import files, records, wal
+from clustercore_sqlite.errors import ADVICE
 
 __all__ = ["Database"]
 
@@ -125,12 +126,11 @@ class Database:
         log_path = files.log_path(self._path)
         if wal.find_damage(log_path, page_size=page_size, recovered_frames=recovered_frames):
             raise LogCorrupt(
-                f"{log_path} is damaged after frame {recovered_frames}, and commits behind that are lost; "
-                "restore this node from its peers"
+                f"{log_path} is damaged after frame {recovered_frames}, and commits behind that are lost; {ADVICE}"
             )
         faults = [fault for (fault,) in self._connection.execute("PRAGMA quick_check(3)")]
         if faults != ["ok"]:
-            raise LogCorrupt(f"{self._path} is damaged: {'; '.join(faults)}; restore this node from its peers")
+            raise LogCorrupt(f"{self._path} is damaged: {'; '.join(faults)}; {ADVICE}")
 
     def _read_bounds(self) -> None:
         (covered,) = self._connection.execute("SELECT max(last_included_index) FROM snapshot").fetchone()

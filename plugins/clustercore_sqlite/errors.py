@@ -12,7 +12,11 @@ from pathlib import Path
 
 from clustercore.interfaces import LogCorrupt, StorageError, StorageFull
 
-__all__ = ["translate"]
+__all__ = ["ADVICE", "translate"]
+
+# Ends the text of every LogCorrupt. What may be done is a decision with a risk, too long for an error: an empty disk
+# has forgotten its vote and what it acknowledged.
+ADVICE = 'do not start from these files; "When a log is corrupt" in docs/reference/errors.md says what is left to do'
 
 # The low byte of an extended result code is its primary code (sqlite.org/rescode.html).
 _PRIMARY_CODE = 0xFF
@@ -30,7 +34,7 @@ def translate(path: Path, error: sqlite3.Error | OSError) -> StorageError:
     if code == sqlite3.SQLITE_FULL:
         return _full(path, error)
     if code in _CORRUPT_CODES:
-        return LogCorrupt(f"{path} is damaged ({error}); restore this node from its peers")
+        return LogCorrupt(f"{path} is damaged ({error}); {ADVICE}")
     if code in _LOCKED_CODES:
         return StorageError(f"{path} is open in another program ({error}); close that first")
     return StorageError(f"{path}: SQLite says {error} ({getattr(error, 'sqlite_errorname', 'no code')})")

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from clustercore.interfaces import LogCorrupt, StorageError
+from clustercore_sqlite.errors import ADVICE
 
 __all__ = ["FORMAT_VERSION", "check_header", "create", "log_path", "own", "sync_directory"]
 
@@ -73,7 +74,7 @@ def create(path: Path, schema: str) -> None:
     if log_path(path).exists():
         raise LogCorrupt(
             f"{path} is missing but {log_path(path)} is there: the database was removed or lost; "
-            "put it back, or restore this node from its peers"
+            f"put it back, or else {ADVICE}"
         )
     draft = path.with_name(path.name + "-new")
     for leftover in (draft, log_path(draft)):
@@ -103,12 +104,12 @@ def check_header(path: Path) -> None:
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
-        raise LogCorrupt(f"{path} is no SQLite database ({_describe(header)}); it was left as it is. {_ADVICE}")
+        raise LogCorrupt(f"{path} is no SQLite database ({_describe(header)}); it was left as it is. {_IF_OURS}")
     application_id = int.from_bytes(header[_APPLICATION_OFFSET : _APPLICATION_OFFSET + 4], "big")
     if application_id != _APPLICATION_ID:
         raise LogCorrupt(
             f"{path} is a SQLite database of another program (application id {application_id:#x}, expected "
-            f"{_APPLICATION_ID:#x}); it was left as it is. {_ADVICE}"
+            f"{_APPLICATION_ID:#x}); it was left as it is. {_IF_OURS}"
         )
     version = int.from_bytes(header[_VERSION_OFFSET : _VERSION_OFFSET + 4], "big")
     if not 1 <= version <= FORMAT_VERSION:
@@ -118,7 +119,7 @@ def check_header(path: Path) -> None:
         )
 
 
-_ADVICE = "If the path is right, the file is damaged: restore this node from its peers"
+_IF_OURS = f"If the path is right, the file is damaged: {ADVICE}"
 
 
 def _describe(header: bytes) -> str:

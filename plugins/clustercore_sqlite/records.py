@@ -23,6 +23,7 @@ from clustercore.interfaces import (
     Term,
     decode_entry,
 )
+from clustercore_sqlite.errors import ADVICE
 
 __all__ = ["SCHEMA", "check_consistent", "entry_row", "hard_state_row", "read_entries", "read_hard_state"]
 __all__ += ["read_snapshot", "snapshot_row"]
@@ -86,21 +87,21 @@ def read_entries(rows: Iterable[tuple[int, object, object]]) -> tuple[Entry, ...
 
 def _read_entry(index: int, encoded: object, checksum: object) -> Entry:
     if not isinstance(encoded, bytes) or zlib.crc32(encoded) != checksum:
-        raise LogCorrupt(f"log entry {index} fails its checksum; {_ADVICE}")
+        raise LogCorrupt(f"log entry {index} fails its checksum; {ADVICE}")
     try:
         entry = decode_entry(encoded)
     except MalformedEntry as error:
-        raise LogCorrupt(f"log entry {index} cannot be read ({error}); {_ADVICE}") from error
+        raise LogCorrupt(f"log entry {index} cannot be read ({error}); {ADVICE}") from error
     if entry.index != index:
-        raise LogCorrupt(f"log entry {index} is stored as the one at {entry.index}; {_ADVICE}")
+        raise LogCorrupt(f"log entry {index} is stored as the one at {entry.index}; {ADVICE}")
     return entry
 
 
 def _check_follows(entry: Entry, before: Entry) -> None:
     if entry.index != before.index + 1:
-        raise LogCorrupt(f"log entries {before.index + 1} to {entry.index - 1} are missing; {_ADVICE}")
+        raise LogCorrupt(f"log entries {before.index + 1} to {entry.index - 1} are missing; {ADVICE}")
     if entry.term < before.term:
-        raise LogCorrupt(f"log entry {entry.index} has term {entry.term}, the one before {before.term}; {_ADVICE}")
+        raise LogCorrupt(f"log entry {entry.index} has term {entry.term}, the one before {before.term}; {ADVICE}")
 
 
 def read_hard_state(rows: Sequence[tuple[Any, ...]]) -> HardState:
@@ -110,11 +111,11 @@ def read_hard_state(rows: Sequence[tuple[Any, ...]]) -> HardState:
         LogCorrupt: there is not exactly one row, or it fails its checksum.
     """
     if len(rows) != 1:
-        raise LogCorrupt(f"term and vote are stored {len(rows)} times instead of once; {_ADVICE}")
+        raise LogCorrupt(f"term and vote are stored {len(rows)} times instead of once; {ADVICE}")
     term, vote, checksum = rows[0]
     typed = isinstance(term, int) and (vote is None or isinstance(vote, str))
     if not typed or _hard_state_checksum(term, vote) != checksum:
-        raise LogCorrupt(f"term and vote fail their checksum; {_ADVICE}")
+        raise LogCorrupt(f"term and vote fail their checksum; {ADVICE}")
     return HardState(Term(term), None if vote is None else NodeId(vote))
 
 
@@ -129,7 +130,7 @@ def read_snapshot(rows: Sequence[tuple[Any, ...]]) -> Snapshot | None:
     index, term, data, checksum = rows[0]
     typed = isinstance(index, int) and isinstance(term, int) and isinstance(data, bytes)
     if not typed or _snapshot_checksum(index, term, data) != checksum:
-        raise LogCorrupt(f"the snapshot fails its checksum; {_ADVICE}")
+        raise LogCorrupt(f"the snapshot fails its checksum; {ADVICE}")
     return Snapshot(LogIndex(index), Term(term), data)
 
 
@@ -144,13 +145,10 @@ def check_consistent(state: StoredState) -> None:
         return
     first, last = state.entries[0].index, state.entries[-1].index
     if first > covered + 1:
-        raise LogCorrupt(f"log entries {covered + 1} to {first - 1} are missing; {_ADVICE}")
+        raise LogCorrupt(f"log entries {covered + 1} to {first - 1} are missing; {ADVICE}")
     if last < covered:
-        raise LogCorrupt(f"the log ends at {last}, the snapshot at {covered}; {_ADVICE}")
+        raise LogCorrupt(f"the log ends at {last}, the snapshot at {covered}; {ADVICE}")
 
 
 def _snapshot_checksum(index: int, term: int, data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(struct.pack("<qq", index, term)))
-
-
-_ADVICE = "restore this node from its peers"

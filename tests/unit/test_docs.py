@@ -27,6 +27,7 @@ from clustercore.interfaces import Entry, EntryKind, HardState, LogIndex, NodeId
 from clustercore.raft import effects
 from clustercore.raft.core import RaftCore
 from clustercore_sqlite import files, records
+from clustercore_sqlite.errors import ADVICE
 from tests.unit.docs_pages import PAGES, ROOT, Block, blocks, commands, page, table
 
 # The smoke run of .ci/run takes the tests away from the repository that these read.
@@ -164,6 +165,13 @@ def test_errors_page_has_every_error_and_its_bases() -> None:
 
     actual = {name: [base.__name__ for base in getattr(errors, name).__bases__] for name in errors.__all__}
     assert documented == actual
+
+
+def test_advice_on_a_corrupt_log_leads_to_its_heading() -> None:
+    """What an operator is told to read is a heading of the page on errors."""
+    heading, name = re.findall(r'"(.+)" in (\S+)', ADVICE)[0]
+
+    assert f"\n## {heading}\n" in page(name)
 
 
 def test_effects_page_has_every_effect_and_field() -> None:
