@@ -104,4 +104,3 @@ class Storage(ABC):
 
         Raises: LogCorrupt, StorageError.
         """
-
