@@ -65,7 +65,8 @@ class OneShotLink(Link):
     """The accepting side of a link that carries one request, and ends with its response."""
 
     def __init__(self, request: Message, response_type: type[Message], stream: MessageStream, peer: str) -> None:
-        self._request: Message | None = request
+        self._request = request
+        self._is_received = False
         self._response_type = response_type
         self._stream = stream
         self._peer = peer
@@ -98,10 +99,10 @@ class OneShotLink(Link):
 
     async def receive(self) -> Message:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._request is not None and not self._ended.is_set():
-            request, self._request = self._request, None
+        if not self._is_received and not self._ended.is_set():
+            self._is_received = True
             await trio.lowlevel.cancel_shielded_checkpoint()
-            return request
+            return self._request
         await self._ended.wait()
         raise self._closed()
 

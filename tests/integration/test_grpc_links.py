@@ -487,7 +487,7 @@ async def test_one_shot_link_ends_with_its_response() -> None:
         try:
             await link.send(RequestVoteResponse(Term(1), True))
         except TransportError as exc:
-            notes.append(type(exc).__name__)
+            notes.append(str(exc))
         await link.send(response_to(request))
         for ended in (link.receive, lambda: link.send(response_to(request))):
             with pytest.raises(LinkClosed, match="answered"):
@@ -499,7 +499,8 @@ async def test_one_shot_link_ends_with_its_response() -> None:
         await client.call(address, STATUS, b"")
         await wait_all_tasks_blocked()
 
-    assert notes == ["TransportError", "ended", "ended"]
+    refusal = "this link answers a StatusRequest with a StatusResponse, not with a RequestVoteResponse"
+    assert notes == [refusal, "ended", "ended"]
 
 
 async def test_unary_rpc_without_an_answer_times_out() -> None:
