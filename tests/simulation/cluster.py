@@ -265,7 +265,16 @@ class SimulatedCluster:
             return [machine for machine in on if leaders == {machine.name}]
 
         await eventually(find)
-        return find()[0]
+        found = find()[0]
+        self._check_was_noted(found)
+        return found
+
+    def _check_was_noted(self, leader: SimulatedNode) -> None:
+        """Check that this leader's line in the log was read: without those lines nobody compares leaders of a term."""
+        term = leader.running.status().term
+        assert self.leaders.get(term) == leader.name, (
+            f"{leader.name} leads term {term}, the leaders noted are {self.leaders}: does _RoleLog still know the line?"
+        )
 
     async def followers(self) -> list[SimulatedNode]:
         """Wait for a leader and return the others that are on."""
@@ -275,6 +284,9 @@ class SimulatedCluster:
     async def converge(self) -> None:
         """Wait until all nodes that are on have applied the same log to its end."""
         await eventually(self._agree)
+        for machine in self.on:
+            if machine.running.status().role is Role.LEADER:
+                self._check_was_noted(machine)
         self.check()
 
     def _agree(self) -> bool:
