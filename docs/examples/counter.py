@@ -24,7 +24,7 @@ async def main() -> None:
     ways = [(name, MemoryTransport(net, name), MemoryStorage()) for name in "abc"]
     a, b, c = (Node(n, machine=Counter(), transport=t, storage=s, discovery=found) for n, t, s in ways)
     async with a, b, c:
-        print("three nodes agree on", (await b.propose(b"42")).result.decode())
+        print("the cluster agreed on", (await b.propose(b"42")).result.decode())
 
 
 trio.run(main)

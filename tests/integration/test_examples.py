@@ -30,7 +30,7 @@ PYTHON = [sys.executable, "-W", "error"]
 LIMIT_S = 60
 
 
-async def test_counter_prints_what_three_nodes_agree_on(tmp_path: Path) -> None:
+async def test_counter_prints_what_the_cluster_agreed_on(tmp_path: Path) -> None:
     """The example of the README runs as it stands, needs nothing, and ends."""
     with trio.fail_after(LIMIT_S):
         done = await trio.run_process(
@@ -38,17 +38,17 @@ async def test_counter_prints_what_three_nodes_agree_on(tmp_path: Path) -> None:
         )
 
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout == b"three nodes agree on 42\n"
+    assert done.stdout == b"the cluster agreed on 42\n"
 
 
 # --- One node per process --------------------------------------------------------------------------------------------
 
 
 class TicketProcess:
-    """One process of docs/examples/counter_over_grpc.py, killed and started again in one folder."""
+    """One process of docs/examples/tickets_over_grpc.py, killed and started again in one folder."""
 
     def __init__(self, name: str, members: list[str], folder: Path) -> None:
-        self._command = [*PYTHON, str(EXAMPLES / "counter_over_grpc.py"), name, *members]
+        self._command = [*PYTHON, str(EXAMPLES / "tickets_over_grpc.py"), name, *members]
         self._folder = folder
         self._process: trio.Process | None = None
         # Over all its lives.
@@ -97,7 +97,7 @@ class TicketProcess:
         await self._process.wait()
 
 
-async def test_counter_over_grpc_draws_no_ticket_twice_across_kills(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_tickets_over_grpc_draws_no_ticket_twice_across_kills(tmp_path: Path, nursery: trio.Nursery) -> None:
     """Three processes, each killed with SIGKILL in turn (so the leader too) and started again, draw unique numbers."""
     reserved = PortReservation(3)
     members = [f"{name}=127.0.0.1:{port}" for name, port in zip("abc", reserved.ports, strict=True)]

@@ -1,6 +1,6 @@
 """Draw tickets, each number once: a node per process, over gRPC, on disk. Run one in each of three terminals.
 
-python counter_over_grpc.py a a=127.0.0.1:7101 b=127.0.0.1:7102 c=127.0.0.1:7103
+python tickets_over_grpc.py a a=127.0.0.1:7101 b=127.0.0.1:7102 c=127.0.0.1:7103
 """
 
 import sys
