@@ -2,9 +2,9 @@
 
 Usage: python tools/protos.py [--check]
 
-Each .proto file below becomes a package of betterproto2 messages with grpclib stubs for client and server, inside the
-plugin that speaks it. A generated package is written whole and never by hand. Run it from the project's environment:
-protoc comes from grpcio-tools, the plugin and the formatter it calls are found beside this interpreter.
+Each .proto file below becomes a package of betterproto2 messages, inside the plugin that speaks it. A generated package
+is written whole and never by hand. Run it from the project's environment: protoc comes from grpcio-tools, the plugin
+and the formatter it calls are found beside this interpreter.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def generate(proto: str, scratch: Path) -> Path:
             f"--proto_path={PROTOS}",
             f"--plugin={Path(scripts) / 'protoc-gen-python_betterproto2'}",
             f"--python_betterproto2_out={fresh}",
-            "--python_betterproto2_opt=client_generation=async",
-            "--python_betterproto2_opt=server_generation=async",
+            # Nothing here calls or serves by stubs, and they would make every reader of messages import grpclib.
+            "--python_betterproto2_opt=client_generation=none",
+            "--python_betterproto2_opt=server_generation=none",
             proto,
         ],
         cwd=scratch,
