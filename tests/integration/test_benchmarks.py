@@ -1,0 +1,45 @@
+"""The benchmarks run, and leave what they are asked for. What they measure says nothing here."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.docs_pages import ROOT
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+# Far beyond what it takes: it only ends a run that hangs.
+LIMIT_S = 120
+
+
+def test_first_slice_leaves_figures_and_a_plot(tmp_path: Path) -> None:
+    """The JSON has a row of positive figures for each case, and the plot is a whole PNG."""
+    figures, plot = tmp_path / "figures.json", tmp_path / "plot.png"
+    script = str(ROOT / "benchmarks" / "first_slice.py")
+    quick = ["--rounds", "1", "--seconds", "0.2"]
+
+    subprocess.run(
+        [sys.executable, "-W", "error", script, *quick, "--json", str(figures), "--plot", str(plot)],
+        check=True,
+        timeout=LIMIT_S,
+        # matplotlib keeps a list of fonts in a folder of the user's.
+        env=os.environ | {"MPLCONFIGDIR": str(tmp_path)},
+    )
+
+    report = json.loads(figures.read_text(encoding="utf-8"))
+    assert [row["outstanding"] for row in report["rows"]] == [1, 64, 512]
+    for row in report["rows"]:
+        assert 0 < row["least_commits_per_s"] <= row["commits_per_s"] <= row["most_commits_per_s"]
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+    image = plot.read_bytes()
+    assert image.startswith(b"\x89PNG\r\n\x1a\n")
+    assert b"IEND" in image[-12:]
+    width, height = struct.unpack_from(">II", image, 16)
+    assert min(width, height) >= 500
