@@ -16,9 +16,10 @@ import attrs
 from clustercore.interfaces import ConfigError, Discovery, StateMachine, Storage, Transport
 from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.kinds import show
 from clustercore.runtime.node import Node
-from clustercore.runtime.options import construct, show
 from clustercore.runtime.plugins import DISCOVERY, STATE_MACHINE, STORAGE, TRANSPORT, PluginInterface, make_plugin
+from clustercore.runtime.structure import construct
 
 __all__ = ["NodePlan", "read_node_plan"]
 

@@ -15,7 +15,8 @@ from typing import Generic, TypeVar
 import attrs
 
 from clustercore.interfaces import Discovery, PluginError, StateMachine, Storage, Transport
-from clustercore.runtime.options import construct, suggest
+from clustercore.runtime.kinds import suggest
+from clustercore.runtime.structure import construct
 
 __all__ = [
     "DISCOVERY",

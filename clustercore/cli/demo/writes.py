@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 
 from clustercore.interfaces import ConfigError
-from clustercore.runtime.options import show
+from clustercore.runtime.kinds import show
 
 __all__ = ["Write", "made_up_writes", "read_writes"]
 

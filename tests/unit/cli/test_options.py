@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from clustercore.interfaces import ConfigError, PluginError, StorageFull
-from clustercore.runtime.options import construct
+from clustercore.runtime.structure import construct
 
 if TYPE_CHECKING:
     from decimal import Decimal
