@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -13,7 +13,7 @@ import click
 import trio
 
 from clustercore.cli.exits import Exit, run
-from clustercore.cli.kv_client import KvClient, KvEvent, KvPair, ScanResult, open_kv_client
+from clustercore.cli.kv_client import KvClient, KvEvent, all_pairs, open_kv_client
 from clustercore.cli.options import json_option, nodes_option, timeout_option, transport_option
 from clustercore.cli.output import print_json, print_line
 from clustercore.interfaces import OutcomeUnknown, PeerTimeout
@@ -22,9 +22,6 @@ __all__ = ["kv"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-
-# A page of `scan`: enough that asking costs little beside printing, and small enough to be quick.
-_PAGE_PAIRS = 1000
 
 
 @attrs.frozen
@@ -168,7 +165,7 @@ def scan(prefix: str, limit: int | None, start_after: str, local: bool, as_json:
     wanted = limit if limit is not None else math.inf
 
     async def print_pages(client: KvClient) -> None:
-        async for pair in _pairs(client, prefix, start_after, local, wanted):
+        async for pair in all_pairs(client, prefix, start_after=start_after, local=local, limit=wanted):
             if as_json:
                 print_json({"key": pair.key} | _shown(pair.value) | {"revision": pair.revision})
             else:
@@ -188,18 +185,6 @@ def watch(prefix: str, after_revision: int | None, count: int | None, as_json: b
 
 
 # --- Work ------------------------------------------------------------------------------------------------------------
-
-
-async def _pairs(client: KvClient, prefix: str, start_after: str, local: bool, wanted: float) -> AsyncIterator[KvPair]:
-    while wanted > 0:
-        limit = int(min(wanted, _PAGE_PAIRS))
-        page: ScanResult = await client.scan(prefix, limit=limit, start_after=start_after, local=local)
-        for pair in page.pairs:
-            yield pair
-        if not page.more or not page.pairs:
-            return
-        wanted -= len(page.pairs)
-        start_after = page.pairs[-1].key
 
 
 async def _watch(target: Target, prefix: str, after_revision: int | None, count: int | None, as_json: bool) -> None:

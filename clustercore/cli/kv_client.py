@@ -6,6 +6,7 @@ rely on is written down here. ``clustercore_kv`` says what each method promises.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, cast
@@ -14,7 +15,11 @@ from clustercore.cli.remote import open_transport
 from clustercore.interfaces import ConfigError, ServiceTransport
 from clustercore.runtime.plugins import PluginInterface, load_plugin
 
-__all__ = ["KV_CLIENT", "KvClient", "KvClientFactory", "KvEvent", "KvPair", "load_kv_client", "open_kv_client"]
+__all__ = ["KV_CLIENT", "KvClient", "KvClientFactory", "KvEvent", "KvPair", "all_pairs", "load_kv_client"]
+__all__ += ["open_kv_client"]
+
+# A page of a scan: enough that asking costs little beside using it, and small enough to be quick.
+_PAGE_PAIRS = 1000
 
 
 class Revised(Protocol):
@@ -144,6 +149,23 @@ async def open_kv_client(transport_name: str, addresses: Sequence[str]) -> Async
     client = load_kv_client()
     async with open_transport(transport_name) as transport:
         yield client(as_service_transport(transport, transport_name), addresses)
+
+
+async def all_pairs(
+    client: KvClient, prefix: str = "", *, start_after: str = "", local: bool = False, limit: float = math.inf
+) -> AsyncIterator[KvPair]:
+    """Yield the keys that start with a prefix and their values, in order, ``limit`` at most.
+
+    Many are read in pages, and each page is of its own moment. Raises: as ``KvClient.scan``.
+    """
+    while limit > 0:
+        page = await client.scan(prefix, limit=int(min(limit, _PAGE_PAIRS)), start_after=start_after, local=local)
+        for pair in page.pairs:
+            yield pair
+        if not page.more or not page.pairs:
+            return
+        limit -= len(page.pairs)
+        start_after = page.pairs[-1].key
 
 
 def as_service_transport(transport: object, name: str) -> ServiceTransport:

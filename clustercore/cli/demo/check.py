@@ -9,11 +9,10 @@ import trio
 
 from clustercore.cli.demo.errors import DemoFailed
 from clustercore.cli.demo.writes import Write
-from clustercore.cli.kv_client import KvClient
+from clustercore.cli.kv_client import KvClient, all_pairs
 
 __all__ = ["Comparison", "compare", "read_back"]
 
-_PAGE_PAIRS = 1000
 _READ_LIMIT_S = 120.0
 
 
@@ -46,13 +45,6 @@ def compare(acknowledged: Sequence[Write], contents: Mapping[str, Mapping[str, b
 
 async def read_back(node_id: str, client: KvClient) -> dict[str, bytes]:
     """Return everything that the one node asked by this client has applied. Raises: DemoFailed after a time."""
-    pairs: dict[str, bytes] = {}
-    start_after = ""
     with trio.move_on_after(_READ_LIMIT_S):
-        while True:
-            page = await client.scan(limit=_PAGE_PAIRS, start_after=start_after, local=True)
-            pairs.update((pair.key, pair.value) for pair in page.pairs)
-            if not page.more:
-                return pairs
-            start_after = page.pairs[-1].key
+        return {pair.key: pair.value async for pair in all_pairs(client, local=True)}
     raise DemoFailed(f"node {node_id} could not be read within {_READ_LIMIT_S:g} s")

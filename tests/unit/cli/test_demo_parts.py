@@ -222,9 +222,9 @@ async def test_read_back_reads_all_pages_of_one_node() -> None:
     pairs = [SimpleNamespace(key=f"{n}", value=b"%d" % n) for n in range(5)]
 
     class Pages:
-        async def scan(self, *, limit: int, start_after: str, local: bool) -> Any:
+        async def scan(self, prefix: str, *, limit: int, start_after: str, local: bool) -> Any:
             await trio.lowlevel.checkpoint()
-            assert local
+            assert (prefix, local) == ("", True)
             rest = [pair for pair in pairs if pair.key > start_after]
             return SimpleNamespace(pairs=rest[:2], more=len(rest) > 2)
 
