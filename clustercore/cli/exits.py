@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import NoReturn, TypeVar, TypeVarTuple
 
@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from clustercore.interfaces import ClusterError, ConfigError, InvalidCommand, OutcomeUnknown, PluginError
+from clustercore.runtime.groups import leaves_of
 
 __all__ = ["Exit", "Failure", "Interrupted", "attempt", "code_of", "leave", "run"]
 
@@ -100,7 +101,7 @@ def _one_line(error: BaseException) -> str:
 
 def _foreseen(group: BaseExceptionGroup[BaseException]) -> ClusterError | Interrupted:
     """Return the error that is meant for the user, or raise the group: what is not foreseen keeps its traceback."""
-    leaves = list(_leaves(group))
+    leaves = leaves_of(group)
     if any(isinstance(error, KeyboardInterrupt) for error in leaves):
         return Interrupted(signal.SIGINT)
     if any(isinstance(error, BrokenPipeError) for error in leaves):
@@ -109,14 +110,6 @@ def _foreseen(group: BaseExceptionGroup[BaseException]) -> ClusterError | Interr
     if len(foreseen) < len(leaves):
         raise group
     return foreseen[0]
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def _reader_left() -> Interrupted:

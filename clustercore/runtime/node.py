@@ -22,6 +22,7 @@ from clustercore.interfaces.values import Applied, NodeStatus, RoleChange
 from clustercore.raft.types import Configuration, NodeId
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.groups import leaves_of
 from clustercore.runtime.proposals import Group, GroupResult
 from clustercore.runtime.signals import NewestIterator
 
@@ -284,7 +285,4 @@ def _sole_error(group: BaseExceptionGroup[BaseException], body_error: BaseExcept
 
 
 def _errors_in(error: BaseException) -> list[BaseException]:
-    """List what is in nested groups, without cancellation. Trio copies groups, but not what is in them."""
-    if isinstance(error, BaseExceptionGroup):
-        return [inner for one in error.exceptions for inner in _errors_in(one)]
-    return [] if isinstance(error, trio.Cancelled) else [error]
+    return [leaf for leaf in leaves_of(error) if not isinstance(leaf, trio.Cancelled)]
