@@ -24,7 +24,6 @@ from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.groups import leaves_of
 from clustercore.runtime.proposals import Group, GroupResult
-from clustercore.runtime.signals import NewestIterator
 
 __all__ = ["Node"]
 
@@ -260,7 +259,7 @@ class Node(NodeHandle):
                 return change.leader_id
         raise NodeStopped(f"node {self._node_id!r} has stopped; no leader will be known here")
 
-    def role_changes(self) -> NewestIterator[RoleChange]:
+    def role_changes(self) -> AsyncIterator[RoleChange]:
         """Iterate over the node's role, term and leader: the present ones first, then each time the newest.
 
         A slow reader misses those between, and is never behind. It ends when the node stops.
