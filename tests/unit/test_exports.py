@@ -1,0 +1,109 @@
+"""What is public, and where: a name that is added, removed or moved is a change that users see."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import sys
+import types
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import chain, combinations
+from typing import Any, get_args, get_type_hints
+
+import attrs
+import pytest
+
+from clustercore import interfaces
+
+PUBLIC = {
+    "clustercore": "Node NodeConfig RaftConfig",
+    "clustercore.interfaces": """
+        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied ClusterError ConfigError Discovery
+        DiscoverySnapshot Entry EntryKind ForwardFailure ForwardProposals HardState InstallSnapshotRequest
+        InstallSnapshotResponse InvalidCommand InvariantError Lane Link LinkClosed LogCorrupt LogIndex MalformedEntry
+        Member Message NodeHandle NodeId NodeStatus NodeStopped NotLeader OutcomeUnknown PeerStatus PeerTimeout
+        PeerUnreachable PluginError ProposalError ProposalRefused ProposalsApplied ProposalsFailed RequestVoteRequest
+        RequestVoteResponse Role RoleChange Service ServiceError ServiceTransport Snapshot StateMachine
+        StateMachineError StatusRequest StatusResponse Storage StorageError StorageFull StoredState StreamHandler Term
+        Transport TransportError UnaryHandler decode_entry
+    """,
+    "clustercore_grpc": "GrpcTransport",
+    "clustercore_kv": """
+        Cas CasResult Command Delete DeleteResult EventBatch Get GetResult KeyValueClient KeyValueMachine KeyValueWatch
+        KvEvent KvPair MAX_KEY_BYTES MAX_SCAN_BYTES MAX_SCAN_PAIRS MAX_VALUE_BYTES MalformedMessage MalformedSnapshot
+        Put PutResult Refused Result Scan ScanResult WatchFellBehind Watcher decode_result encode_command
+    """,
+    "clustercore_memory": "MemoryNetwork MemoryStorage MemoryTransport",
+    "clustercore_sqlite": "SqliteStorage",
+    "clustercore_static": "StaticDiscovery",
+}
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_package_exports_what_is_pinned(package: str) -> None:
+    """``__all__`` is the list above, and there is no public name beside it but submodules."""
+    module = import_module(package)
+    pinned = sorted(PUBLIC[package].split())
+
+    assert sorted(module.__all__) == pinned
+    named = [name for name, value in vars(module).items() if name[0] != "_" and not inspect.ismodule(value)]
+    assert sorted(named) == pinned
+
+
+def test_interfaces_export_all_of_their_modules() -> None:
+    """What a module of the interfaces makes public is importable from the package, and is the same."""
+    for found in pkgutil.iter_modules(interfaces.__path__, "clustercore.interfaces."):
+        module = import_module(found.name)
+        for name in module.__all__:
+            assert getattr(interfaces, name) is getattr(module, name), f"{found.name}.{name}"
+
+
+def test_symbol_is_public_in_one_place_only() -> None:
+    """No two packages export one name, nor one object under two names."""
+    for (first, names), (second, others) in combinations(PUBLIC.items(), 2):
+        assert not set(names.split()) & set(others.split()), f"{first} and {second}"
+    exported = [
+        getattr(import_module(package), name)
+        for package, names in PUBLIC.items()
+        for name in names.split()
+        if name.upper() != name
+    ]
+    assert len({id(symbol) for symbol in exported}) == len(exported)
+
+
+def signatures(symbol: type) -> Iterator[tuple[str, Any]]:
+    """Yield everything public of a class that has annotations: its fields, constructor, methods and properties."""
+    if attrs.has(symbol):
+        yield symbol.__name__, symbol
+    for name, member in inspect.getmembers_static(symbol):
+        if name.startswith("_") and name not in ("__init__", "__aenter__", "__aexit__"):
+            continue
+        if isinstance(member, property):
+            member = member.fget
+        elif isinstance(member, (classmethod, staticmethod)):
+            member = member.__func__
+        if inspect.isfunction(member) and member.__module__.startswith("clustercore"):
+            yield f"{symbol.__name__}.{name}", member
+
+
+def parts_of(annotation: Any) -> Iterator[Any]:
+    """Yield the classes and new types that an annotation is made of."""
+    inner = [part for part in get_args(annotation) if part is not Ellipsis]
+    if not inner:
+        yield annotation
+    for part in chain.from_iterable(part if isinstance(part, list) else [part] for part in inner):
+        yield from parts_of(part)
+
+
+@pytest.mark.parametrize("name", [name for name in interfaces.__all__ if inspect.isclass(getattr(interfaces, name))])
+def test_interfaces_export_each_class_their_signatures_name(name: str) -> None:
+    """A plugin may import only ``clustercore.interfaces``, so all that it is handed or must return is there."""
+    for where, signature in signatures(getattr(interfaces, name)):
+        # Some names are imported for type checkers only; if they are not exported either, this raises NameError.
+        known = vars(interfaces) | vars(sys.modules[signature.__module__])
+        hints = get_type_hints(signature, globalns=known)
+        for part in chain.from_iterable(map(parts_of, hints.values())):
+            home = getattr(part, "__module__", "")
+            if home.partition(".")[0] == "clustercore" and not isinstance(part, types.GenericAlias):
+                assert getattr(interfaces, part.__name__, None) is part, f"{where} names {home}.{part.__name__}"
