@@ -37,7 +37,7 @@ class DiscoverySnapshot:
     # The plugin that says so, for logs.
     source: str
     # True when the source did not answer and these are the last members it told.
-    stale: bool = False
+    is_stale: bool = False
 
     def address_of(self, node_id: NodeId) -> str | None:
         """Return where a node can be reached, or None if it is not known."""
@@ -50,12 +50,19 @@ class DiscoverySnapshot:
 class Discovery(ABC):
     """Finds the other nodes.
 
-    Life: ``async with discovery:``; everything else is called inside. Its constructor's parameters are its options in a
-    configuration file.
+    Life: ``async with discovery:``; everything else is called inside, by several tasks at once. Its constructor's
+    parameters are its options in a configuration file.
+
+    A source that does not answer is no error, for a running cluster can do without: the plugin asks it again, and until
+    it answers, what it told last holds, as ``is_stale``. What a method raises ends the node.
     """
 
     async def __aenter__(self) -> Self:
-        """Make ready. The default does nothing."""
+        """Make ready. The default does nothing.
+
+        Called by: the node, when it starts, before it listens.
+        Raises: ConfigError if the source cannot be the one that the configuration names.
+        """
         return self
 
     async def __aexit__(
@@ -66,19 +73,38 @@ class Discovery(ABC):
 
     @abstractmethod
     async def register(self, member: Member) -> None:
-        """Make a node known, replacing what was known under its id. Idempotent."""
+        """Make a node known, replacing what was known under its id. Idempotent.
+
+        Returns once the next ``members`` here tells it. When others learn of it is the source's affair.
+
+        Cancellation: it may or may not be known.
+        Called by: the node, once, for itself, when it serves and knows its own address.
+        Raises: ConfigError if the source can never take this member, such as one with another's address.
+        """
 
     @abstractmethod
     async def deregister(self, node_id: NodeId) -> None:
-        """Forget a node. Idempotent."""
+        """Forget a node. Idempotent; one that is not known is forgotten already.
+
+        Cancellation: it may or may not be forgotten.
+        Called by: whoever removes a node for good. A node that stops is to come back, so it does not call this.
+        Raises: ConfigError if the source can never forget it, such as one that may only be read.
+        """
 
     @abstractmethod
     async def members(self) -> DiscoverySnapshot:
-        """Return what is known now, waiting for the first answer if there is none yet."""
+        """Return what is known now, waiting for the first answer if there is none yet.
+
+        Cancellation: nothing happens.
+        Called by: the node, once, before it listens. It waits for as long as this does.
+        Raises: ConfigError if what the source tells can never be right, such as one id with two addresses.
+        """
 
     @abstractmethod
     async def changed(self, since: int) -> DiscoverySnapshot:
         """Wait until there is a snapshot with a version above ``since`` and return the newest: never a backlog.
 
         Cancellation: nothing is lost; the next call returns what this one would have.
+        Called by: one task of the node, again and again, with the version it got last.
+        Raises: as ``members``.
         """

@@ -34,7 +34,7 @@ async def test_discovery_members_are_sorted_by_id(make: Make) -> None:
     assert snapshot.members == (member("a", "host:1"), member("b", "host:2"), member("c", "host:3"))
     assert snapshot.address_of(NodeId("b")) == "host:2"
     assert snapshot.address_of(NodeId("x")) is None
-    assert not snapshot.stale
+    assert not snapshot.is_stale
 
 
 async def test_discovery_register_replaces_what_was_known(make: Make) -> None:
