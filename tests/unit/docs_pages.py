@@ -9,9 +9,10 @@ from pathlib import Path
 
 import attrs
 
+from tests.unit.repository import ROOT
+
 __all__ = ["PAGES", "ROOT", "Block", "blocks", "commands", "page", "table"]
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)

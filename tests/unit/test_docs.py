@@ -29,9 +29,9 @@ from clustercore.raft.core import RaftCore
 from clustercore_sqlite import files, records
 from clustercore_sqlite.errors import ADVICE
 from tests.unit.docs_pages import PAGES, ROOT, Block, blocks, commands, page, table
+from tests.unit.repository import reads_repository
 
-# The smoke run of .ci/run takes the tests away from the repository that these read.
-pytestmark = pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="reads the repository itself")
+pytestmark = reads_repository
 
 # Far beyond what any program takes: it only ends one that hangs.
 LIMIT_S = 60

@@ -11,10 +11,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from clustercore.runtime.plugins import INTERFACES
+from tests.unit.repository import ROOT, reads_repository
 
-ROOT = Path(__file__).parents[2]
+pytestmark = reads_repository
+
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 PACKAGES = [ROOT / "clustercore", *sorted(path.parent for path in (ROOT / "plugins").glob("*/__init__.py"))]
 
 # The whole grammar of requirements.lock: a pin, its hashes, and comments that say which pin asked for it.
@@ -35,6 +36,11 @@ ENTRY_POINTS = [
 ]
 
 
+def lock_lines() -> list[str]:
+    """Return the lines of requirements.lock."""
+    return (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+
+
 def requirements() -> list[Requirement]:
     """Return every requirement in pyproject.toml, but for the project's own extras."""
     project = PROJECT["project"]
@@ -50,7 +56,7 @@ def requirements() -> list[Requirement]:
 
 def test_lock_holds_pins_and_hashes_only() -> None:
     """No line of requirements.lock names an index, a host or a path: whoever installs says where from."""
-    strange = [line for line in LOCK.splitlines() if not LOCK_LINE.fullmatch(line)]
+    strange = [line for line in lock_lines() if not LOCK_LINE.fullmatch(line)]
 
     assert strange == []
 
@@ -59,7 +65,7 @@ def test_lock_satisfies_pyproject() -> None:
     """Each requirement is pinned, at a version it allows; if not, run `make lock`."""
     # A name is pinned twice where one version does not serve every Python.
     pins: dict[str, list[str]] = {}
-    for match in map(LOCK_LINE.fullmatch, LOCK.splitlines()):
+    for match in map(LOCK_LINE.fullmatch, lock_lines()):
         if match and match["name"]:
             pins.setdefault(match["name"], []).append(match["version"])
 
