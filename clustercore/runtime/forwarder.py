@@ -66,7 +66,6 @@ class Forwarder:
         outbox_to: Callable[[NodeId], Outbox | None],
         timeout_s: float,
     ) -> None:
-        """Prepare; ``run`` makes it live."""
         self._node_id = node_id
         self._proposals = proposals
         self._leader_id = leader_id

@@ -32,7 +32,6 @@ class Outbox:
     """Messages waiting for one link, in order. When full the oldest is dropped: Raft sends what matters again."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._mails: deque[Mail] = deque()
         self._wakeup = Wakeup()
 

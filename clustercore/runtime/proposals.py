@@ -38,7 +38,6 @@ class Group:
     results: list[Applied] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        """Add up the size."""
         self.size_bytes = sum(len(command) for command in self.commands)
 
 
@@ -46,7 +45,6 @@ class Proposals:
     """All groups a node holds, bounded in number of commands and in bytes."""
 
     def __init__(self, *, node_id: NodeId, max_commands: int, max_bytes: int) -> None:
-        """Start empty."""
         self._node_id = node_id
         self._max_commands = max_commands
         self._max_bytes = max_bytes

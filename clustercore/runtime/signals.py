@@ -15,7 +15,6 @@ class Wakeup:
     """Lets one task sleep until somebody has something for it. Waking it twice is waking it once."""
 
     def __init__(self) -> None:
-        """Start with nothing to wake up for."""
         self._event = trio.Event()
 
     def set(self) -> None:
@@ -32,7 +31,6 @@ class Newest(Generic[T]):
     """A value that changes; whoever watches it sees the newest, and may miss those between."""
 
     def __init__(self, value: T) -> None:
-        """Start with a first value."""
         self._value = value
         self._changed = trio.Event()
         self._has_ended = False

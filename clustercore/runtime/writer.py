@@ -53,7 +53,6 @@ class Writer:
         on_durable: Callable[[WriteId], None],
         on_snapshot_saved: Callable[[LogIndex, LogIndex], None],
     ) -> None:
-        """Prepare; ``run`` makes it live."""
         self._storage = storage
         self._snapshot_index = snapshot_index
         self._on_durable = on_durable
