@@ -326,12 +326,17 @@ async def test_link_receive_cancelled_loses_no_message(kind: TransportKind) -> N
         received: list[Message] = []
         for number in range(1, 21):
             await link.send(vote_request(number))
+        attempts = 0
         while len(received) < 20:
-            # At some turn of the event loop: before, while or after a message comes.
+            # At some turn of the event loop: before, while or after a message comes. Each attempt at a message gets one
+            # turn more than the last, for a receive may take any number of them.
+            turns = len(received) % 4 + attempts
+            attempts += 1
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_cancel_after_turns, scope, len(received) % 4)
+                    nursery.start_soon(_cancel_after_turns, scope, turns)
                     received.append(await link.receive())
+                    attempts = 0
                     nursery.cancel_scope.cancel()
             await trio.lowlevel.checkpoint()
 
