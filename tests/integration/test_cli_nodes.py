@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 COMMAND = [sys.executable, "-P", "-m", "clustercore.cli"]
 # Generous: it only ends a test that hangs.

@@ -103,6 +103,7 @@ def test_cluster_survives_a_crash_of_one_node_at_every_boundary(name: str, unsyn
     assert runs >= 10 * len(Boundary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a", "b"])
 @pytest.mark.parametrize("fault", ["full", "failing fsync"])
 def test_cluster_survives_a_disk_that_fails_at_every_write(name: str, fault: str) -> None:
@@ -122,6 +123,7 @@ def test_cluster_survives_a_disk_that_fails_at_every_write(name: str, fault: str
     assert runs_until_missed(run) >= 10
 
 
+@pytest.mark.slow
 def test_all_nodes_lose_their_power_at_once() -> None:
     """What was acknowledged before a power cut of the whole cluster is there after it, whenever the cut comes."""
     for moment in range(30):
