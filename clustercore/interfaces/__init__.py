@@ -24,6 +24,7 @@ from clustercore.interfaces.errors import (
     StateMachineError,
     StorageError,
     StorageFull,
+    TransferFailed,
     TransportError,
 )
 from clustercore.interfaces.messages import (
@@ -55,8 +56,12 @@ from clustercore.raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    PreVoteRequest,
+    PreVoteResponse,
     RequestVoteRequest,
     RequestVoteResponse,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
 )
 from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Snapshot, Term
 
@@ -96,6 +101,8 @@ __all__ = [
     "PeerTimeout",
     "PeerUnreachable",
     "PluginError",
+    "PreVoteRequest",
+    "PreVoteResponse",
     "ProposalError",
     "ProposalRefused",
     "ProposalsApplied",
@@ -118,6 +125,9 @@ __all__ = [
     "StoredState",
     "StreamHandler",
     "Term",
+    "TimeoutNowRequest",
+    "TimeoutNowResponse",
+    "TransferFailed",
     "Transport",
     "TransportError",
     "UnaryHandler",

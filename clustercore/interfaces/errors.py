@@ -28,6 +28,7 @@ __all__ = [
     "StateMachineError",
     "StorageError",
     "StorageFull",
+    "TransferFailed",
     "TransportError",
 ]
 
@@ -73,6 +74,10 @@ class InvalidCommand(ProposalError, ValueError):
 
 class OutcomeUnknown(ProposalError):
     """The command may or may not be applied, now or later. Repeat it only if applying it twice is harmless."""
+
+
+class TransferFailed(ClusterError):
+    """The leadership was not handed over: the text says why, and who leads now. Trying again later is safe."""
 
 
 class StateMachineError(ClusterError):

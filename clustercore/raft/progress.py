@@ -42,6 +42,8 @@ class Progress:
     inflight: deque[LogIndex] = attrs.field(factory=deque)
     # When the oldest thing unanswered was sent, or the follower last moved on (the caller's monotonic seconds).
     waiting_since: float = 0.0
+    # When the follower last answered anything in this term (the caller's monotonic seconds).
+    last_contact: float = 0.0
 
     def has_room(self, max_inflight_appends: int) -> bool:
         """Say whether another request with entries may be sent now."""

@@ -98,6 +98,7 @@ def receive_append_entries_response(
     progress = state.progress.get(peer)
     if state.role is not Role.LEADER or response.term != state.current_term or progress is None:
         return
+    progress.last_contact = now
     if not response.success:
         # conflict_index 0: refused for another reason than the log, so there is nothing to learn about it.
         if response.conflict_index == BEFORE_LOG:

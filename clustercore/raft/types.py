@@ -46,6 +46,8 @@ class Role(Enum):
     """What a node is in its current term (Raft §5.1)."""
 
     FOLLOWER = "follower"
+    # Asks whether it could win before it starts a term (thesis §9.6).
+    PRE_CANDIDATE = "pre_candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
 

@@ -21,8 +21,12 @@ from clustercore.raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotResponse,
     RaftRequest,
+    PreVoteRequest,
+    PreVoteResponse,
     RequestVoteRequest,
     RequestVoteResponse,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
 )
 from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Snapshot
 from clustercore.runtime.applier import Applier, restore
@@ -169,10 +173,12 @@ class Assembly:
 
     def _post(self, peer: NodeId, message: RaftRequest) -> None:
         """Queue a request on its lane: entries and snapshots must not delay a vote or a heartbeat."""
-        is_urgent = isinstance(message, RequestVoteRequest) or (
-            isinstance(message, AppendEntriesRequest) and not message.entries
-        )
-        self._lanes[peer, Lane.CONTROL if is_urgent else Lane.BULK].outbox.post(message)
+        match message:
+            case PreVoteRequest() | RequestVoteRequest() | TimeoutNowRequest() | AppendEntriesRequest(entries=()):
+                lane = Lane.CONTROL
+            case _:
+                lane = Lane.BULK
+        self._lanes[peer, lane].outbox.post(message)
 
     def _bulk_outbox_to(self, peer: NodeId) -> Outbox | None:
         lane = self._lanes.get((peer, Lane.BULK))
@@ -181,7 +187,13 @@ class Assembly:
     async def _receive(self, peer: NodeId, message: Message) -> None:
         """Take what a peer answers on a link this node opened."""
         match message:
-            case AppendEntriesResponse() | RequestVoteResponse() | InstallSnapshotResponse():
+            case (
+                AppendEntriesResponse()
+                | PreVoteResponse()
+                | RequestVoteResponse()
+                | InstallSnapshotResponse()
+                | TimeoutNowResponse()
+            ):
                 await self.engine.receive(peer, message)
             case ProposalsApplied() | ProposalsFailed():
                 self._forwarder.receive(peer, message)

@@ -93,10 +93,10 @@ class Engine:
                 await self._wakeup.wait()
             while self._inputs:
                 self._inputs.popleft()()
-            if self._proposals.has_queued and self.is_leader:
-                self._append_proposals()
             if self._core.deadline <= trio.current_time():
                 self._carry_out(self._core.time_passed(trio.current_time()))
+            if self._proposals.has_queued and self._core.takes_proposals:
+                self._append_proposals()
 
     # --- Inputs ---
 
@@ -122,6 +122,14 @@ class Engine:
     def peer_unreachable(self, peer: NodeId) -> None:
         """Queue that what was sent to a peer may be lost."""
         self._queue(lambda: self._carry_out(self._core.peer_unreachable(peer)))
+
+    def transfer_leadership(self, target: NodeId) -> None:
+        """Queue that this node is to hand over to another."""
+        self._queue(lambda: self._carry_out(self._core.transfer_leadership(target, trio.current_time())))
+
+    def best_successor(self) -> NodeId | None:
+        """Return the node to hand over to; None if this one does not lead or none is fit."""
+        return self._core.best_successor(trio.current_time())
 
     def snapshot_saved(self, last_included_index: LogIndex, keep_from: LogIndex) -> None:
         """Queue that this node's own snapshot is durable."""

@@ -19,7 +19,13 @@ from clustercore.interfaces.messages import (
 )
 from clustercore.interfaces.transport import Link
 from clustercore.interfaces.values import NodeStatus
-from clustercore.raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RequestVoteRequest
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    InstallSnapshotRequest,
+    PreVoteRequest,
+    RequestVoteRequest,
+    TimeoutNowRequest,
+)
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
@@ -70,9 +76,13 @@ class Acceptor:
 
     async def _take(self, message: Message, conversation: _Conversation) -> None:
         match message:
-            case AppendEntriesRequest(leader_id=sender) | InstallSnapshotRequest(leader_id=sender):
-                await self._engine.receive(sender, message, conversation.answer)
-            case RequestVoteRequest(candidate_id=sender):
+            case (
+                AppendEntriesRequest(leader_id=sender)
+                | InstallSnapshotRequest(leader_id=sender)
+                | TimeoutNowRequest(leader_id=sender)
+                | PreVoteRequest(candidate_id=sender)
+                | RequestVoteRequest(candidate_id=sender)
+            ):
                 await self._engine.receive(sender, message, conversation.answer)
             case StatusRequest():
                 conversation.answer(StatusResponse(self._status(), message.request_id))

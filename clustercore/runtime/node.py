@@ -13,13 +13,21 @@ from typing import Self
 import trio
 
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
-from clustercore.interfaces.errors import ClusterError, ConfigError, InvalidCommand, NodeStopped, ProposalRefused
+from clustercore.interfaces.errors import (
+    ClusterError,
+    ConfigError,
+    InvalidCommand,
+    NodeStopped,
+    NotLeader,
+    ProposalRefused,
+    TransferFailed,
+)
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage
 from clustercore.interfaces.transport import Transport
 from clustercore.interfaces.values import Applied, NodeStatus, RoleChange
-from clustercore.raft.types import Configuration, NodeId
+from clustercore.raft.types import Configuration, NodeId, Role
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.proposals import Group, GroupResult
@@ -102,7 +110,11 @@ class Node(NodeHandle):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        """Stop the node. A write under way is finished first; nothing is answered afterwards."""
+        """Stop the node. A write under way is finished first; nothing is answered afterwards.
+
+        A leader whose block ended without an error hands over first, if a follower is fit, for at most an election
+        timeout.
+        """
         return await self._lifetime.__aexit__(exc_type, exc, traceback)
 
     @asynccontextmanager
@@ -132,6 +144,9 @@ class Node(NodeHandle):
                     self._assembly = assembly
                     try:
                         yield
+                        # Only after a clean end: a node that fails or is cancelled stops at once.
+                        self._assembly = None
+                        await self._hand_over(assembly)
                     except BaseException as error:
                         body_error = error
                         raise
@@ -239,6 +254,51 @@ class Node(NodeHandle):
         return ProposalRefused(
             f"node {self._node_id!r} had {reason} for the command within {waited_s} s; nothing was done"
         )
+
+    async def transfer_leadership(self, target: str | None = None) -> NodeId:
+        """Hand over to another voter (thesis §3.10), by default the most up-to-date one; return who leads then.
+
+        Proposals wait meanwhile. Without success after an election timeout this node goes on leading.
+
+        Cancellation: the transfer goes on by itself.
+        Raises:
+            NotLeader: this node does not lead.
+            ConfigError: ``target`` is not another voter.
+            TransferFailed: nobody took over in time, or no follower is fit.
+            NodeStopped: the node is not running.
+        """
+        assembly = self._running()
+        status = assembly.status()
+        if status.role is not Role.LEADER:
+            raise NotLeader(self._node_id, status.leader_id)
+        peers = [peer.node_id for peer in status.peers]
+        if target is not None and target not in peers:
+            raise ConfigError(f"target is {target!r}; it must be another voter, one of {peers}")
+        successor = assembly.engine.best_successor() if target is None else NodeId(target)
+        if successor is None:
+            raise TransferFailed(f"no follower of {self._node_id!r} is connected and up to date; it goes on leading")
+        assembly.engine.transfer_leadership(successor)
+        leader_id = await self._wait_other_leader(assembly)
+        if leader_id is None:
+            raise TransferFailed(
+                f"{successor!r} did not take over from {self._node_id!r} within an election timeout; see its status"
+            )
+        return leader_id
+
+    async def _hand_over(self, assembly: Assembly) -> None:
+        successor = assembly.engine.best_successor()
+        if successor is not None:
+            assembly.engine.transfer_leadership(successor)
+            await self._wait_other_leader(assembly)
+
+    async def _wait_other_leader(self, assembly: Assembly) -> NodeId | None:
+        """Wait until another node is known to lead; None after an election timeout and a heartbeat."""
+        raft = self._config.raft
+        with trio.move_on_after(raft.election_timeout_s + raft.heartbeat_interval_s):
+            async for change in assembly.engine.role:
+                if change.leader_id not in (None, self._node_id):
+                    return change.leader_id
+        return None
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now. It never blocks.
