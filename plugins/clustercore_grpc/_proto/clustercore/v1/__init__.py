@@ -14,6 +14,8 @@ __all__ = (
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",
     "PeerStatus",
+    "PreVoteRequest",
+    "PreVoteResponse",
     "ProposalsApplied",
     "ProposalsFailed",
     "RaftBase",
@@ -23,6 +25,8 @@ __all__ = (
     "Role",
     "StatusRequest",
     "StatusResponse",
+    "TimeoutNowRequest",
+    "TimeoutNowResponse",
 )
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -105,6 +109,8 @@ class Role(betterproto2.Enum):
 
     LEADER = 3
 
+    PRE_CANDIDATE = 4
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
@@ -112,6 +118,7 @@ class Role(betterproto2.Enum):
             1: "ROLE_FOLLOWER",
             2: "ROLE_CANDIDATE",
             3: "ROLE_LEADER",
+            4: "ROLE_PRE_CANDIDATE",
         }
 
     @classmethod
@@ -121,6 +128,7 @@ class Role(betterproto2.Enum):
             "ROLE_FOLLOWER": 1,
             "ROLE_CANDIDATE": 2,
             "ROLE_LEADER": 3,
+            "ROLE_PRE_CANDIDATE": 4,
         }
 
 
@@ -227,6 +235,22 @@ class Envelope(betterproto2.Message):
         11, betterproto2.TYPE_MESSAGE, optional=True, group="message"
     )
 
+    pre_vote_request: "PreVoteRequest | None" = betterproto2.field(
+        12, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    pre_vote_response: "PreVoteResponse | None" = betterproto2.field(
+        13, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    timeout_now_request: "TimeoutNowRequest | None" = betterproto2.field(
+        14, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    timeout_now_response: "TimeoutNowResponse | None" = betterproto2.field(
+        15, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
 
 default_message_pool.register_message("clustercore.v1", "Envelope", Envelope)
 
@@ -282,6 +306,32 @@ default_message_pool.register_message("clustercore.v1", "PeerStatus", PeerStatus
 
 
 @dataclass(eq=False, repr=False)
+class PreVoteRequest(betterproto2.Message):
+    term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    candidate_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    last_log_index: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    last_log_term: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "PreVoteRequest", PreVoteRequest)
+
+
+@dataclass(eq=False, repr=False)
+class PreVoteResponse(betterproto2.Message):
+    term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    candidate_term: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    vote_granted: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+
+
+default_message_pool.register_message("clustercore.v1", "PreVoteResponse", PreVoteResponse)
+
+
+@dataclass(eq=False, repr=False)
 class ProposalsApplied(betterproto2.Message):
     request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
@@ -320,6 +370,8 @@ class RequestVoteRequest(betterproto2.Message):
     last_log_index: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
     last_log_term: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
+    is_leadership_transfer: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
 
 
 default_message_pool.register_message("clustercore.v1", "RequestVoteRequest", RequestVoteRequest)
@@ -369,6 +421,24 @@ class StatusResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "StatusResponse", StatusResponse)
+
+
+@dataclass(eq=False, repr=False)
+class TimeoutNowRequest(betterproto2.Message):
+    term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    leader_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("clustercore.v1", "TimeoutNowRequest", TimeoutNowRequest)
+
+
+@dataclass(eq=False, repr=False)
+class TimeoutNowResponse(betterproto2.Message):
+    term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "TimeoutNowResponse", TimeoutNowResponse)
 
 
 class RaftStub(betterproto2_grpclib.ServiceStub):
