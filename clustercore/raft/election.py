@@ -1,7 +1,7 @@
 """Leader election (Raft §5.2, thesis §9.6): asking around, standing, counting votes, winning.
 
-A node whose election deadline passes first asks whether it could win (PreVote). Only then it starts a term: one that was
-cut off does not come back with a high term and depose a leader that serves well.
+A node whose election deadline passes first asks whether it could win (PreVote). Only then it starts a term: one that
+was cut off does not come back with a high term and depose a leader that serves well.
 """
 
 from __future__ import annotations
