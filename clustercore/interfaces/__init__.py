@@ -24,6 +24,7 @@ from clustercore.interfaces.errors import (
     StateMachineError,
     StorageError,
     StorageFull,
+    TooStale,
     TransferFailed,
     TransportError,
 )
@@ -33,6 +34,9 @@ from clustercore.interfaces.messages import (
     Message,
     ProposalsApplied,
     ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+    ReadIndexRequest,
     StatusRequest,
     StatusResponse,
 )
@@ -49,7 +53,7 @@ from clustercore.interfaces.transport import (
     Transport,
     UnaryHandler,
 )
-from clustercore.interfaces.values import Applied, NodeStatus, PeerStatus, RoleChange
+from clustercore.interfaces.values import Applied, Consistency, NodeStatus, PeerStatus, ReadResult, RoleChange
 from clustercore.raft.entry import Entry, EntryKind, MalformedEntry, decode_entry
 from clustercore.raft.messages import (
     AppendEntriesRequest,
@@ -63,7 +67,7 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Snapshot, Term
+from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Round, Snapshot, Term
 
 __all__ = [
     "AcceptLink",
@@ -72,6 +76,7 @@ __all__ = [
     "Applied",
     "ClusterError",
     "ConfigError",
+    "Consistency",
     "Discovery",
     "DiscoverySnapshot",
     "Entry",
@@ -107,10 +112,15 @@ __all__ = [
     "ProposalRefused",
     "ProposalsApplied",
     "ProposalsFailed",
+    "ReadIndexReady",
+    "ReadIndexRefused",
+    "ReadIndexRequest",
+    "ReadResult",
     "RequestVoteRequest",
     "RequestVoteResponse",
     "Role",
     "RoleChange",
+    "Round",
     "Service",
     "ServiceError",
     "ServiceTransport",
@@ -127,6 +137,7 @@ __all__ = [
     "Term",
     "TimeoutNowRequest",
     "TimeoutNowResponse",
+    "TooStale",
     "TransferFailed",
     "Transport",
     "TransportError",

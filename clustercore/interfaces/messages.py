@@ -16,6 +16,9 @@ __all__ = [
     "Message",
     "ProposalsApplied",
     "ProposalsFailed",
+    "ReadIndexReady",
+    "ReadIndexRefused",
+    "ReadIndexRequest",
     "StatusRequest",
     "StatusResponse",
 ]
@@ -65,6 +68,31 @@ class ProposalsFailed:
 
 
 @attrs.frozen
+class ReadIndexRequest:
+    """A node asks the leader for an index at which a read is linearizable (thesis §6.4)."""
+
+    # Chosen by the sender, unique among its open requests on this link.
+    request_id: int
+
+
+@attrs.frozen
+class ReadIndexReady:
+    """A read made after applying ``read_index`` sees everything that was committed before it was asked for."""
+
+    request_id: int
+    read_index: LogIndex
+
+
+@attrs.frozen
+class ReadIndexRefused:
+    """The asked node does not lead."""
+
+    request_id: int
+    # The leader it knows, or None.
+    leader_id: NodeId | None
+
+
+@attrs.frozen
 class StatusRequest:
     """Ask a node for its status."""
 
@@ -80,5 +108,14 @@ class StatusResponse:
 
 
 Message = (
-    RaftRequest | RaftResponse | ForwardProposals | ProposalsApplied | ProposalsFailed | StatusRequest | StatusResponse
+    RaftRequest
+    | RaftResponse
+    | ForwardProposals
+    | ProposalsApplied
+    | ProposalsFailed
+    | ReadIndexRequest
+    | ReadIndexReady
+    | ReadIndexRefused
+    | StatusRequest
+    | StatusResponse
 )

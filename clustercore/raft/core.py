@@ -44,6 +44,13 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
+from clustercore.raft.reads import (
+    lease_read_index,
+    maybe_confirm_reads,
+    maybe_refuse_reads,
+    quorum_heard_at,
+    request_reads,
+)
 from clustercore.raft.receive_append_entries import receive_append_entries
 from clustercore.raft.receive_request_vote import receive_pre_vote, receive_request_vote
 from clustercore.raft.replication import (
@@ -61,6 +68,7 @@ from clustercore.raft.types import (
     HardState,
     LogIndex,
     NodeId,
+    ReadId,
     Role,
     Snapshot,
     Term,
@@ -186,6 +194,8 @@ class RaftCore:
             case _:
                 assert_never(message)
         maybe_tell_target(state, sender)
+        if state.role is Role.LEADER:
+            maybe_confirm_reads(state, now)
         return self._finish()
 
     def propose(self, commands: Sequence[bytes], now: float) -> Effects:
@@ -215,8 +225,29 @@ class RaftCore:
         count_own_vote(state, now)
         if state.role is Role.LEADER:
             maybe_commit(state)
+            maybe_confirm_reads(state, now)
         maybe_apply(state)
         return self._finish()
+
+    def read(self, read_ids: Sequence[ReadId], now: float) -> Effects:
+        """Ask for an index at which a read is linearizable (thesis §6.4); ReadReady or ReadRefused answers each id."""
+        request_reads(self._state, read_ids, now)
+        return self._finish()
+
+    def lease_read_index(self, now: float, *, heard_since: float) -> LogIndex | None:
+        """Return an index at which a read is linearizable as long as clocks keep ``max_clock_drift`` (thesis §6.4.1).
+
+        None if this node holds no lease at ``now``. Read at once, and check again afterwards: the lease may have ended.
+
+        Args:
+            now: The time now.
+            heard_since: Only what a majority heard since then counts: the last time the clock could not be relied on.
+        """
+        return lease_read_index(self._state, now, heard_since=heard_since)
+
+    def quorum_heard_at(self, now: float) -> float:
+        """Return when this leader sent the newest thing that a majority has answered; minus infinity for never."""
+        return quorum_heard_at(self._state, now)
 
     def transfer_leadership(self, target: NodeId, now: float) -> Effects:
         """Begin to hand over to another voter (thesis §3.10), if this node leads; ``state.transfer`` tells.
@@ -247,6 +278,7 @@ class RaftCore:
         return self._state.role, self._state.current_term, self._state.leader_id
 
     def _finish(self) -> Effects:
+        maybe_refuse_reads(self._state)
         office = self._office()
         if office != self._seen:
             self._seen = office

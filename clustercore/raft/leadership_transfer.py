@@ -44,6 +44,7 @@ def maybe_tell_target(state: RaftState, peer: NodeId) -> None:
         return
     if state.progress[peer].match_index == state.log.last_index:
         transfer.is_told = True
+        state.has_told_successor = True
         state.emit(Send(peer, TimeoutNowRequest(state.current_term, state.node_id)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 
 from clustercore.raft.entry import Entry
-from clustercore.raft.types import LogIndex, NodeId, Term, show_length
+from clustercore.raft.types import LogIndex, NodeId, Round, Term, show_length
 
 __all__ = [
     "AppendEntriesRequest",
@@ -83,6 +83,8 @@ class AppendEntriesRequest:
     leader_commit: LogIndex
     # Consecutive by index, the first at prev_log_index + 1. Empty for a heartbeat.
     entries: tuple[Entry, ...] = ()
+    # The leader's newest round of heartbeats when it sent this.
+    round: Round = Round(0)
 
 
 @attrs.frozen
@@ -102,6 +104,8 @@ class AppendEntriesResponse:
     # Both are 0 when the request was refused for its term alone.
     conflict_term: Term = Term(0)
     conflict_index: LogIndex = LogIndex(0)
+    # The request's round.
+    round: Round = Round(0)
 
 
 @attrs.frozen

@@ -87,5 +87,6 @@ def _reply(
         match_index=match_index,
         conflict_term=conflict_term,
         conflict_index=conflict_index,
+        round=request.round,
     )
     state.emit(Reply(response, after=after if success else state.hard_state_gate))

@@ -10,7 +10,7 @@ import math
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.progress import Progress
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import LogIndex, NodeId, Role, Term
+from clustercore.raft.types import LogIndex, NodeId, Role, Round, Term
 
 __all__ = [
     "become_candidate",
@@ -113,4 +113,7 @@ def become_leader(state: RaftState, now: float) -> None:
         peer: Progress(next_index, last_contact=now) for peer in state.configuration.peers_of(state.node_id)
     }
     state.heartbeat_deadline = now + state.config.heartbeat_interval_s
+    state.has_told_successor = False
+    state.last_round = Round(0)
+    state.rounds_sent.clear()
     state.persist_entries((Entry.create(next_index, state.current_term, EntryKind.NO_OP),), now)

@@ -23,7 +23,9 @@ from clustercore.raft.types import (
     HardState,
     LogIndex,
     NodeId,
+    ReadId,
     Role,
+    Round,
     Snapshot,
     Term,
     WriteId,
@@ -32,9 +34,11 @@ from clustercore.raft.types import (
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["RaftState", "Transfer"]
+__all__ = ["RaftState", "ReadBatch", "Transfer"]
 
 _NO_WRITE = WriteId(0)
+# Rounds go out once a heartbeat interval, or as fast as reads are answered; an answer to an older one is worth nothing.
+_ROUNDS_REMEMBERED = 64
 
 
 @attrs.define
@@ -56,6 +60,16 @@ class Transfer:
     deadline: float
     # Whether the target has been told to stand.
     is_told: bool = False
+
+
+@attrs.frozen
+class ReadBatch:
+    """Reads that wait for a majority to answer one round of heartbeats."""
+
+    round: Round
+    # The commit index when the round was sent.
+    read_index: LogIndex
+    read_ids: tuple[ReadId, ...]
 
 
 @attrs.define
@@ -99,6 +113,16 @@ class RaftState:
     progress: dict[NodeId, Progress] = attrs.field(factory=dict)
     # The follower to hand over to, and when to give that up. Proposals are refused meanwhile.
     transfer: Transfer | None = None
+    # Whether in this term another node was told to stand. It may do so at any time to come.
+    has_told_successor: bool = False
+
+    # The newest round of heartbeats sent in this term, and when the last few were sent: enough to tell how long ago a
+    # majority heard the leader.
+    last_round: Round = Round(0)
+    rounds_sent: deque[tuple[Round, float]] = attrs.field(factory=lambda: deque(maxlen=_ROUNDS_REMEMBERED))
+    # Reads that wait for their round to be answered, and those that wait for the next round.
+    reads_under_way: ReadBatch | None = None
+    waiting_reads: list[ReadId] = attrs.field(factory=list)
 
     # --- Deadlines, in the caller's monotonic seconds ---
 

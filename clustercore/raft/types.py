@@ -19,7 +19,9 @@ __all__ = [
     "HardState",
     "LogIndex",
     "NodeId",
+    "ReadId",
     "Role",
+    "Round",
     "Snapshot",
     "Term",
     "WriteId",
@@ -37,6 +39,13 @@ LogIndex = NewType("LogIndex", int)
 
 # Numbers the storage writes a core asks for, from 1, in the order in which they must become durable.
 WriteId = NewType("WriteId", int)
+
+# Numbers the rounds of heartbeats a leader sends, from 1 in each of its terms. Followers answer with the number, so
+# that the leader knows what it sent that they have heard.
+Round = NewType("Round", int)
+
+# Names a read, in the owner's own numbering.
+ReadId = NewType("ReadId", int)
 
 NO_TERM = Term(0)
 BEFORE_LOG = LogIndex(0)

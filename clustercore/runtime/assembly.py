@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from random import Random
 
 import trio
 
 from clustercore.interfaces.discovery import DiscoverySnapshot
 from clustercore.interfaces.errors import InvariantError, LogCorrupt
-from clustercore.interfaces.messages import Message, ProposalsApplied, ProposalsFailed
+from clustercore.interfaces.messages import (
+    Message,
+    ProposalsApplied,
+    ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+)
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage, StoredState
@@ -37,6 +44,7 @@ from clustercore.runtime.incoming import Acceptor
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.peers import PeerLane
 from clustercore.runtime.proposals import Proposals
+from clustercore.runtime.reads import ClockGuard, ReadIndexes
 from clustercore.runtime.writer import OwnSnapshot, Writer
 
 __all__ = ["Assembly"]
@@ -67,6 +75,7 @@ class Assembly:
         known: DiscoverySnapshot,
         config: NodeConfig,
         rng: Random,
+        wall_clock: Callable[[], float],
     ) -> None:
         """Build all parts from what is stored.
 
@@ -104,7 +113,14 @@ class Assembly:
             outbox_to=self._bulk_outbox_to,
             timeout_s=config.forward_timeout_s,
         )
-        self._applier = Applier(
+        self.read_indexes = ReadIndexes(
+            node.node_id,
+            leader_id=lambda: self._core.state.leader_id,
+            ask_core=lambda read_id: self.engine.read(read_id),
+            outbox_to=self._control_outbox_to,
+            timeout_s=config.raft.election_timeout_s,
+        )
+        self.applier = Applier(
             machine,
             last_applied=snapshot_index,
             snapshot_entries=config.snapshot_entries,
@@ -119,25 +135,29 @@ class Assembly:
         )
         self.engine = Engine(
             self._core,
-            applier=self._applier,
+            applier=self.applier,
             proposals=self.proposals,
             post_job=self._writer.post,
             post_message=self._post,
             on_role_change=self._role_changed,
             wake_forwarder=self._forwarder.wake,
+            on_read_index=self.read_indexes.answered_by_core,
         )
         self.acceptor = Acceptor(
             engine=self.engine,
             proposals=self.proposals,
+            read_indexes=self.read_indexes,
             status=self.status,
             max_command_bytes=config.max_command_bytes,
         )
+        # A tenth of the time that a lease is worth at most.
+        self._clock_guard = ClockGuard(wall_clock, tolerance_s=config.raft.election_timeout_s / 10)
         if isinstance(transport, ServiceTransport):
             transport.offer(machine.services(node))
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start all tasks."""
-        for run in (self.engine.run, self._writer.run, self._applier.run, self._forwarder.run):
+        for run in (self.engine.run, self._writer.run, self.applier.run, self._forwarder.run, self.read_indexes.run):
             nursery.start_soon(run)
         for lane in self._lanes.values():
             nursery.start_soon(lane.run, name=f"{lane.lane.value} lane to {lane.peer}")
@@ -145,7 +165,13 @@ class Assembly:
     def stop(self) -> None:
         """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""
         self.proposals.stop()
+        self.read_indexes.stop()
+        self.applier.stop()
         self.engine.role.end()
+
+    def lease_read_index(self) -> LogIndex | None:
+        """Return the index to read at under this node's lease; None if it holds none, or its clock is in doubt."""
+        return self.engine.lease_read_index(self._clock_guard.stepped_at(trio.current_time()))
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now."""
@@ -164,7 +190,7 @@ class Assembly:
             term=state.current_term,
             leader_id=state.leader_id,
             commit_index=state.commit_index,
-            last_applied=self._applier.last_applied,
+            last_applied=self.applier.last_applied,
             first_log_index=state.log.first_index,
             last_log_index=state.log.last_index,
             pending_proposals=self.proposals.pending,
@@ -179,6 +205,10 @@ class Assembly:
             case _:
                 lane = Lane.BULK
         self._lanes[peer, lane].outbox.post(message)
+
+    def _control_outbox_to(self, peer: NodeId) -> Outbox | None:
+        lane = self._lanes.get((peer, Lane.CONTROL))
+        return None if lane is None else lane.outbox
 
     def _bulk_outbox_to(self, peer: NodeId) -> Outbox | None:
         lane = self._lanes.get((peer, Lane.BULK))
@@ -197,6 +227,8 @@ class Assembly:
                 await self.engine.receive(peer, message)
             case ProposalsApplied() | ProposalsFailed():
                 self._forwarder.receive(peer, message)
+            case ReadIndexReady() | ReadIndexRefused():
+                self.read_indexes.receive(peer, message)
             case _:
                 logger.warning("node %s answered with %s, which nobody asked for", peer, type(message).__name__)
 
@@ -214,6 +246,8 @@ class Assembly:
         logger.info("node %s: %s in term %d, leader %s", self._node_id, after.role.value, after.term, after.leader_id)
         if before.leader_id is not None and (before.leader_id, before.term) != (after.leader_id, after.term):
             self._forwarder.give_up_on(before.leader_id)
+        if (before.leader_id, before.term) != (after.leader_id, after.term):
+            self.read_indexes.leader_changed()
 
 
 def _core_of(

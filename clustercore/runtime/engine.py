@@ -20,16 +20,19 @@ from clustercore.raft.effects import (
     PersistSnapshot,
     ProposalsAppended,
     ProposalsRefused,
+    ReadReady,
+    ReadRefused,
     Reply,
     RestoreSnapshot,
     RoleChanged,
     Send,
     SendSnapshot,
 )
-from clustercore.raft.messages import InstallSnapshotRequest, RaftMessage, RaftRequest
-from clustercore.raft.types import LogIndex, NodeId, Role, Snapshot, WriteId
+from clustercore.raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RaftMessage, RaftRequest
+from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Snapshot, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.proposals import Group, Proposals
+from clustercore.runtime.reads import Freshness
 from clustercore.runtime.signals import Newest, Wakeup
 from clustercore.runtime.writer import ReadSnapshot, StorageJob
 
@@ -60,6 +63,7 @@ class Engine:
         post_message: Callable[[NodeId, RaftRequest], None],
         on_role_change: Callable[[RoleChange, RoleChange], None],
         wake_forwarder: Callable[[], None],
+        on_read_index: Callable[[tuple[ReadId, ...], LogIndex | None], None],
     ) -> None:
         """Prepare; ``run`` makes it live."""
         self._core = core
@@ -69,6 +73,10 @@ class Engine:
         self._post_message = post_message
         self._on_role_change = on_role_change
         self._wake_forwarder = wake_forwarder
+        self._on_read_index = on_read_index
+        # What to ask the core for in one go.
+        self._reads: list[ReadId] = []
+        self.freshness = Freshness()
         state = core.state
         self.role = Newest(RoleChange(state.role, state.current_term, state.leader_id))
         self._inputs: deque[Callable[[], None]] = deque()
@@ -97,6 +105,9 @@ class Engine:
                 self._carry_out(self._core.time_passed(trio.current_time()))
             if self._proposals.has_queued and self._core.takes_proposals:
                 self._append_proposals()
+            if self._reads:
+                reads, self._reads = self._reads, []
+                self._carry_out(self._core.read(reads, trio.current_time()))
 
     # --- Inputs ---
 
@@ -114,6 +125,22 @@ class Engine:
             self._refuse_unforwardable()
             self._wake_forwarder()
         self._wakeup.set()
+
+    def read(self, read_id: ReadId) -> None:
+        """Queue a question for an index to read at."""
+        self._reads.append(read_id)
+        self._wakeup.set()
+
+    def lease_read_index(self, heard_since: float) -> LogIndex | None:
+        """Return the index to read at under this node's lease; None if it holds none."""
+        return self._core.lease_read_index(trio.current_time(), heard_since=heard_since)
+
+    def lag_s(self) -> float:
+        """Return how long ago this node had applied all that its leader had committed; on a leader, a majority's."""
+        now = trio.current_time()
+        if self.is_leader:
+            self.freshness.heard(self._core.state.commit_index, self._core.quorum_heard_at(now))
+        return self.freshness.lag_s(self._applier.last_applied, now)
 
     def storage_done(self, write_id: WriteId) -> None:
         """Queue that all writes up to ``write_id`` are durable."""
@@ -144,7 +171,14 @@ class Engine:
     def _receive(self, sender: NodeId, message: RaftMessage, respond: Respond | None) -> None:
         self._waiting_messages -= 1
         self._message_room.unpark()
-        self._carry_out(self._core.receive(sender, message, trio.current_time()), respond)
+        now = trio.current_time()
+        self._carry_out(self._core.receive(sender, message, now), respond)
+        state = self._core.state
+        if isinstance(message, AppendEntriesRequest) and (message.term, sender) == (
+            state.current_term,
+            state.leader_id,
+        ):
+            self.freshness.heard(message.leader_commit, now)
 
     def _storage_done(self, write_id: WriteId) -> None:
         # First what had to wait for the write, then what the core makes of it: the order in which it was asked for.
@@ -195,6 +229,10 @@ class Engine:
                 self._send_snapshot(effect)
             case RoleChanged():
                 self._change_role(effect)
+            case ReadReady(read_ids=read_ids, read_index=read_index):
+                self._on_read_index(read_ids, read_index)
+            case ReadRefused(read_ids=read_ids):
+                self._on_read_index(read_ids, None)
             case ProposalsAppended() | ProposalsRefused():
                 # The caller of propose has looked at these.
                 pass

@@ -14,6 +14,9 @@ from clustercore.interfaces.messages import (
     Message,
     ProposalsApplied,
     ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+    ReadIndexRequest,
     StatusRequest,
     StatusResponse,
 )
@@ -26,9 +29,11 @@ from clustercore.raft.messages import (
     RequestVoteRequest,
     TimeoutNowRequest,
 )
+from clustercore.raft.types import LogIndex
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
+from clustercore.runtime.reads import ReadIndexes
 
 __all__ = ["Acceptor"]
 
@@ -47,12 +52,14 @@ class Acceptor:
         *,
         engine: Engine,
         proposals: Proposals,
+        read_indexes: ReadIndexes,
         status: Callable[[], NodeStatus],
         max_command_bytes: int,
     ) -> None:
         """Prepare to accept."""
         self._engine = engine
         self._proposals = proposals
+        self._read_indexes = read_indexes
         self._status = status
         self._max_command_bytes = max_command_bytes
 
@@ -84,10 +91,19 @@ class Acceptor:
                 | RequestVoteRequest(candidate_id=sender)
             ):
                 await self._engine.receive(sender, message, conversation.answer)
+            case ReadIndexRequest(request_id=request_id):
+                self._read_indexes.ask_core(
+                    lambda read_index: conversation.answer(self._read_index_answer(request_id, read_index))
+                )
             case StatusRequest():
                 conversation.answer(StatusResponse(self._status(), message.request_id))
             case _:
                 raise TransportError(f"a peer sent {type(message).__name__} where only requests are expected")
+
+    def _read_index_answer(self, request_id: int, read_index: LogIndex | None) -> ReadIndexReady | ReadIndexRefused:
+        if read_index is None:
+            return ReadIndexRefused(request_id, self._status().leader_id)
+        return ReadIndexReady(request_id, read_index)
 
     async def _propose(self, message: ForwardProposals, conversation: _Conversation) -> None:
         request_id = message.request_id

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from random import Random
 from types import TracebackType
@@ -20,13 +21,14 @@ from clustercore.interfaces.errors import (
     NodeStopped,
     NotLeader,
     ProposalRefused,
+    TooStale,
     TransferFailed,
 )
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage
 from clustercore.interfaces.transport import Transport
-from clustercore.interfaces.values import Applied, NodeStatus, RoleChange
+from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange
 from clustercore.raft.types import Configuration, NodeId, Role
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
@@ -58,6 +60,7 @@ class Node(NodeHandle):
         voters: Iterable[str] | None = None,
         config: NodeConfig | None = None,
         rng: Random | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare a node; entering its block starts it.
 
@@ -68,6 +71,7 @@ class Node(NodeHandle):
             voters: The ids of all nodes whose votes count, this one's usually among them. The same on every node and
                 after every restart. By default those that discovery knows when the node starts, and this one.
             config: Limits and timing.
+            wall_clock: The time of day in seconds, against which the monotonic clock is checked for lease reads.
             rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
 
         Raises: ConfigError if the node id is empty.
@@ -81,6 +85,7 @@ class Node(NodeHandle):
         self._discovery = discovery
         self._voters = None if voters is None else frozenset(NodeId(voter) for voter in voters)
         self._config = config if config is not None else NodeConfig()
+        self._wall_clock = wall_clock
         self._rng = rng if rng is not None else Random()
         self._was_entered = False
         self._lifetime = self._live()
@@ -135,6 +140,7 @@ class Node(NodeHandle):
                     known=known,
                     config=self._config,
                     rng=self._rng,
+                    wall_clock=self._wall_clock,
                 )
                 async with trio.open_nursery() as nursery:
                     self._address = await nursery.start(self._transport.serve, assembly.acceptor.accept)
@@ -254,6 +260,53 @@ class Node(NodeHandle):
         return ProposalRefused(
             f"node {self._node_id!r} had {reason} for the command within {waited_s} s; nothing was done"
         )
+
+    async def read(
+        self, query: bytes, *, consistency: Consistency = Consistency.LINEARIZABLE, max_lag_s: float = math.inf
+    ) -> ReadResult:
+        """Ask the state machine, without going through the log.
+
+        Any node answers from its own state machine; for the first two consistencies it first asks the leader up to
+        where it must have applied, and waits for a leader if none is known: bound it with a cancel scope.
+
+        Args:
+            query: What ``StateMachine.query`` gets, on this node.
+            consistency: What the read promises. LEASE falls back to LINEARIZABLE where no lease is held, as on any node
+                but the leader; the result says which it got.
+            max_lag_s: For STALE only: raise TooStale if this node is further behind its leader than so many seconds.
+
+        Cancellation: nothing happened; a read changes nothing.
+        Raises:
+            InvalidCommand: the state machine can never answer this query.
+            TooStale: see ``max_lag_s``.
+            StateMachineError: the state machine raised anything else from ``query``. The node goes on.
+            NodeStopped: the node is not running.
+        """
+        assembly = self._running()
+        await trio.lowlevel.checkpoint()
+        if consistency is Consistency.STALE:
+            lag_s = assembly.engine.lag_s()
+            if lag_s > max_lag_s:
+                raise TooStale(self._node_id, lag_s, max_lag_s)
+            value, index = assembly.applier.query(query)
+            return ReadResult(value, index, consistency, lag_s)
+        if consistency is Consistency.LEASE:
+            result = await self._read_under_lease(assembly, query)
+            if result is not None:
+                return result
+        await assembly.applier.wait_applied(await assembly.read_indexes.get())
+        value, index = assembly.applier.query(query)
+        return ReadResult(value, index, Consistency.LINEARIZABLE)
+
+    async def _read_under_lease(self, assembly: Assembly, query: bytes) -> ReadResult | None:
+        """Read without asking anyone; None if this node holds no lease, or not to the end of the read."""
+        read_index = assembly.lease_read_index()
+        if read_index is None:
+            return None
+        await assembly.applier.wait_applied(read_index)
+        value, index = assembly.applier.query(query)
+        # The query took time, in which this process may even have been stopped.
+        return ReadResult(value, index, Consistency.LEASE) if assembly.lease_read_index() is not None else None
 
     async def transfer_leadership(self, target: str | None = None) -> NodeId:
         """Hand over to another voter (thesis §3.10), by default the most up-to-date one; return who leads then.

@@ -29,6 +29,9 @@ from clustercore.interfaces import (
     PreVoteResponse,
     ProposalsApplied,
     ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+    ReadIndexRequest,
     RequestVoteRequest,
     RequestVoteResponse,
     Role,
@@ -77,6 +80,9 @@ _FIELD_NUMBERS: dict[type[Message], int] = {
     PreVoteResponse: 13,
     TimeoutNowRequest: 14,
     TimeoutNowResponse: 15,
+    ReadIndexRequest: 16,
+    ReadIndexReady: 17,
+    ReadIndexRefused: 18,
 }
 _MESSAGE_TYPES = {number: message_type for message_type, number in _FIELD_NUMBERS.items()}
 
@@ -93,6 +99,9 @@ _PLAIN: dict[type[Message], type[Any]] = {
     ForwardProposals: v1.ForwardProposals,
     ProposalsApplied: v1.ProposalsApplied,
     StatusRequest: v1.StatusRequest,
+    ReadIndexRequest: v1.ReadIndexRequest,
+    ReadIndexReady: v1.ReadIndexReady,
+    ReadIndexRefused: v1.ReadIndexRefused,
 }
 _PLAIN_FIELDS = {message_type: tuple(field.name for field in attrs.fields(message_type)) for message_type in _PLAIN}
 

@@ -20,6 +20,9 @@ __all__ = (
     "ProposalsFailed",
     "RaftBase",
     "RaftStub",
+    "ReadIndexReady",
+    "ReadIndexRefused",
+    "ReadIndexRequest",
     "RequestVoteRequest",
     "RequestVoteResponse",
     "Role",
@@ -146,6 +149,8 @@ class AppendEntriesRequest(betterproto2.Message):
 
     entries: "list[Entry]" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, repeated=True)
 
+    round: "int" = betterproto2.field(7, betterproto2.TYPE_UINT64)
+
 
 default_message_pool.register_message("clustercore.v1", "AppendEntriesRequest", AppendEntriesRequest)
 
@@ -163,6 +168,8 @@ class AppendEntriesResponse(betterproto2.Message):
     conflict_term: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
 
     conflict_index: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
+
+    round: "int" = betterproto2.field(7, betterproto2.TYPE_UINT64)
 
 
 default_message_pool.register_message("clustercore.v1", "AppendEntriesResponse", AppendEntriesResponse)
@@ -249,6 +256,18 @@ class Envelope(betterproto2.Message):
 
     timeout_now_response: "TimeoutNowResponse | None" = betterproto2.field(
         15, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    read_index_request: "ReadIndexRequest | None" = betterproto2.field(
+        16, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    read_index_ready: "ReadIndexReady | None" = betterproto2.field(
+        17, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    read_index_refused: "ReadIndexRefused | None" = betterproto2.field(
+        18, betterproto2.TYPE_MESSAGE, optional=True, group="message"
     )
 
 
@@ -359,6 +378,34 @@ class ProposalsFailed(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "ProposalsFailed", ProposalsFailed)
+
+
+@dataclass(eq=False, repr=False)
+class ReadIndexReady(betterproto2.Message):
+    request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    read_index: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "ReadIndexReady", ReadIndexReady)
+
+
+@dataclass(eq=False, repr=False)
+class ReadIndexRefused(betterproto2.Message):
+    request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    leader_id: "str | None" = betterproto2.field(2, betterproto2.TYPE_STRING, optional=True)
+
+
+default_message_pool.register_message("clustercore.v1", "ReadIndexRefused", ReadIndexRefused)
+
+
+@dataclass(eq=False, repr=False)
+class ReadIndexRequest(betterproto2.Message):
+    request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "ReadIndexRequest", ReadIndexRequest)
 
 
 @dataclass(eq=False, repr=False)
