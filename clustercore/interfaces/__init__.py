@@ -29,8 +29,11 @@ from clustercore.interfaces.errors import (
     TransportError,
 )
 from clustercore.interfaces.messages import (
+    PROTOCOL_VERSION,
     ForwardFailure,
     ForwardProposals,
+    Hello,
+    HelloResponse,
     Message,
     ProposalsApplied,
     ProposalsFailed,
@@ -70,6 +73,7 @@ from clustercore.raft.messages import (
 from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Round, Snapshot, Term
 
 __all__ = [
+    "PROTOCOL_VERSION",
     "AcceptLink",
     "AppendEntriesRequest",
     "AppendEntriesResponse",
@@ -84,6 +88,8 @@ __all__ = [
     "ForwardFailure",
     "ForwardProposals",
     "HardState",
+    "Hello",
+    "HelloResponse",
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",
     "InvalidCommand",

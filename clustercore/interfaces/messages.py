@@ -11,8 +11,11 @@ from clustercore.raft.messages import RaftRequest, RaftResponse
 from clustercore.raft.types import LogIndex, NodeId, Term, show_length
 
 __all__ = [
+    "PROTOCOL_VERSION",
     "ForwardFailure",
     "ForwardProposals",
+    "Hello",
+    "HelloResponse",
     "Message",
     "ProposalsApplied",
     "ProposalsFailed",
@@ -22,6 +25,30 @@ __all__ = [
     "StatusRequest",
     "StatusResponse",
 ]
+
+
+# Grows when a node says something that one of the version before would misunderstand.
+PROTOCOL_VERSION = 1
+
+
+@attrs.frozen
+class Hello:
+    """The first message on a link between nodes: who calls, and whom it means to reach."""
+
+    node_id: NodeId
+    peer_id: NodeId
+    protocol_version: int = PROTOCOL_VERSION
+
+
+@attrs.frozen
+class HelloResponse:
+    """Who answers. If it is not the one that was meant, the caller hangs up.
+
+    Without this, two addresses that lead to one node would let it vote twice.
+    """
+
+    node_id: NodeId
+    protocol_version: int = PROTOCOL_VERSION
 
 
 @attrs.frozen
@@ -110,6 +137,8 @@ class StatusResponse:
 Message = (
     RaftRequest
     | RaftResponse
+    | Hello
+    | HelloResponse
     | ForwardProposals
     | ProposalsApplied
     | ProposalsFailed

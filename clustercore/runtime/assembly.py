@@ -96,6 +96,7 @@ class Assembly:
             (peer, lane): PeerLane(
                 peer,
                 lane,
+                node_id=node.node_id,
                 transport=transport,
                 address_of=lambda node_id: self.known.address_of(node_id),
                 on_message=self._receive,
@@ -144,6 +145,7 @@ class Assembly:
             on_read_index=self.read_indexes.answered_by_core,
         )
         self.acceptor = Acceptor(
+            node_id=node.node_id,
             engine=self.engine,
             proposals=self.proposals,
             read_indexes=self.read_indexes,

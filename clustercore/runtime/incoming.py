@@ -11,6 +11,8 @@ from clustercore.interfaces.errors import NodeStopped, NotLeader, OutcomeUnknown
 from clustercore.interfaces.messages import (
     ForwardFailure,
     ForwardProposals,
+    Hello,
+    HelloResponse,
     Message,
     ProposalsApplied,
     ProposalsFailed,
@@ -29,7 +31,7 @@ from clustercore.raft.messages import (
     RequestVoteRequest,
     TimeoutNowRequest,
 )
-from clustercore.raft.types import LogIndex
+from clustercore.raft.types import LogIndex, NodeId
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
@@ -50,6 +52,7 @@ class Acceptor:
     def __init__(
         self,
         *,
+        node_id: NodeId,
         engine: Engine,
         proposals: Proposals,
         read_indexes: ReadIndexes,
@@ -57,6 +60,7 @@ class Acceptor:
         max_command_bytes: int,
     ) -> None:
         """Prepare to accept."""
+        self._node_id = node_id
         self._engine = engine
         self._proposals = proposals
         self._read_indexes = read_indexes
@@ -91,6 +95,10 @@ class Acceptor:
                 | RequestVoteRequest(candidate_id=sender)
             ):
                 await self._engine.receive(sender, message, conversation.answer)
+            case Hello():
+                if message.peer_id != self._node_id:
+                    logger.warning("node %s called here and meant node %s", message.node_id, message.peer_id)
+                conversation.answer(HelloResponse(self._node_id))
             case ReadIndexRequest(request_id=request_id):
                 self._read_indexes.ask_core(
                     lambda read_index: conversation.answer(self._read_index_answer(request_id, read_index))

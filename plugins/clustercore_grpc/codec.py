@@ -18,6 +18,8 @@ from clustercore.interfaces import (
     AppendEntriesResponse,
     ForwardFailure,
     ForwardProposals,
+    Hello,
+    HelloResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     LogIndex,
@@ -83,6 +85,8 @@ _FIELD_NUMBERS: dict[type[Message], int] = {
     ReadIndexRequest: 16,
     ReadIndexReady: 17,
     ReadIndexRefused: 18,
+    Hello: 19,
+    HelloResponse: 20,
 }
 _MESSAGE_TYPES = {number: message_type for message_type, number in _FIELD_NUMBERS.items()}
 
@@ -99,6 +103,8 @@ _PLAIN: dict[type[Message], type[Any]] = {
     ForwardProposals: v1.ForwardProposals,
     ProposalsApplied: v1.ProposalsApplied,
     StatusRequest: v1.StatusRequest,
+    Hello: v1.Hello,
+    HelloResponse: v1.HelloResponse,
     ReadIndexRequest: v1.ReadIndexRequest,
     ReadIndexReady: v1.ReadIndexReady,
     ReadIndexRefused: v1.ReadIndexRefused,

@@ -11,6 +11,8 @@ __all__ = (
     "Envelope",
     "ForwardFailure",
     "ForwardProposals",
+    "Hello",
+    "HelloResponse",
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",
     "PeerStatus",
@@ -270,6 +272,12 @@ class Envelope(betterproto2.Message):
         18, betterproto2.TYPE_MESSAGE, optional=True, group="message"
     )
 
+    hello: "Hello | None" = betterproto2.field(19, betterproto2.TYPE_MESSAGE, optional=True, group="message")
+
+    hello_response: "HelloResponse | None" = betterproto2.field(
+        20, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
 
 default_message_pool.register_message("clustercore.v1", "Envelope", Envelope)
 
@@ -282,6 +290,28 @@ class ForwardProposals(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "ForwardProposals", ForwardProposals)
+
+
+@dataclass(eq=False, repr=False)
+class Hello(betterproto2.Message):
+    node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    peer_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    protocol_version: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "Hello", Hello)
+
+
+@dataclass(eq=False, repr=False)
+class HelloResponse(betterproto2.Message):
+    node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    protocol_version: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "HelloResponse", HelloResponse)
 
 
 @dataclass(eq=False, repr=False)
