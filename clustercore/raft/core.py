@@ -45,7 +45,7 @@ from clustercore.raft.messages import (
     TimeoutNowResponse,
 )
 from clustercore.raft.reads import (
-    lease_read_index,
+    lease_until,
     maybe_confirm_reads,
     maybe_refuse_reads,
     quorum_heard_at,
@@ -234,16 +234,17 @@ class RaftCore:
         request_reads(self._state, read_ids, now)
         return self._finish()
 
-    def lease_read_index(self, now: float, *, heard_since: float) -> LogIndex | None:
-        """Return an index at which a read is linearizable as long as clocks keep ``max_clock_drift`` (thesis §6.4.1).
+    def lease_until(self, now: float, *, heard_since: float) -> float:
+        """Return until when, in this node's clock, no other node can lead (thesis §6.4.1); minus infinity for unknown.
 
-        None if this node holds no lease at ``now``. Read at once, and check again afterwards: the lease may have ended.
+        It holds as long as no two nodes' clocks drift apart by more than ``max_clock_drift``. Meanwhile this node's
+        commit index is the cluster's.
 
         Args:
             now: The time now.
             heard_since: Only what a majority heard since then counts: the last time the clock could not be relied on.
         """
-        return lease_read_index(self._state, now, heard_since=heard_since)
+        return lease_until(self._state, now, heard_since=heard_since)
 
     def quorum_heard_at(self, now: float) -> float:
         """Return when this leader sent the newest thing that a majority has answered; minus infinity for never."""

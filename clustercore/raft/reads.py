@@ -20,9 +20,9 @@ from clustercore.raft.effects import ReadReady, ReadRefused
 from clustercore.raft.quorum import quorum_value
 from clustercore.raft.replication import send_heartbeats
 from clustercore.raft.state import RaftState, ReadBatch
-from clustercore.raft.types import LogIndex, ReadId, Role, Round
+from clustercore.raft.types import ReadId, Role, Round
 
-__all__ = ["lease_read_index", "maybe_confirm_reads", "maybe_refuse_reads", "quorum_heard_at", "request_reads"]
+__all__ = ["lease_until", "maybe_confirm_reads", "maybe_refuse_reads", "quorum_heard_at", "request_reads"]
 
 
 def request_reads(state: RaftState, read_ids: Sequence[ReadId], now: float) -> None:
@@ -52,19 +52,19 @@ def maybe_refuse_reads(state: RaftState) -> None:
         state.emit(ReadRefused(read_ids, state.leader_id))
 
 
-def lease_read_index(state: RaftState, now: float, *, heard_since: float) -> LogIndex | None:
-    """Return the index to read at without asking anyone; None if this node holds no lease at ``now``.
+def lease_until(state: RaftState, now: float, *, heard_since: float) -> float:
+    """Return until when, in this node's clock, no other node can lead; minus infinity if that is not known.
 
-    A lease counts only if it comes from a round sent at ``heard_since`` or later.
-
-    A leader that has told another to stand holds none for the rest of its term: that election does not wait for the
-    lease to end, and the word may arrive late, after the transfer was given up.
+    A lease counts only if it comes from a round sent at ``heard_since`` or later. A leader that has told another to
+    stand holds none for the rest of its term: that election does not wait for the lease to end, and the word may arrive
+    late, after the transfer was given up.
     """
     if state.role is not Role.LEADER or not _has_committed_in_term(state) or state.has_told_successor:
-        return None
-    lease_s = state.config.election_timeout_s / (1 + state.config.max_clock_drift)
+        return -math.inf
     heard_at = quorum_heard_at(state, now)
-    return state.commit_index if heard_at >= heard_since and now < heard_at + lease_s else None
+    if heard_at < heard_since:
+        return -math.inf
+    return heard_at + state.config.election_timeout_s / (1 + state.config.max_clock_drift)
 
 
 def quorum_heard_at(state: RaftState, now: float) -> float:

@@ -41,6 +41,7 @@ from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.forwarder import Forwarder
 from clustercore.runtime.incoming import Acceptor
+from clustercore.runtime.leading import Leaderships
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.peers import PeerLane
 from clustercore.runtime.proposals import Proposals
@@ -81,6 +82,8 @@ class Assembly:
 
         Raises: LogCorrupt if what is stored contradicts itself; StateMachineError if the snapshot cannot be restored.
         """
+        # Set by start.
+        self._nursery: trio.Nursery | None = None
         # The newest that discovery said.
         self.known = known
         self._node_id = node.node_id
@@ -121,6 +124,9 @@ class Assembly:
             outbox_to=self._control_outbox_to,
             timeout_s=config.raft.election_timeout_s,
         )
+        # A tenth of the time that a lease is worth at most.
+        self._clock_guard = ClockGuard(wall_clock, tolerance_s=config.raft.election_timeout_s / 10)
+        self.leaderships = Leaderships(lease_until=self.lease_until, term=lambda: self._core.state.current_term)
         self.applier = Applier(
             machine,
             last_applied=snapshot_index,
@@ -142,6 +148,7 @@ class Assembly:
             post_message=self._post,
             on_role_change=self._role_changed,
             wake_forwarder=self._forwarder.wake,
+            on_heard=self.leaderships.renew,
             on_read_index=self.read_indexes.answered_by_core,
         )
         self.acceptor = Acceptor(
@@ -152,13 +159,12 @@ class Assembly:
             status=self.status,
             max_command_bytes=config.max_command_bytes,
         )
-        # A tenth of the time that a lease is worth at most.
-        self._clock_guard = ClockGuard(wall_clock, tolerance_s=config.raft.election_timeout_s / 10)
         if isinstance(transport, ServiceTransport):
             transport.offer(machine.services(node))
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start all tasks."""
+        self._nursery = nursery
         for run in (self.engine.run, self._writer.run, self.applier.run, self._forwarder.run, self.read_indexes.run):
             nursery.start_soon(run)
         for lane in self._lanes.values():
@@ -168,12 +174,13 @@ class Assembly:
         """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""
         self.proposals.stop()
         self.read_indexes.stop()
+        self.leaderships.stop()
         self.applier.stop()
         self.engine.role.end()
 
-    def lease_read_index(self) -> LogIndex | None:
-        """Return the index to read at under this node's lease; None if it holds none, or its clock is in doubt."""
-        return self.engine.lease_read_index(self._clock_guard.stepped_at(trio.current_time()))
+    def lease_until(self) -> float:
+        """Return until when no other node can lead (Trio's clock); minus infinity if unknown, or the clock in doubt."""
+        return self.engine.lease_until(self._clock_guard.stepped_at(trio.current_time()))
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now."""
@@ -206,7 +213,17 @@ class Assembly:
                 lane = Lane.CONTROL
             case _:
                 lane = Lane.BULK
-        self._lanes[peer, lane].outbox.post(message)
+        if isinstance(message, TimeoutNowRequest) and not self.leaderships.is_empty:
+            # Whoever is told to stand may lead at once: what runs only while this node leads must have ended before.
+            self.leaderships.end()
+            assert self._nursery is not None
+            self._nursery.start_soon(self._post_when_ended, peer, message)
+        else:
+            self._lanes[peer, lane].outbox.post(message)
+
+    async def _post_when_ended(self, peer: NodeId, message: TimeoutNowRequest) -> None:
+        await self.leaderships.wait_ended()
+        self._lanes[peer, Lane.CONTROL].outbox.post(message)
 
     def _control_outbox_to(self, peer: NodeId) -> Outbox | None:
         lane = self._lanes.get((peer, Lane.CONTROL))
@@ -250,6 +267,7 @@ class Assembly:
             self._forwarder.give_up_on(before.leader_id)
         if (before.leader_id, before.term) != (after.leader_id, after.term):
             self.read_indexes.leader_changed()
+            self.leaderships.end()
 
 
 def _core_of(

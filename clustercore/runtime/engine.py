@@ -28,7 +28,13 @@ from clustercore.raft.effects import (
     Send,
     SendSnapshot,
 )
-from clustercore.raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RaftMessage, RaftRequest
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotRequest,
+    RaftMessage,
+    RaftRequest,
+)
 from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Snapshot, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.proposals import Group, Proposals
@@ -63,6 +69,7 @@ class Engine:
         post_message: Callable[[NodeId, RaftRequest], None],
         on_role_change: Callable[[RoleChange, RoleChange], None],
         wake_forwarder: Callable[[], None],
+        on_heard: Callable[[], None],
         on_read_index: Callable[[tuple[ReadId, ...], LogIndex | None], None],
     ) -> None:
         """Prepare; ``run`` makes it live."""
@@ -73,6 +80,7 @@ class Engine:
         self._post_message = post_message
         self._on_role_change = on_role_change
         self._wake_forwarder = wake_forwarder
+        self._on_heard = on_heard
         self._on_read_index = on_read_index
         # What to ask the core for in one go.
         self._reads: list[ReadId] = []
@@ -103,6 +111,8 @@ class Engine:
                 self._inputs.popleft()()
             if self._core.deadline <= trio.current_time():
                 self._carry_out(self._core.time_passed(trio.current_time()))
+                # A leader that is a majority by itself hears nobody.
+                self._on_heard()
             if self._proposals.has_queued and self._core.takes_proposals:
                 self._append_proposals()
             if self._reads:
@@ -131,9 +141,14 @@ class Engine:
         self._reads.append(read_id)
         self._wakeup.set()
 
-    def lease_read_index(self, heard_since: float) -> LogIndex | None:
-        """Return the index to read at under this node's lease; None if it holds none."""
-        return self._core.lease_read_index(trio.current_time(), heard_since=heard_since)
+    def lease_until(self, heard_since: float) -> float:
+        """Return until when no other node can lead (Trio's clock); minus infinity if that is not known."""
+        return self._core.lease_until(trio.current_time(), heard_since=heard_since)
+
+    @property
+    def commit_index(self) -> LogIndex:
+        """The highest index known committed."""
+        return self._core.state.commit_index
 
     def lag_s(self) -> float:
         """Return how long ago this node had applied all that its leader had committed; on a leader, a majority's."""
@@ -179,6 +194,8 @@ class Engine:
             state.leader_id,
         ):
             self.freshness.heard(message.leader_commit, now)
+        if isinstance(message, AppendEntriesResponse):
+            self._on_heard()
 
     def _storage_done(self, write_id: WriteId) -> None:
         # First what had to wait for the write, then what the core makes of it: the order in which it was asked for.

@@ -29,7 +29,7 @@ from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage
 from clustercore.interfaces.transport import Transport
 from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange
-from clustercore.raft.types import Configuration, NodeId, Role
+from clustercore.raft.types import Configuration, NodeId, Role, Term
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.proposals import Group, GroupResult
@@ -300,13 +300,42 @@ class Node(NodeHandle):
 
     async def _read_under_lease(self, assembly: Assembly, query: bytes) -> ReadResult | None:
         """Read without asking anyone; None if this node holds no lease, or not to the end of the read."""
-        read_index = assembly.lease_read_index()
-        if read_index is None:
+        if assembly.lease_until() <= trio.current_time():
             return None
-        await assembly.applier.wait_applied(read_index)
+        await assembly.applier.wait_applied(assembly.engine.commit_index)
         value, index = assembly.applier.query(query)
         # The query took time, in which this process may even have been stopped.
-        return ReadResult(value, index, Consistency.LEASE) if assembly.lease_read_index() is not None else None
+        if assembly.lease_until() <= trio.current_time():
+            return None
+        return ReadResult(value, index, Consistency.LEASE)
+
+    @asynccontextmanager
+    async def leading(self, *, cleanup_s: float | None = None) -> AsyncIterator[Term]:
+        """Run the block's body only while this node leads: ``async with node.leading() as term:``.
+
+        Waits until this node leads. The body is cancelled, and the block left without an error, when it leads no more.
+        Another node's body cannot begin before, as long as no two clocks drift apart by more than ``max_clock_drift``,
+        no machine is suspended, and this body ends within ``cleanup_s`` of being cancelled. A transfer of leadership
+        waits for the body to end.
+
+        Args:
+            cleanup_s: How long before the lease ends the body is cancelled, in seconds; by default a quarter of the
+                election timeout.
+
+        Yields: the term, as a fencing token. It grows with every leader: have what the body touches refuse a lower one.
+
+        Cancellation: of the caller's own scope, as everywhere.
+        Raises:
+            ConfigError: ``cleanup_s`` leaves nothing of a lease.
+            NodeStopped: the node is not running, or stopped before it led.
+        """
+        raft = self._config.raft
+        cleanup_s = raft.election_timeout_s / 4 if cleanup_s is None else cleanup_s
+        longest_s = raft.election_timeout_s / (1 + raft.max_clock_drift) - 2 * raft.heartbeat_interval_s
+        if not 0 <= cleanup_s < longest_s:
+            raise ConfigError(f"cleanup_s is {cleanup_s}; it must be at least 0 and below {longest_s:.3f} seconds")
+        async with self._running().leaderships.hold(cleanup_s) as term:
+            yield term
 
     async def transfer_leadership(self, target: str | None = None) -> NodeId:
         """Hand over to another voter (thesis §3.10), by default the most up-to-date one; return who leads then.
