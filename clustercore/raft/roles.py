@@ -114,6 +114,8 @@ def become_leader(state: RaftState, now: float) -> None:
     }
     state.heartbeat_deadline = now + state.config.heartbeat_interval_s
     state.has_told_successor = False
-    state.last_round = Round(0)
+    # The no-op that goes out at once is the first thing that a majority can be known to have heard in this term.
+    state.last_round = Round(1)
     state.rounds_sent.clear()
+    state.rounds_sent.append((state.last_round, now))
     state.persist_entries((Entry.create(next_index, state.current_term, EntryKind.NO_OP),), now)
