@@ -13,6 +13,7 @@ from clustercore.raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    PreVoteResponse,
     RequestVoteRequest,
     RequestVoteResponse,
 )
@@ -167,6 +168,8 @@ def candidate(
     """Node ``a`` standing for election in ``term`` since time 1; its vote for itself (write 1) is not durable yet."""
     core = follower(voters, entries=entries, term=term - 1, stored=stored, config=config)
     core.time_passed(1.0)
+    for voter in core.state.configuration.peers_of(A)[: len(voters) // 2]:
+        core.receive(voter, PreVoteResponse(Term(term - 1), Term(term), True), 1.0)
     return core
 
 
