@@ -52,7 +52,7 @@ _GIVE_UP_S = 1.0
 
 
 class KeyValueService:
-    """Answers requests at one node: writes through the log, reads by a read index, or, where the client says so, at once.
+    """Answers requests at one node: writes through the log, reads by a read index, or at once where the client says so.
 
     Every handler takes and returns encoded messages. Cancelling one leaves the outcome of its command unknown.
     """
