@@ -2,7 +2,7 @@
 
 import pytest
 
-from clustercore.raft.quorum import VoteResult, quorum_value, quorum_size, vote_result
+from clustercore.raft.quorum import VoteResult, quorum_size, quorum_value, vote_result
 from clustercore.raft.types import Configuration, LogIndex, NodeId
 
 
