@@ -37,6 +37,7 @@ from clustercore.raft.types import (
     HardState,
     LogIndex,
     NodeId,
+    ReadId,
     Role,
     Snapshot,
     Term,
@@ -360,6 +361,16 @@ class World:
         """Propose commands at a node."""
         node = self.nodes[name]
         return self._act(node, node.core.propose(commands, self.now))
+
+    def read(self, name: NodeId, read_ids: Sequence[ReadId]) -> Effects:
+        """Ask a node for an index to read at."""
+        node = self.nodes[name]
+        return self._act(node, node.core.read(read_ids, self.now))
+
+    def transfer_leadership(self, name: NodeId, target: NodeId) -> Effects:
+        """Ask a node to hand over to another."""
+        node = self.nodes[name]
+        return self._act(node, node.core.transfer_leadership(target, self.now))
 
     def take_snapshot(self, name: NodeId, tail: int) -> bool:
         """Write a snapshot of a node's machine, keeping so many entries that it covers. Say whether it was worth it."""
