@@ -23,12 +23,15 @@ def receive_pre_vote(state: RaftState, request: PreVoteRequest, now: float) -> N
 
 
 def receive_request_vote(state: RaftState, request: RequestVoteRequest, now: float) -> None:
-    """Grant or refuse a vote, and take over the term of the request unless a leader is to be protected from it."""
+    """Grant or refuse a vote, and take over the term of the request, unless a leader is to be protected from it."""
     # Whoever hears a leader does not help to depose it, and does not even take over the term: a node that was removed,
-    # or cut off before it knew of PreVote, would otherwise end a leadership that serves well (thesis §4.2.3).
-    if request.term > state.current_term and (request.is_leadership_transfer or not _protects_leader(state, now)):
+    # or cut off before it knew of PreVote, would otherwise end a leadership that serves well (thesis §4.2.3). It grants
+    # no vote in its present term either: it may have come to that by another message, since it told the leader that it
+    # follows, and the leader's lease counts on its vote (thesis §6.4.1).
+    protects = not request.is_leadership_transfer and _protects_leader(state, now)
+    if request.term > state.current_term and not protects:
         become_follower(state, request.term, now)
-    granted = request.term == state.current_term and _may_vote_for(state, request)
+    granted = not protects and request.term == state.current_term and _may_vote_for(state, request)
     if granted:
         if state.voted_for is None:
             state.voted_for = request.candidate_id
