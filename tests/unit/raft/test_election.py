@@ -413,12 +413,12 @@ def test_vote_is_given_and_shown_once_durable() -> None:
     core = follower(entries=log_of(1, 2), term=3)
     before = picture(core)
 
-    effects = core.receive(B, vote_request(3, "b", last=(2, 2)), 0.5)
+    effects = core.receive(B, vote_request(3, "b", last=(2, 2)), 1.0)
 
     assert effects == (hard_state(1, 3, "b"), Reply(vote_response(3, True), after=WriteId(1)))
     assert changes(before, core) == {
         "voted_for": B,
-        "election_deadline": 1.5,
+        "election_deadline": 2.0,
         "last_write_id": 1,
         "hard_state_write_id": 1,
     }
@@ -457,11 +457,11 @@ def test_vote_needs_a_log_that_is_up_to_date(last: tuple[int, int], granted: boo
     """A voter denies its vote if its own log is more up to date (Raft §5.4.1); a denial puts off nothing."""
     core = follower(entries=log_of(1, 2), term=4)
 
-    effects = core.receive(B, vote_request(4, "b", last=last), 0.5)
+    effects = core.receive(B, vote_request(4, "b", last=last), 1.0)
 
     assert effects[-1] == Reply(vote_response(4, granted), after=WriteId(1) if granted else None)
     assert core.state.voted_for == (B if granted else None)
-    assert core.deadline == (1.5 if granted else 1.0)
+    assert core.deadline == (2.0 if granted else 1.0)
 
 
 def test_denial_in_a_higher_term_keeps_the_election_deadline() -> None:
@@ -525,10 +525,13 @@ def test_candidate_and_leader_deny_their_term_to_others(make: type) -> None:
 
 @pytest.mark.parametrize(("voted_for", "granted"), [("b", True), ("c", False), ("a", False), (None, True)])
 def test_vote_is_remembered_across_a_restart(voted_for: str | None, granted: bool) -> None:
-    """A node that comes back keeps its vote of the term: to the same candidate again, to no other (Raft §5.2)."""
+    """A node that comes back keeps its vote of the term: to the same candidate again, to no other (Raft §5.2).
+
+    It votes again an election timeout after its start, when it can have told no leader any more that it follows.
+    """
     core = follower(term=4, voted_for=voted_for)
 
-    effects = core.receive(B, vote_request(4, "b"), 0.5)
+    effects = core.receive(B, vote_request(4, "b"), 1.0)
 
     assert effects[-1] == Reply(vote_response(4, granted), after=None if voted_for else WriteId(1))
 
