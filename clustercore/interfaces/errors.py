@@ -28,6 +28,8 @@ __all__ = [
     "StateMachineError",
     "StorageError",
     "StorageFull",
+    "TooStale",
+    "TransferFailed",
     "TransportError",
 ]
 
@@ -73,6 +75,19 @@ class InvalidCommand(ProposalError, ValueError):
 
 class OutcomeUnknown(ProposalError):
     """The command may or may not be applied, now or later. Repeat it only if applying it twice is harmless."""
+
+
+class TooStale(ClusterError):
+    """A stale read found this node further behind its leader than the caller allows. Ask the leader, or allow more."""
+
+    def __init__(self, node_id: NodeId, lag_s: float, max_lag_s: float) -> None:
+        super().__init__(f"node {node_id!r} is {lag_s:.3f} s behind its leader; max_lag_s allows {max_lag_s}")
+        self.lag_s = lag_s
+        self.max_lag_s = max_lag_s
+
+
+class TransferFailed(ClusterError):
+    """The leadership was not handed over: the text says why, and who leads now. Trying again later is safe."""
 
 
 class StateMachineError(ClusterError):

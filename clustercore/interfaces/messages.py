@@ -11,14 +11,44 @@ from clustercore.raft.messages import RaftRequest, RaftResponse
 from clustercore.raft.types import LogIndex, NodeId, Term, show_length
 
 __all__ = [
+    "PROTOCOL_VERSION",
     "ForwardFailure",
     "ForwardProposals",
+    "Hello",
+    "HelloResponse",
     "Message",
     "ProposalsApplied",
     "ProposalsFailed",
+    "ReadIndexReady",
+    "ReadIndexRefused",
+    "ReadIndexRequest",
     "StatusRequest",
     "StatusResponse",
 ]
+
+
+# Grows when a node says something that one of the version before would misunderstand.
+PROTOCOL_VERSION = 1
+
+
+@attrs.frozen
+class Hello:
+    """The first message on a link between nodes: who calls, and whom it means to reach."""
+
+    node_id: NodeId
+    peer_id: NodeId
+    protocol_version: int = PROTOCOL_VERSION
+
+
+@attrs.frozen
+class HelloResponse:
+    """Who answers. If it is not the one that was meant, the caller hangs up.
+
+    Without this, two addresses that lead to one node would let it vote twice.
+    """
+
+    node_id: NodeId
+    protocol_version: int = PROTOCOL_VERSION
 
 
 @attrs.frozen
@@ -65,6 +95,31 @@ class ProposalsFailed:
 
 
 @attrs.frozen
+class ReadIndexRequest:
+    """A node asks the leader for an index at which a read is linearizable (thesis §6.4)."""
+
+    # Chosen by the sender, unique among its open requests on this link.
+    request_id: int
+
+
+@attrs.frozen
+class ReadIndexReady:
+    """A read made after applying ``read_index`` sees everything that was committed before it was asked for."""
+
+    request_id: int
+    read_index: LogIndex
+
+
+@attrs.frozen
+class ReadIndexRefused:
+    """The asked node does not lead."""
+
+    request_id: int
+    # The leader it knows, or None.
+    leader_id: NodeId | None
+
+
+@attrs.frozen
 class StatusRequest:
     """Ask a node for its status."""
 
@@ -80,5 +135,16 @@ class StatusResponse:
 
 
 Message = (
-    RaftRequest | RaftResponse | ForwardProposals | ProposalsApplied | ProposalsFailed | StatusRequest | StatusResponse
+    RaftRequest
+    | RaftResponse
+    | Hello
+    | HelloResponse
+    | ForwardProposals
+    | ProposalsApplied
+    | ProposalsFailed
+    | ReadIndexRequest
+    | ReadIndexReady
+    | ReadIndexRefused
+    | StatusRequest
+    | StatusResponse
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
-from clustercore.interfaces.values import Applied, NodeStatus
+from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult
 from clustercore.raft.types import NodeId
 
 __all__ = ["NodeHandle"]
@@ -37,6 +38,28 @@ class NodeHandle(ABC):
             ProposalRefused: not done: see ``give_up_s``; or the leader's limits are lower than here, or it is stopping.
             NodeStopped: not done.
             OutcomeUnknown: may still be done: the leader changed, or the connection to it was lost.
+        """
+
+    @abstractmethod
+    async def read(
+        self, query: bytes, *, consistency: Consistency = Consistency.LINEARIZABLE, max_lag_s: float = math.inf
+    ) -> ReadResult:
+        """Ask the state machine, without going through the log.
+
+        Any node answers from its own state machine; for the first two consistencies it first asks the leader up to
+        where it must have applied, and waits for a leader if none is known: bound it with a cancel scope.
+
+        Args:
+            query: What ``StateMachine.query`` gets, on this node.
+            consistency: What the read promises. LEASE falls back to LINEARIZABLE where no lease is held, as on any node
+                but the leader; the result says which it got.
+            max_lag_s: For STALE only: raise TooStale if this node is further behind its leader than so many seconds.
+
+        Cancellation: nothing happened; a read changes nothing.
+        Raises:
+            InvalidCommand: the state machine can never answer this query.
+            TooStale: see ``max_lag_s``.
+            NodeStopped: the node is not running.
         """
 
     @abstractmethod

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clustercore.interfaces.errors import InvalidCommand
 from clustercore.interfaces.transport import Service
 from clustercore.raft.types import LogIndex
 
@@ -47,6 +48,15 @@ class StateMachine(ABC):
 
         Raises: any exception if the bytes cannot be read; the node then halts with StateMachineError.
         """
+
+    def query(self, query: bytes) -> bytes:
+        """Answer a question about the state, as it is after the last ``apply``, without changing it.
+
+        Called by: the node, between two calls of ``apply``, for ``Node.read``. The default answers none.
+
+        Raises: InvalidCommand for a question that can never be answered; the caller of ``read`` gets it.
+        """
+        raise InvalidCommand(f"{type(self).__name__} answers no queries")
 
     def validate(self, command: bytes) -> None:
         """Refuse a command before it is proposed. Called on the node where it is proposed; the default allows all.

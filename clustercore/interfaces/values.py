@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import attrs
 
 from clustercore.raft.types import LogIndex, NodeId, Role, Term
 
-__all__ = ["Applied", "NodeStatus", "PeerStatus", "RoleChange"]
+__all__ = ["Applied", "Consistency", "NodeStatus", "PeerStatus", "ReadResult", "RoleChange"]
 
 
 @attrs.frozen
@@ -17,6 +19,33 @@ class Applied:
     term: Term
     # What the state machine's ``apply`` returned.
     result: bytes
+
+
+class Consistency(Enum):
+    """What a read promises."""
+
+    # It sees everything that was committed before it was asked for: the leader makes sure, by a round of heartbeats,
+    # that it still leads (thesis §6.4).
+    LINEARIZABLE = "linearizable"
+    # The same, without the round, as long as no two nodes' clocks drift apart by more than is configured (§6.4.1).
+    LEASE = "lease"
+    # What this node has applied.
+    STALE = "stale"
+
+
+@attrs.frozen
+class ReadResult:
+    """What a read saw."""
+
+    # What the state machine's ``query`` returned.
+    value: bytes
+    # The last entry applied before it.
+    index: LogIndex
+    # What was promised: LINEARIZABLE also for a lease read when no lease was held.
+    consistency: Consistency
+    # For a stale read: everything that this node's leader had committed so many seconds ago was applied. Infinity if
+    # this node has heard no leader yet. Otherwise 0.
+    lag_s: float = 0.0
 
 
 @attrs.frozen

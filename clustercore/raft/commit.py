@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clustercore.raft.effects import Apply, RestoreSnapshot
-from clustercore.raft.quorum import quorum_match_index
+from clustercore.raft.quorum import quorum_value
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import LogIndex
 
@@ -19,7 +19,7 @@ def maybe_commit(state: RaftState) -> bool:
     """
     match_indexes = {peer: progress.match_index for peer, progress in state.progress.items()}
     match_indexes[state.node_id] = state.durable_index
-    index = quorum_match_index(state.configuration, match_indexes)
+    index = LogIndex(quorum_value(state.configuration, match_indexes))
     if index <= state.commit_index or state.log.term_at(index) != state.current_term:
         return False
     commit_up_to(state, index)

@@ -24,6 +24,11 @@ class RaftConfig:
     # AppendEntries with entries that one follower has not answered yet. Few and large beats many and small: while the
     # window is full, proposals gather for the next one (thesis §10.2.1, §10.2.2).
     max_inflight_appends: int = 4
+    # The most by which two nodes' clocks run apart, as a share: 0.1 is a tenth of a second in a second. Only lease
+    # reads rest on it.
+    max_clock_drift: float = 0.1
+    # A leader whose own disk keeps a write waiting for this long, in seconds, hands over to a follower.
+    disk_stall_s: float = 0.5
     # A snapshot that is not answered after this many seconds is taken for lost, and sent again.
     snapshot_timeout_s: float = 30.0
 
@@ -36,6 +41,10 @@ class RaftConfig:
                 f"election_timeout_s is {self.election_timeout_s}; it must be at least twice heartbeat_interval_s "
                 f"({self.heartbeat_interval_s}), or one late heartbeat starts an election"
             )
+        if not 0 <= self.max_clock_drift < 1:
+            raise ValueError(f"max_clock_drift is {self.max_clock_drift}; it must be at least 0 and below 1")
+        if not self.disk_stall_s > 0:
+            raise ValueError(f"disk_stall_s is {self.disk_stall_s}; it must be above 0")
         if not self.snapshot_timeout_s >= self.election_timeout_s:
             raise ValueError(
                 f"snapshot_timeout_s is {self.snapshot_timeout_s}; it must be at least election_timeout_s "

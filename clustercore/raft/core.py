@@ -9,32 +9,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_never
 
+from clustercore.raft.check_quorum import maybe_step_down
 from clustercore.raft.commit import maybe_apply, maybe_commit, maybe_restore_snapshot
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.effects import Effects, ProposalsAppended, ProposalsRefused, Reply, RoleChanged
-from clustercore.raft.election import count_own_vote, receive_request_vote_response, stand_for_election
+from clustercore.raft.election import (
+    ask_around,
+    count_own_vote,
+    receive_pre_vote_response,
+    receive_request_vote_response,
+)
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.errors import InvariantError
+from clustercore.raft.leadership_transfer import (
+    best_successor,
+    maybe_give_up_transfer,
+    maybe_leave_stalled_disk,
+    maybe_tell_target,
+    receive_timeout_now,
+    start_transfer,
+)
 from clustercore.raft.log import RaftLog
 from clustercore.raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    PreVoteRequest,
+    PreVoteResponse,
     RaftMessage,
     RaftResponse,
     RequestVoteRequest,
     RequestVoteResponse,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
+)
+from clustercore.raft.reads import (
+    lease_until,
+    maybe_confirm_reads,
+    maybe_refuse_reads,
+    quorum_heard_at,
+    request_reads,
 )
 from clustercore.raft.receive_append_entries import receive_append_entries
-from clustercore.raft.receive_request_vote import receive_request_vote
+from clustercore.raft.receive_request_vote import receive_pre_vote, receive_request_vote
 from clustercore.raft.replication import (
     maybe_append_to_all,
     peer_unreachable,
     receive_append_entries_response,
     send_heartbeats,
 )
-from clustercore.raft.roles import become_follower, reset_election_deadline
+from clustercore.raft.roles import become_follower, protect_leader, reset_election_deadline
 from clustercore.raft.snapshots import compact_log, receive_install_snapshot, receive_install_snapshot_response
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import (
@@ -43,6 +68,7 @@ from clustercore.raft.types import (
     HardState,
     LogIndex,
     NodeId,
+    ReadId,
     Role,
     Snapshot,
     Term,
@@ -100,6 +126,7 @@ class RaftCore:
             last_applied=snapshot_index,
             durable_index=log.last_index,
         )
+        protect_leader(self._state, now)
         reset_election_deadline(self._state, now)
         self._seen = self._office()
 
@@ -113,12 +140,21 @@ class RaftCore:
         """When ``time_passed`` wants to be called next, in the caller's clock; infinity for never."""
         return min(self._state.election_deadline, self._state.heartbeat_deadline)
 
+    @property
+    def takes_proposals(self) -> bool:
+        """Whether ``propose`` would append: this node leads, and is not handing over."""
+        return self._state.role is Role.LEADER and self._state.transfer is None
+
     def time_passed(self, now: float) -> Effects:
-        """Do what is due by ``now``: stand for election, or send heartbeats."""
-        if now >= self._state.heartbeat_deadline:
-            send_heartbeats(self._state, now)
-        elif now >= self._state.election_deadline:
-            stand_for_election(self._state, now)
+        """Do what is due by ``now``: as leader, step down or send heartbeats; otherwise, ask for votes."""
+        state = self._state
+        if now >= state.heartbeat_deadline:
+            maybe_give_up_transfer(state, now)
+            maybe_leave_stalled_disk(state, now)
+            if not maybe_step_down(state, now):
+                send_heartbeats(state, now)
+        elif now >= state.election_deadline:
+            ask_around(state, now)
         return self._finish()
 
     def receive(self, sender: NodeId, message: RaftMessage, now: float) -> Effects:
@@ -130,13 +166,18 @@ class RaftCore:
         if not is_well_formed(message, state.node_id):
             refusal = _refusal_of(message, state.current_term)
             return () if refusal is None else (Reply(refusal, after=state.hard_state_gate),)
-        if message.term > state.current_term:
+        # The term of a vote that is asked for is the candidate's wish; those rules decide whether to take it over.
+        if message.term > state.current_term and not isinstance(message, PreVoteRequest | RequestVoteRequest):
             become_follower(state, message.term, now)
         match message:
             case AppendEntriesRequest():
                 receive_append_entries(state, message, now)
             case AppendEntriesResponse():
                 receive_append_entries_response(state, sender, message, now)
+            case PreVoteRequest():
+                receive_pre_vote(state, message, now)
+            case PreVoteResponse():
+                receive_pre_vote_response(state, sender, message, now)
             case RequestVoteRequest():
                 receive_request_vote(state, message, now)
             case RequestVoteResponse():
@@ -145,17 +186,26 @@ class RaftCore:
                 receive_install_snapshot(state, message, now)
             case InstallSnapshotResponse():
                 receive_install_snapshot_response(state, sender, message, now)
+            case TimeoutNowRequest():
+                receive_timeout_now(state, message, now)
+            case TimeoutNowResponse():
+                # Whether the target stood, and won, shows in the term it asks votes for.
+                pass
             case _:
                 assert_never(message)
+        maybe_tell_target(state, sender)
+        if state.role is Role.LEADER:
+            maybe_confirm_reads(state, now)
         return self._finish()
 
     def propose(self, commands: Sequence[bytes], now: float) -> Effects:
         """Append one or more commands to the log, all of them or none, if this node is the leader (Raft §5.3).
 
-        The first effect is ProposalsAppended or ProposalsRefused.
+        A leader that is handing over takes none (thesis §3.10). The first effect is ProposalsAppended or
+        ProposalsRefused.
         """
         state = self._state
-        if state.role is not Role.LEADER:
+        if not self.takes_proposals:
             return (ProposalsRefused(state.leader_id),)
         first_index = LogIndex(state.log.last_index + 1)
         entries = tuple(
@@ -163,7 +213,7 @@ class RaftCore:
             for offset, command in enumerate(commands)
         )
         state.emit(ProposalsAppended(state.current_term, first_index))
-        state.persist_entries(entries)
+        state.persist_entries(entries, now)
         maybe_append_to_all(state, now)
         return self._finish()
 
@@ -175,8 +225,42 @@ class RaftCore:
         count_own_vote(state, now)
         if state.role is Role.LEADER:
             maybe_commit(state)
+            maybe_confirm_reads(state, now)
         maybe_apply(state)
         return self._finish()
+
+    def read(self, read_ids: Sequence[ReadId], now: float) -> Effects:
+        """Ask for an index at which a read is linearizable (thesis §6.4); ReadReady or ReadRefused answers each id."""
+        request_reads(self._state, read_ids, now)
+        return self._finish()
+
+    def lease_until(self, now: float, *, heard_since: float) -> float:
+        """Return until when, in this node's clock, no other node can lead (thesis §6.4.1); minus infinity for unknown.
+
+        It holds as long as no two nodes' clocks drift apart by more than ``max_clock_drift``. Meanwhile this node's
+        commit index is the cluster's.
+
+        Args:
+            now: The time now.
+            heard_since: Only what a majority heard since then counts: the last time the clock could not be relied on.
+        """
+        return lease_until(self._state, now, heard_since=heard_since)
+
+    def quorum_heard_at(self, now: float) -> float:
+        """Return when this leader sent the newest thing that a majority has answered; minus infinity for never."""
+        return quorum_heard_at(self._state, now)
+
+    def transfer_leadership(self, target: NodeId, now: float) -> Effects:
+        """Begin to hand over to another voter (thesis §3.10), if this node leads; ``state.transfer`` tells.
+
+        It ends with the leadership, or after an election timeout, when this node goes on leading.
+        """
+        start_transfer(self._state, target, now)
+        return self._finish()
+
+    def best_successor(self, now: float) -> NodeId | None:
+        """Return the follower to hand over to, or None if this node does not lead or none is fit."""
+        return best_successor(self._state, now)
 
     def snapshot_taken(self, last_included_index: LogIndex, keep_from: LogIndex) -> Effects:
         """Drop log entries below ``keep_from``: a snapshot up to ``last_included_index`` (inclusive) is durable.
@@ -195,6 +279,7 @@ class RaftCore:
         return self._state.role, self._state.current_term, self._state.leader_id
 
     def _finish(self) -> Effects:
+        maybe_refuse_reads(self._state)
         office = self._office()
         if office != self._seen:
             self._seen = office
@@ -218,6 +303,10 @@ def _refusal_of(message: RaftMessage, current_term: Term) -> RaftResponse | None
     match message:
         case RequestVoteRequest():
             return RequestVoteResponse(current_term, vote_granted=False)
+        case PreVoteRequest():
+            return PreVoteResponse(current_term, candidate_term=message.term, vote_granted=False)
+        case TimeoutNowRequest():
+            return TimeoutNowResponse(current_term)
         case AppendEntriesRequest():
             return AppendEntriesResponse(current_term, success=False, prev_log_index=message.prev_log_index)
         case InstallSnapshotRequest():

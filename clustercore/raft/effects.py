@@ -14,7 +14,7 @@ import attrs
 
 from clustercore.raft.entry import Entry
 from clustercore.raft.messages import RaftRequest, RaftResponse
-from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Snapshot, Term, WriteId
+from clustercore.raft.types import HardState, LogIndex, NodeId, ReadId, Role, Snapshot, Term, WriteId
 
 __all__ = [
     "Apply",
@@ -25,6 +25,8 @@ __all__ = [
     "PersistSnapshot",
     "ProposalsAppended",
     "ProposalsRefused",
+    "ReadReady",
+    "ReadRefused",
     "Reply",
     "RestoreSnapshot",
     "RoleChanged",
@@ -125,6 +127,24 @@ class ProposalsRefused:
     leader_id: NodeId | None
 
 
+@attrs.frozen
+class ReadReady:
+    """Whoever asked for these reads may read once it has applied ``read_index`` (thesis §6.4)."""
+
+    # One or more.
+    read_ids: tuple[ReadId, ...]
+    read_index: LogIndex
+
+
+@attrs.frozen
+class ReadRefused:
+    """This node does not lead, or leads no more: these reads must ask the leader."""
+
+    # One or more.
+    read_ids: tuple[ReadId, ...]
+    leader_id: NodeId | None
+
+
 Effect = (
     PersistHardState
     | PersistEntries
@@ -137,5 +157,7 @@ Effect = (
     | RoleChanged
     | ProposalsAppended
     | ProposalsRefused
+    | ReadReady
+    | ReadRefused
 )
 Effects = tuple[Effect, ...]

@@ -1,19 +1,54 @@
-"""Leader election (Raft §5.2): standing, counting votes, winning."""
+"""Leader election (Raft §5.2, thesis §9.6): asking around, standing, counting votes, winning.
+
+A node whose election deadline passes first asks whether it could win (PreVote). Only then it starts a term: one that
+was cut off does not come back with a high term and depose a leader that serves well.
+"""
 
 from __future__ import annotations
 
 from clustercore.raft.effects import Send
-from clustercore.raft.messages import RequestVoteRequest, RequestVoteResponse
+from clustercore.raft.messages import PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse
 from clustercore.raft.quorum import VoteResult, vote_result
 from clustercore.raft.replication import maybe_append_to_all
-from clustercore.raft.roles import become_candidate, become_leader
+from clustercore.raft.roles import become_candidate, become_leader, become_pre_candidate
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import NodeId, Role
+from clustercore.raft.types import NodeId, Role, Term
 
-__all__ = ["count_own_vote", "receive_request_vote_response", "stand_for_election"]
+__all__ = [
+    "ask_around",
+    "count_own_vote",
+    "receive_pre_vote_response",
+    "receive_request_vote_response",
+    "stand_for_election",
+]
 
 
-def stand_for_election(state: RaftState, now: float) -> None:
+def ask_around(state: RaftState, now: float) -> None:
+    """Ask every other voter whether it would vote for this node (thesis §9.6)."""
+    become_pre_candidate(state, now)
+    request = PreVoteRequest(
+        term=Term(state.current_term + 1),
+        candidate_id=state.node_id,
+        last_log_index=state.log.last_index,
+        last_log_term=state.log.last_term,
+    )
+    for peer in state.configuration.peers_of(state.node_id):
+        state.emit(Send(peer, request, after=state.hard_state_gate))
+    _count_pre_vote(state, state.node_id, True, now)
+
+
+def receive_pre_vote_response(state: RaftState, voter: NodeId, response: PreVoteResponse, now: float) -> None:
+    """Count an answer of the present pre-election; any other is late."""
+    if state.role is Role.PRE_CANDIDATE and response.candidate_term == state.current_term + 1:
+        _count_pre_vote(state, voter, response.vote_granted, now)
+
+
+def _count_pre_vote(state: RaftState, voter: NodeId, vote_granted: bool, now: float) -> None:
+    if _wins_with(state, voter, vote_granted):
+        stand_for_election(state, now)
+
+
+def stand_for_election(state: RaftState, now: float, *, is_leadership_transfer: bool = False) -> None:
     """Become a candidate and ask every other voter for its vote."""
     become_candidate(state, now)
     request = RequestVoteRequest(
@@ -21,6 +56,7 @@ def stand_for_election(state: RaftState, now: float) -> None:
         candidate_id=state.node_id,
         last_log_index=state.log.last_index,
         last_log_term=state.log.last_term,
+        is_leadership_transfer=is_leadership_transfer,
     )
     # Asking says "I voted for myself": after a crash that forgot it, this node could vote for another in this term.
     for peer in state.configuration.peers_of(state.node_id):
@@ -40,8 +76,15 @@ def receive_request_vote_response(state: RaftState, voter: NodeId, response: Req
 
 
 def _count_vote(state: RaftState, voter: NodeId, vote_granted: bool, now: float) -> None:
-    state.votes.setdefault(voter, vote_granted)
-    # An election that cannot be won any more just runs out: its term is spent, and the deadline is already random.
-    if vote_result(state.configuration, state.votes) is VoteResult.WON:
+    if _wins_with(state, voter, vote_granted):
         become_leader(state, now)
         maybe_append_to_all(state, now)
+
+
+def _wins_with(state: RaftState, voter: NodeId, vote_granted: bool) -> bool:
+    """Note a vote, each voter's first answer only, and say whether the election is won.
+
+    One that cannot be won any more just runs out: the election deadline is already random.
+    """
+    state.votes.setdefault(voter, vote_granted)
+    return vote_result(state.configuration, state.votes) is VoteResult.WON

@@ -9,19 +9,45 @@ from __future__ import annotations
 import attrs
 
 from clustercore.raft.entry import Entry
-from clustercore.raft.types import LogIndex, NodeId, Term, show_length
+from clustercore.raft.types import LogIndex, NodeId, Round, Term, show_length
 
 __all__ = [
     "AppendEntriesRequest",
     "AppendEntriesResponse",
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",
+    "PreVoteRequest",
+    "PreVoteResponse",
     "RaftMessage",
     "RaftRequest",
     "RaftResponse",
     "RequestVoteRequest",
     "RequestVoteResponse",
+    "TimeoutNowRequest",
+    "TimeoutNowResponse",
 ]
+
+
+@attrs.frozen
+class PreVoteRequest:
+    """A node asks whether it would get a vote, if it stood now (thesis §9.6). Nothing is promised either way."""
+
+    # The term it would stand in: its current term + 1. The receiver does not take it over.
+    term: Term
+    candidate_id: NodeId
+    last_log_index: LogIndex
+    last_log_term: Term
+
+
+@attrs.frozen
+class PreVoteResponse:
+    """The answer to a PreVoteRequest."""
+
+    # The answering node's own current term, from which one that is behind catches up.
+    term: Term
+    # The request's term, by which a late answer is told from one of the present pre-election.
+    candidate_term: Term
+    vote_granted: bool
 
 
 @attrs.frozen
@@ -32,6 +58,8 @@ class RequestVoteRequest:
     candidate_id: NodeId
     last_log_index: LogIndex
     last_log_term: Term
+    # The leader itself told the candidate to stand, so a receiver need not protect that leader (thesis §4.2.3).
+    is_leadership_transfer: bool = False
 
 
 @attrs.frozen
@@ -55,6 +83,8 @@ class AppendEntriesRequest:
     leader_commit: LogIndex
     # Consecutive by index, the first at prev_log_index + 1. Empty for a heartbeat.
     entries: tuple[Entry, ...] = ()
+    # The leader's newest round of heartbeats when it sent this.
+    round: Round = Round(0)
 
 
 @attrs.frozen
@@ -74,6 +104,8 @@ class AppendEntriesResponse:
     # Both are 0 when the request was refused for its term alone.
     conflict_term: Term = Term(0)
     conflict_index: LogIndex = LogIndex(0)
+    # The request's round.
+    round: Round = Round(0)
 
 
 @attrs.frozen
@@ -98,6 +130,24 @@ class InstallSnapshotResponse:
     match_index: LogIndex
 
 
-RaftRequest = RequestVoteRequest | AppendEntriesRequest | InstallSnapshotRequest
-RaftResponse = RequestVoteResponse | AppendEntriesResponse | InstallSnapshotResponse
+@attrs.frozen
+class TimeoutNowRequest:
+    """A leader asks the follower that is to succeed it to stand at once (thesis §3.10)."""
+
+    term: Term
+    leader_id: NodeId
+
+
+@attrs.frozen
+class TimeoutNowResponse:
+    """The answer to a TimeoutNowRequest: it has arrived. Whether the election is won shows in the term to come."""
+
+    # The follower's current term when it answers; if it stood, one above the request's.
+    term: Term
+
+
+RaftRequest = PreVoteRequest | RequestVoteRequest | AppendEntriesRequest | InstallSnapshotRequest | TimeoutNowRequest
+RaftResponse = (
+    PreVoteResponse | RequestVoteResponse | AppendEntriesResponse | InstallSnapshotResponse | TimeoutNowResponse
+)
 RaftMessage = RaftRequest | RaftResponse

@@ -14,7 +14,7 @@ from enum import Enum
 
 import attrs
 
-from clustercore.raft.types import BEFORE_LOG, LogIndex
+from clustercore.raft.types import BEFORE_LOG, LogIndex, Round
 
 __all__ = ["Progress", "ProgressState"]
 
@@ -42,6 +42,10 @@ class Progress:
     inflight: deque[LogIndex] = attrs.field(factory=deque)
     # When the oldest thing unanswered was sent, or the follower last moved on (the caller's monotonic seconds).
     waiting_since: float = 0.0
+    # The newest round of heartbeats the follower answered in this term.
+    answered_round: Round = Round(0)
+    # When the follower last answered anything in this term (the caller's monotonic seconds).
+    last_contact: float = 0.0
 
     def has_room(self, max_inflight_appends: int) -> bool:
         """Say whether another request with entries may be sent now."""

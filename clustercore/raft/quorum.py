@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId
+from clustercore.raft.types import Configuration, NodeId
 
-__all__ = ["VoteResult", "quorum_match_index", "quorum_size", "vote_result"]
+__all__ = ["VoteResult", "quorum_size", "quorum_value", "vote_result"]
 
 
 class VoteResult(Enum):
@@ -33,7 +33,7 @@ def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> V
     return VoteResult.PENDING if granted + missing >= needed else VoteResult.LOST
 
 
-def quorum_match_index(configuration: Configuration, match_indexes: Mapping[NodeId, LogIndex]) -> LogIndex:
-    """Return the highest index that a majority of the voters is known to hold (Raft §5.3)."""
-    stored = sorted((match_indexes.get(voter, BEFORE_LOG) for voter in configuration.voters), reverse=True)
-    return stored[quorum_size(configuration) - 1]
+def quorum_value(configuration: Configuration, values: Mapping[NodeId, int]) -> int:
+    """Return the highest value that a majority of the voters has reached (Raft §5.3); one without a value is at 0."""
+    reached = sorted((values.get(voter, 0) for voter in configuration.voters), reverse=True)
+    return reached[quorum_size(configuration) - 1]

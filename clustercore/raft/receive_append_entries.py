@@ -35,7 +35,7 @@ def receive_append_entries(state: RaftState, request: AppendEntriesRequest, now:
             # What is committed never changes (Raft §5.4.3, State Machine Safety): this is not from a Raft leader.
             _reply(state, request, success=False)
             return
-        state.persist_entries(new_entries)
+        state.persist_entries(new_entries, now)
     match_index = LogIndex(request.prev_log_index + len(request.entries))
     # The log beyond match_index may be of an older term: the leader's commit index says nothing of it.
     commit_up_to(state, min(request.leader_commit, match_index))
@@ -87,5 +87,6 @@ def _reply(
         match_index=match_index,
         conflict_term=conflict_term,
         conflict_index=conflict_index,
+        round=request.round,
     )
     state.emit(Reply(response, after=after if success else state.hard_state_gate))

@@ -7,7 +7,7 @@ from clustercore.raft.effects import Send, SendSnapshot
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
 from clustercore.raft.progress import Progress, ProgressState
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import BEFORE_LOG, NO_TERM, LogIndex, NodeId, Role
+from clustercore.raft.types import BEFORE_LOG, NO_TERM, LogIndex, NodeId, Role, Round
 
 __all__ = [
     "maybe_append",
@@ -50,12 +50,15 @@ def maybe_append(state: RaftState, peer: NodeId, progress: Progress, now: float)
             prev_log_term=prev_log_term,
             leader_commit=state.commit_index,
             entries=entries,
+            round=state.last_round,
         )
         state.emit(Send(peer, request))
 
 
 def send_heartbeats(state: RaftState, now: float) -> None:
     """Tell every follower that the leader lives and how far the log is committed (Raft §5.2)."""
+    state.last_round = Round(state.last_round + 1)
+    state.rounds_sent.append((state.last_round, now))
     state.heartbeat_deadline = now + state.config.heartbeat_interval_s
     for peer, progress in state.progress.items():
         # A heartbeat stands on match_index, not on next_index - 1: that one holds whatever else is on its way or lost,
@@ -70,6 +73,7 @@ def send_heartbeats(state: RaftState, now: float) -> None:
             prev_log_index=prev_log_index,
             prev_log_term=prev_log_term,
             leader_commit=state.commit_index,
+            round=state.last_round,
         )
         state.emit(Send(peer, request))
         if _has_waited_too_long(state, progress, now):
@@ -98,15 +102,19 @@ def receive_append_entries_response(
     progress = state.progress.get(peer)
     if state.role is not Role.LEADER or response.term != state.current_term or progress is None:
         return
+    progress.last_contact = now
     if not response.success:
         # conflict_index 0: refused for another reason than the log, so there is nothing to learn about it.
         if response.conflict_index == BEFORE_LOG:
             return
+        progress.answered_round = max(progress.answered_round, min(response.round, state.last_round))
         progress.rejected(response.prev_log_index, _retry_from(state, response))
     elif response.match_index > state.log.last_index:
         return
-    elif progress.acknowledged(response.match_index, now):
-        maybe_commit(state)
+    else:
+        progress.answered_round = max(progress.answered_round, min(response.round, state.last_round))
+        if progress.acknowledged(response.match_index, now):
+            maybe_commit(state)
     maybe_append(state, peer, progress, now)
 
 

@@ -10,9 +10,18 @@ import math
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.progress import Progress
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import LogIndex, NodeId, Role, Term
+from clustercore.raft.types import LogIndex, NodeId, Role, Round, Term
 
-__all__ = ["become_candidate", "become_follower", "become_leader", "follow_leader", "reset_election_deadline"]
+__all__ = [
+    "become_candidate",
+    "become_follower",
+    "become_leader",
+    "become_pre_candidate",
+    "follow_leader",
+    "protect_leader",
+    "reset_election_deadline",
+    "step_down",
+]
 
 
 def reset_election_deadline(state: RaftState, now: float) -> None:
@@ -22,6 +31,14 @@ def reset_election_deadline(state: RaftState, now: float) -> None:
     """
     timeout_s = state.config.election_timeout_s
     state.election_deadline = now + state.rng.uniform(timeout_s, 2 * timeout_s) if state.is_voter else math.inf
+
+
+def protect_leader(state: RaftState, now: float) -> None:
+    """Take it that a leader is at work for an election timeout from now.
+
+    It is the shortest time after which this node would itself take the leader for lost (thesis §4.2.3).
+    """
+    state.leader_protected_until = now + state.config.election_timeout_s
 
 
 def become_follower(state: RaftState, term: Term, now: float) -> None:
@@ -41,7 +58,14 @@ def follow_leader(state: RaftState, leader_id: NodeId, now: float) -> None:
     """Take the word of the current term's leader (Raft §5.2): a candidate gives up, the election deadline moves."""
     _lay_down_office(state, now)
     state.leader_id = leader_id
+    protect_leader(state, now)
     reset_election_deadline(state, now)
+
+
+def step_down(state: RaftState, now: float) -> None:
+    """Stop leading, without a successor (thesis §6.2). The term stays, and no other leader can arise in it."""
+    _lay_down_office(state, now)
+    state.leader_id = None
 
 
 def _lay_down_office(state: RaftState, now: float) -> None:
@@ -52,6 +76,15 @@ def _lay_down_office(state: RaftState, now: float) -> None:
     state.role = Role.FOLLOWER
     state.votes.clear()
     state.progress.clear()
+    state.transfer = None
+
+
+def become_pre_candidate(state: RaftState, now: float) -> None:
+    """Ask around before standing (thesis §9.6). The term and vote stay as they are."""
+    state.role = Role.PRE_CANDIDATE
+    state.leader_id = None
+    state.votes.clear()
+    reset_election_deadline(state, now)
 
 
 def become_candidate(state: RaftState, now: float) -> None:
@@ -76,6 +109,13 @@ def become_leader(state: RaftState, now: float) -> None:
     state.votes.clear()
     state.election_deadline = math.inf
     next_index = LogIndex(state.log.last_index + 1)
-    state.progress = {peer: Progress(next_index) for peer in state.configuration.peers_of(state.node_id)}
+    state.progress = {
+        peer: Progress(next_index, last_contact=now) for peer in state.configuration.peers_of(state.node_id)
+    }
     state.heartbeat_deadline = now + state.config.heartbeat_interval_s
-    state.persist_entries((Entry.create(next_index, state.current_term, EntryKind.NO_OP),))
+    state.has_told_successor = False
+    # The no-op that goes out at once is the first thing that a majority can be known to have heard in this term.
+    state.last_round = Round(1)
+    state.rounds_sent.clear()
+    state.rounds_sent.append((state.last_round, now))
+    state.persist_entries((Entry.create(next_index, state.current_term, EntryKind.NO_OP),), now)

@@ -27,7 +27,7 @@ def receive_install_snapshot(state: RaftState, request: InstallSnapshotRequest, 
     follow_leader(state, request.leader_id, now)
     index = request.last_included_index
     if index > state.commit_index:
-        state.persist_snapshot(Snapshot(index, request.last_included_term, request.data))
+        state.persist_snapshot(Snapshot(index, request.last_included_term, request.data), now)
         state.commit_index = index
     # A snapshot of what is committed here already is old: the log has it all, and its leader may go on from there.
     response = InstallSnapshotResponse(state.current_term, match_index=index)
@@ -41,6 +41,7 @@ def receive_install_snapshot_response(
     progress = state.progress.get(peer)
     if state.role is not Role.LEADER or response.term != state.current_term or progress is None:
         return
+    progress.last_contact = now
     if response.match_index > state.log.last_index:
         return
     if progress.acknowledged(response.match_index, now):

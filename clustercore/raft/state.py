@@ -23,7 +23,9 @@ from clustercore.raft.types import (
     HardState,
     LogIndex,
     NodeId,
+    ReadId,
     Role,
+    Round,
     Snapshot,
     Term,
     WriteId,
@@ -32,9 +34,11 @@ from clustercore.raft.types import (
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["RaftState"]
+__all__ = ["RaftState", "ReadBatch", "Transfer"]
 
 _NO_WRITE = WriteId(0)
+# Rounds go out once a heartbeat interval, or as fast as reads are answered; an answer to an older one is worth nothing.
+_ROUNDS_REMEMBERED = 64
 
 
 @attrs.define
@@ -44,6 +48,28 @@ class _LogWrite:
     write_id: WriteId
     # The log is durable up to here once the write is. Lowered when a later truncation takes entries away.
     last_index: LogIndex
+    # When it was asked for (the caller's monotonic seconds).
+    since: float
+
+
+@attrs.define
+class Transfer:
+    """A leadership transfer under way (thesis §3.10)."""
+
+    target: NodeId
+    deadline: float
+    # Whether the target has been told to stand.
+    is_told: bool = False
+
+
+@attrs.frozen
+class ReadBatch:
+    """Reads that wait for a majority to answer one round of heartbeats."""
+
+    round: Round
+    # The commit index when the round was sent.
+    read_index: LogIndex
+    read_ids: tuple[ReadId, ...]
 
 
 @attrs.define
@@ -75,12 +101,28 @@ class RaftState:
     # Highest index up to which the log is known durable on this node's own disk. <= log.last_index.
     durable_index: LogIndex = BEFORE_LOG
 
-    # --- Volatile, on candidates and leaders ---
+    # Until then this node takes it that a leader is at work, and helps nobody to depose it (thesis §4.2.3, §6.4.1).
+    # After a start, too: before it, this node may have told a leader that it follows.
+    leader_protected_until: float = -math.inf
 
-    # Answers of this term's election, by voter. Holds this node's own once its vote is durable.
+    # --- Volatile, on pre-candidates, candidates and leaders ---
+
+    # Answers of this election, by voter. In a true election it holds this node's own once its vote is durable.
     votes: dict[NodeId, bool] = attrs.field(factory=dict)
     # One for every other voter while leader, otherwise empty.
     progress: dict[NodeId, Progress] = attrs.field(factory=dict)
+    # The follower to hand over to, and when to give that up. Proposals are refused meanwhile.
+    transfer: Transfer | None = None
+    # Whether in this term another node was told to stand. It may do so at any time to come.
+    has_told_successor: bool = False
+
+    # The newest round of heartbeats sent in this term, and when the last few were sent: enough to tell how long ago a
+    # majority heard the leader.
+    last_round: Round = Round(0)
+    rounds_sent: deque[tuple[Round, float]] = attrs.field(factory=lambda: deque(maxlen=_ROUNDS_REMEMBERED))
+    # Reads that wait for their round to be answered, and those that wait for the next round.
+    reads_under_way: ReadBatch | None = None
+    waiting_reads: list[ReadId] = attrs.field(factory=list)
 
     # --- Deadlines, in the caller's monotonic seconds ---
 
@@ -118,6 +160,11 @@ class RaftState:
         write_id = next(write.write_id for write in self._log_writes if write.last_index >= index)
         return max(write_id, self.hard_state_write_id)
 
+    @property
+    def oldest_log_write_since(self) -> float:
+        """When the oldest write of log entries that is not durable yet was asked for; infinity if all are durable."""
+        return self._log_writes[0].since if self._log_writes else math.inf
+
     def emit(self, effect: Effect) -> None:
         """Add an effect to the result of the call under way."""
         self.effects.append(effect)
@@ -127,7 +174,7 @@ class RaftState:
         self.hard_state_write_id = self._next_write_id()
         self.emit(PersistHardState(self.hard_state_write_id, HardState(self.current_term, self.voted_for)))
 
-    def persist_entries(self, entries: tuple[Entry, ...]) -> None:
+    def persist_entries(self, entries: tuple[Entry, ...], now: float) -> None:
         """Put entries into the log, cutting what they replace, and ask for them to be made durable."""
         first_index = entries[0].index
         if first_index <= self.log.last_index:
@@ -135,10 +182,10 @@ class RaftState:
             self._forget_durability_from(first_index)
         self.log.append(entries)
         write_id = self._next_write_id()
-        self._log_writes.append(_LogWrite(write_id, entries[-1].index))
+        self._log_writes.append(_LogWrite(write_id, entries[-1].index, now))
         self.emit(PersistEntries(write_id, entries))
 
-    def persist_snapshot(self, snapshot: Snapshot) -> None:
+    def persist_snapshot(self, snapshot: Snapshot, now: float) -> None:
         """Put a snapshot in place of the log it covers, and ask for it to be made durable (Raft Figure 13)."""
         index, term = snapshot.last_included_index, snapshot.last_included_term
         write_id = self._next_write_id()
@@ -150,7 +197,7 @@ class RaftState:
             self._forget_durability_from(LogIndex(self.commit_index + 1))
             self.log.reset(index, term)
             keep_from = None
-        self._log_writes.append(_LogWrite(write_id, index))
+        self._log_writes.append(_LogWrite(write_id, index, now))
         self.installing = (write_id, snapshot)
         self.emit(PersistSnapshot(write_id, snapshot, keep_from))
 

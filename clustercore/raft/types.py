@@ -19,7 +19,9 @@ __all__ = [
     "HardState",
     "LogIndex",
     "NodeId",
+    "ReadId",
     "Role",
+    "Round",
     "Snapshot",
     "Term",
     "WriteId",
@@ -38,6 +40,13 @@ LogIndex = NewType("LogIndex", int)
 # Numbers the storage writes a core asks for, from 1, in the order in which they must become durable.
 WriteId = NewType("WriteId", int)
 
+# Numbers the rounds of heartbeats a leader sends, from 1 in each of its terms. Followers answer with the number, so
+# that the leader knows what it sent that they have heard.
+Round = NewType("Round", int)
+
+# Names a read, in the owner's own numbering.
+ReadId = NewType("ReadId", int)
+
 NO_TERM = Term(0)
 BEFORE_LOG = LogIndex(0)
 
@@ -46,6 +55,8 @@ class Role(Enum):
     """What a node is in its current term (Raft §5.1)."""
 
     FOLLOWER = "follower"
+    # Asks whether it could win before it starts a term (thesis §9.6).
+    PRE_CANDIDATE = "pre_candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
 

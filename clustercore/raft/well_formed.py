@@ -13,8 +13,11 @@ from clustercore.raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    PreVoteRequest,
+    PreVoteResponse,
     RaftMessage,
     RequestVoteRequest,
+    TimeoutNowRequest,
 )
 from clustercore.raft.types import NodeId
 
@@ -31,10 +34,11 @@ def is_well_formed(message: RaftMessage, receiver: NodeId) -> bool:
     A request in the receiver's own name came back to it, by an address that leads to the wrong node. It must not count:
     a candidate would grant itself, for its own vote, the vote of the node it meant to ask.
     """
-    if not 1 <= message.term <= MAX_NUMBER:
+    # A node that has seen no election answers a pre-vote in term 0; nothing else is said in it.
+    if not (0 if isinstance(message, PreVoteResponse) else 1) <= message.term <= MAX_NUMBER:
         return False
     match message:
-        case RequestVoteRequest():
+        case RequestVoteRequest() | PreVoteRequest():
             # A candidate has raised its term above that of any entry it holds.
             return message.candidate_id not in ("", receiver) and _is_position(
                 message.last_log_index, message.last_log_term, message.term - 1
@@ -57,6 +61,10 @@ def is_well_formed(message: RaftMessage, receiver: NodeId) -> bool:
             return all(_is_number(number) for number in numbers)
         case InstallSnapshotResponse():
             return _is_number(message.match_index)
+        case PreVoteResponse():
+            return _is_number(message.candidate_term)
+        case TimeoutNowRequest():
+            return message.leader_id not in ("", receiver)
         case _:
             return True
 

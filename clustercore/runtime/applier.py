@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable
 
 import trio
 
-from clustercore.interfaces.errors import StateMachineError
+from clustercore.interfaces.errors import InvalidCommand, NodeStopped, StateMachineError
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.raft.effects import Apply, RestoreSnapshot
 from clustercore.raft.entry import Entry, EntryKind
@@ -44,6 +45,10 @@ class Applier:
         self._on_snapshot = on_snapshot
         self._jobs: deque[Apply | RestoreSnapshot] = deque()
         self._wakeup = Wakeup()
+        # Who waits for an index to be applied, the lowest first; the number in the middle keeps equal ones in order.
+        self._waiting: list[tuple[LogIndex, int, trio.Event]] = []
+        self._waits = 0
+        self._is_stopped = False
 
     @property
     def last_applied(self) -> LogIndex:
@@ -54,6 +59,39 @@ class Applier:
         """Queue a job."""
         self._jobs.append(job)
         self._wakeup.set()
+
+    async def wait_applied(self, index: LogIndex) -> None:
+        """Wait until the entry at ``index`` is applied.
+
+        Raises: NodeStopped.
+        """
+        if self._last_applied < index and not self._is_stopped:
+            self._waits += 1
+            applied = trio.Event()
+            heapq.heappush(self._waiting, (index, self._waits, applied))
+            await applied.wait()
+        if self._last_applied < index:
+            raise NodeStopped("the node has stopped; nothing was read")
+
+    def query(self, query: bytes) -> tuple[bytes, LogIndex]:
+        """Ask the state machine; return its answer and the last entry applied before.
+
+        Raises: InvalidCommand if it can never answer; StateMachineError if it raised anything else.
+        """
+        try:
+            return self._machine.query(query), self._last_applied
+        except InvalidCommand:
+            raise
+        except Exception as error:
+            raise StateMachineError(
+                self._last_applied, f"the state machine raised {error!r} from query; nothing was changed"
+            ) from error
+
+    def stop(self) -> None:
+        """End every wait with NodeStopped."""
+        self._is_stopped = True
+        for _, _, applied in self._waiting:
+            applied.set()
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -72,6 +110,11 @@ class Applier:
                         await trio.lowlevel.checkpoint()
                     for entry in job.entries[start : start + ENTRIES_PER_CHECKPOINT]:
                         self._apply(entry)
+                    self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._last_applied:
+            heapq.heappop(self._waiting)[2].set()
 
     def _apply(self, entry: Entry) -> None:
         result = b""
@@ -99,6 +142,7 @@ class Applier:
     def _restore(self, snapshot: Snapshot) -> None:
         restore(self._machine, snapshot)
         self._last_applied = self._snapshot_index = snapshot.last_included_index
+        self._wake_waiting()
 
 
 def restore(machine: StateMachine, snapshot: Snapshot) -> None:

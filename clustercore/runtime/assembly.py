@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from random import Random
 
 import trio
 
 from clustercore.interfaces.discovery import DiscoverySnapshot
 from clustercore.interfaces.errors import InvariantError, LogCorrupt
-from clustercore.interfaces.messages import Message, ProposalsApplied, ProposalsFailed
+from clustercore.interfaces.messages import (
+    Message,
+    ProposalsApplied,
+    ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+)
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage, StoredState
@@ -20,9 +27,13 @@ from clustercore.raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
     InstallSnapshotResponse,
+    PreVoteRequest,
+    PreVoteResponse,
     RaftRequest,
     RequestVoteRequest,
     RequestVoteResponse,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
 )
 from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Snapshot
 from clustercore.runtime.applier import Applier, restore
@@ -30,9 +41,11 @@ from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.forwarder import Forwarder
 from clustercore.runtime.incoming import Acceptor
+from clustercore.runtime.leading import Leaderships
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.peers import PeerLane
 from clustercore.runtime.proposals import Proposals
+from clustercore.runtime.reads import ClockGuard, ReadIndexes
 from clustercore.runtime.writer import OwnSnapshot, Writer
 
 __all__ = ["Assembly"]
@@ -63,11 +76,14 @@ class Assembly:
         known: DiscoverySnapshot,
         config: NodeConfig,
         rng: Random,
+        wall_clock: Callable[[], float],
     ) -> None:
         """Build all parts from what is stored.
 
         Raises: LogCorrupt if what is stored contradicts itself; StateMachineError if the snapshot cannot be restored.
         """
+        # Set by start.
+        self._nursery: trio.Nursery | None = None
         # The newest that discovery said.
         self.known = known
         self._node_id = node.node_id
@@ -83,6 +99,7 @@ class Assembly:
             (peer, lane): PeerLane(
                 peer,
                 lane,
+                node_id=node.node_id,
                 transport=transport,
                 address_of=lambda node_id: self.known.address_of(node_id),
                 on_message=self._receive,
@@ -100,7 +117,17 @@ class Assembly:
             outbox_to=self._bulk_outbox_to,
             timeout_s=config.forward_timeout_s,
         )
-        self._applier = Applier(
+        self.read_indexes = ReadIndexes(
+            node.node_id,
+            leader_id=lambda: self._core.state.leader_id,
+            ask_core=lambda read_id: self.engine.read(read_id),
+            outbox_to=self._control_outbox_to,
+            timeout_s=config.raft.election_timeout_s,
+        )
+        # A tenth of the time that a lease is worth at most.
+        self._clock_guard = ClockGuard(wall_clock, tolerance_s=config.raft.election_timeout_s / 10)
+        self.leaderships = Leaderships(lease_until=self.lease_until, term=lambda: self._core.state.current_term)
+        self.applier = Applier(
             machine,
             last_applied=snapshot_index,
             snapshot_entries=config.snapshot_entries,
@@ -115,16 +142,20 @@ class Assembly:
         )
         self.engine = Engine(
             self._core,
-            applier=self._applier,
+            applier=self.applier,
             proposals=self.proposals,
             post_job=self._writer.post,
             post_message=self._post,
             on_role_change=self._role_changed,
             wake_forwarder=self._forwarder.wake,
+            on_heard=self.leaderships.renew,
+            on_read_index=self.read_indexes.answered_by_core,
         )
         self.acceptor = Acceptor(
+            node_id=node.node_id,
             engine=self.engine,
             proposals=self.proposals,
+            read_indexes=self.read_indexes,
             status=self.status,
             max_command_bytes=config.max_command_bytes,
         )
@@ -133,7 +164,8 @@ class Assembly:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start all tasks."""
-        for run in (self.engine.run, self._writer.run, self._applier.run, self._forwarder.run):
+        self._nursery = nursery
+        for run in (self.engine.run, self._writer.run, self.applier.run, self._forwarder.run, self.read_indexes.run):
             nursery.start_soon(run)
         for lane in self._lanes.values():
             nursery.start_soon(lane.run, name=f"{lane.lane.value} lane to {lane.peer}")
@@ -141,7 +173,14 @@ class Assembly:
     def stop(self) -> None:
         """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""
         self.proposals.stop()
+        self.read_indexes.stop()
+        self.leaderships.stop()
+        self.applier.stop()
         self.engine.role.end()
+
+    def lease_until(self) -> float:
+        """Return until when no other node can lead (Trio's clock); minus infinity if unknown, or the clock in doubt."""
+        return self.engine.lease_until(self._clock_guard.stepped_at(trio.current_time()))
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now."""
@@ -160,7 +199,7 @@ class Assembly:
             term=state.current_term,
             leader_id=state.leader_id,
             commit_index=state.commit_index,
-            last_applied=self._applier.last_applied,
+            last_applied=self.applier.last_applied,
             first_log_index=state.log.first_index,
             last_log_index=state.log.last_index,
             pending_proposals=self.proposals.pending,
@@ -169,10 +208,26 @@ class Assembly:
 
     def _post(self, peer: NodeId, message: RaftRequest) -> None:
         """Queue a request on its lane: entries and snapshots must not delay a vote or a heartbeat."""
-        is_urgent = isinstance(message, RequestVoteRequest) or (
-            isinstance(message, AppendEntriesRequest) and not message.entries
-        )
-        self._lanes[peer, Lane.CONTROL if is_urgent else Lane.BULK].outbox.post(message)
+        match message:
+            case PreVoteRequest() | RequestVoteRequest() | TimeoutNowRequest() | AppendEntriesRequest(entries=()):
+                lane = Lane.CONTROL
+            case _:
+                lane = Lane.BULK
+        if isinstance(message, TimeoutNowRequest) and not self.leaderships.is_empty:
+            # Whoever is told to stand may lead at once: what runs only while this node leads must have ended before.
+            self.leaderships.end()
+            assert self._nursery is not None
+            self._nursery.start_soon(self._post_when_ended, peer, message)
+        else:
+            self._lanes[peer, lane].outbox.post(message)
+
+    async def _post_when_ended(self, peer: NodeId, message: TimeoutNowRequest) -> None:
+        await self.leaderships.wait_ended()
+        self._lanes[peer, Lane.CONTROL].outbox.post(message)
+
+    def _control_outbox_to(self, peer: NodeId) -> Outbox | None:
+        lane = self._lanes.get((peer, Lane.CONTROL))
+        return None if lane is None else lane.outbox
 
     def _bulk_outbox_to(self, peer: NodeId) -> Outbox | None:
         lane = self._lanes.get((peer, Lane.BULK))
@@ -181,10 +236,18 @@ class Assembly:
     async def _receive(self, peer: NodeId, message: Message) -> None:
         """Take what a peer answers on a link this node opened."""
         match message:
-            case AppendEntriesResponse() | RequestVoteResponse() | InstallSnapshotResponse():
+            case (
+                AppendEntriesResponse()
+                | PreVoteResponse()
+                | RequestVoteResponse()
+                | InstallSnapshotResponse()
+                | TimeoutNowResponse()
+            ):
                 await self.engine.receive(peer, message)
             case ProposalsApplied() | ProposalsFailed():
                 self._forwarder.receive(peer, message)
+            case ReadIndexReady() | ReadIndexRefused():
+                self.read_indexes.receive(peer, message)
             case _:
                 logger.warning("node %s answered with %s, which nobody asked for", peer, type(message).__name__)
 
@@ -202,6 +265,9 @@ class Assembly:
         logger.info("node %s: %s in term %d, leader %s", self._node_id, after.role.value, after.term, after.leader_id)
         if before.leader_id is not None and (before.leader_id, before.term) != (after.leader_id, after.term):
             self._forwarder.give_up_on(before.leader_id)
+        if (before.leader_id, before.term) != (after.leader_id, after.term):
+            self.read_indexes.leader_changed()
+            self.leaderships.end()
 
 
 def _core_of(

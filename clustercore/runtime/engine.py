@@ -20,16 +20,25 @@ from clustercore.raft.effects import (
     PersistSnapshot,
     ProposalsAppended,
     ProposalsRefused,
+    ReadReady,
+    ReadRefused,
     Reply,
     RestoreSnapshot,
     RoleChanged,
     Send,
     SendSnapshot,
 )
-from clustercore.raft.messages import InstallSnapshotRequest, RaftMessage, RaftRequest
-from clustercore.raft.types import LogIndex, NodeId, Role, Snapshot, WriteId
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotRequest,
+    RaftMessage,
+    RaftRequest,
+)
+from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Snapshot, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.proposals import Group, Proposals
+from clustercore.runtime.reads import Freshness
 from clustercore.runtime.signals import Newest, Wakeup
 from clustercore.runtime.writer import ReadSnapshot, StorageJob
 
@@ -60,6 +69,8 @@ class Engine:
         post_message: Callable[[NodeId, RaftRequest], None],
         on_role_change: Callable[[RoleChange, RoleChange], None],
         wake_forwarder: Callable[[], None],
+        on_heard: Callable[[], None],
+        on_read_index: Callable[[tuple[ReadId, ...], LogIndex | None], None],
     ) -> None:
         """Prepare; ``run`` makes it live."""
         self._core = core
@@ -69,6 +80,11 @@ class Engine:
         self._post_message = post_message
         self._on_role_change = on_role_change
         self._wake_forwarder = wake_forwarder
+        self._on_heard = on_heard
+        self._on_read_index = on_read_index
+        # What to ask the core for in one go.
+        self._reads: list[ReadId] = []
+        self.freshness = Freshness()
         state = core.state
         self.role = Newest(RoleChange(state.role, state.current_term, state.leader_id))
         self._inputs: deque[Callable[[], None]] = deque()
@@ -93,10 +109,15 @@ class Engine:
                 await self._wakeup.wait()
             while self._inputs:
                 self._inputs.popleft()()
-            if self._proposals.has_queued and self.is_leader:
-                self._append_proposals()
             if self._core.deadline <= trio.current_time():
                 self._carry_out(self._core.time_passed(trio.current_time()))
+                # A leader that is a majority by itself hears nobody.
+                self._on_heard()
+            if self._proposals.has_queued and self._core.takes_proposals:
+                self._append_proposals()
+            if self._reads:
+                reads, self._reads = self._reads, []
+                self._carry_out(self._core.read(reads, trio.current_time()))
 
     # --- Inputs ---
 
@@ -115,6 +136,27 @@ class Engine:
             self._wake_forwarder()
         self._wakeup.set()
 
+    def read(self, read_id: ReadId) -> None:
+        """Queue a question for an index to read at."""
+        self._reads.append(read_id)
+        self._wakeup.set()
+
+    def lease_until(self, heard_since: float) -> float:
+        """Return until when no other node can lead (Trio's clock); minus infinity if that is not known."""
+        return self._core.lease_until(trio.current_time(), heard_since=heard_since)
+
+    @property
+    def commit_index(self) -> LogIndex:
+        """The highest index known committed."""
+        return self._core.state.commit_index
+
+    def lag_s(self) -> float:
+        """Return how long ago this node had applied all that its leader had committed; on a leader, a majority's."""
+        now = trio.current_time()
+        if self.is_leader:
+            self.freshness.heard(self._core.state.commit_index, self._core.quorum_heard_at(now))
+        return self.freshness.lag_s(self._applier.last_applied, now)
+
     def storage_done(self, write_id: WriteId) -> None:
         """Queue that all writes up to ``write_id`` are durable."""
         self._queue(lambda: self._storage_done(write_id))
@@ -122,6 +164,14 @@ class Engine:
     def peer_unreachable(self, peer: NodeId) -> None:
         """Queue that what was sent to a peer may be lost."""
         self._queue(lambda: self._carry_out(self._core.peer_unreachable(peer)))
+
+    def transfer_leadership(self, target: NodeId) -> None:
+        """Queue that this node is to hand over to another."""
+        self._queue(lambda: self._carry_out(self._core.transfer_leadership(target, trio.current_time())))
+
+    def best_successor(self) -> NodeId | None:
+        """Return the node to hand over to; None if this one does not lead or none is fit."""
+        return self._core.best_successor(trio.current_time())
 
     def snapshot_saved(self, last_included_index: LogIndex, keep_from: LogIndex) -> None:
         """Queue that this node's own snapshot is durable."""
@@ -136,7 +186,16 @@ class Engine:
     def _receive(self, sender: NodeId, message: RaftMessage, respond: Respond | None) -> None:
         self._waiting_messages -= 1
         self._message_room.unpark()
-        self._carry_out(self._core.receive(sender, message, trio.current_time()), respond)
+        now = trio.current_time()
+        self._carry_out(self._core.receive(sender, message, now), respond)
+        state = self._core.state
+        if isinstance(message, AppendEntriesRequest) and (message.term, sender) == (
+            state.current_term,
+            state.leader_id,
+        ):
+            self.freshness.heard(message.leader_commit, now)
+        if isinstance(message, AppendEntriesResponse):
+            self._on_heard()
 
     def _storage_done(self, write_id: WriteId) -> None:
         # First what had to wait for the write, then what the core makes of it: the order in which it was asked for.
@@ -187,6 +246,10 @@ class Engine:
                 self._send_snapshot(effect)
             case RoleChanged():
                 self._change_role(effect)
+            case ReadReady(read_ids=read_ids, read_index=read_index):
+                self._on_read_index(read_ids, read_index)
+            case ReadRefused(read_ids=read_ids):
+                self._on_read_index(read_ids, None)
             case ProposalsAppended() | ProposalsRefused():
                 # The caller of propose has looked at these.
                 pass

@@ -11,18 +11,31 @@ from clustercore.interfaces.errors import NodeStopped, NotLeader, OutcomeUnknown
 from clustercore.interfaces.messages import (
     ForwardFailure,
     ForwardProposals,
+    Hello,
+    HelloResponse,
     Message,
     ProposalsApplied,
     ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+    ReadIndexRequest,
     StatusRequest,
     StatusResponse,
 )
 from clustercore.interfaces.transport import Link
 from clustercore.interfaces.values import NodeStatus
-from clustercore.raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RequestVoteRequest
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    InstallSnapshotRequest,
+    PreVoteRequest,
+    RequestVoteRequest,
+    TimeoutNowRequest,
+)
+from clustercore.raft.types import LogIndex, NodeId
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
+from clustercore.runtime.reads import ReadIndexes
 
 __all__ = ["Acceptor"]
 
@@ -39,14 +52,18 @@ class Acceptor:
     def __init__(
         self,
         *,
+        node_id: NodeId,
         engine: Engine,
         proposals: Proposals,
+        read_indexes: ReadIndexes,
         status: Callable[[], NodeStatus],
         max_command_bytes: int,
     ) -> None:
         """Prepare to accept."""
+        self._node_id = node_id
         self._engine = engine
         self._proposals = proposals
+        self._read_indexes = read_indexes
         self._status = status
         self._max_command_bytes = max_command_bytes
 
@@ -70,14 +87,31 @@ class Acceptor:
 
     async def _take(self, message: Message, conversation: _Conversation) -> None:
         match message:
-            case AppendEntriesRequest(leader_id=sender) | InstallSnapshotRequest(leader_id=sender):
+            case (
+                AppendEntriesRequest(leader_id=sender)
+                | InstallSnapshotRequest(leader_id=sender)
+                | TimeoutNowRequest(leader_id=sender)
+                | PreVoteRequest(candidate_id=sender)
+                | RequestVoteRequest(candidate_id=sender)
+            ):
                 await self._engine.receive(sender, message, conversation.answer)
-            case RequestVoteRequest(candidate_id=sender):
-                await self._engine.receive(sender, message, conversation.answer)
+            case Hello():
+                if message.peer_id != self._node_id:
+                    logger.warning("node %s called here and meant node %s", message.node_id, message.peer_id)
+                conversation.answer(HelloResponse(self._node_id))
+            case ReadIndexRequest(request_id=request_id):
+                self._read_indexes.ask_core(
+                    lambda read_index: conversation.answer(self._read_index_answer(request_id, read_index))
+                )
             case StatusRequest():
                 conversation.answer(StatusResponse(self._status(), message.request_id))
             case _:
                 raise TransportError(f"a peer sent {type(message).__name__} where only requests are expected")
+
+    def _read_index_answer(self, request_id: int, read_index: LogIndex | None) -> ReadIndexReady | ReadIndexRefused:
+        if read_index is None:
+            return ReadIndexRefused(request_id, self._status().leader_id)
+        return ReadIndexReady(request_id, read_index)
 
     async def _propose(self, message: ForwardProposals, conversation: _Conversation) -> None:
         request_id = message.request_id

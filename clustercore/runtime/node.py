@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from random import Random
 from types import TracebackType
@@ -13,13 +14,22 @@ from typing import Self
 import trio
 
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
-from clustercore.interfaces.errors import ClusterError, ConfigError, InvalidCommand, NodeStopped, ProposalRefused
+from clustercore.interfaces.errors import (
+    ClusterError,
+    ConfigError,
+    InvalidCommand,
+    NodeStopped,
+    NotLeader,
+    ProposalRefused,
+    TooStale,
+    TransferFailed,
+)
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage
 from clustercore.interfaces.transport import Transport
-from clustercore.interfaces.values import Applied, NodeStatus, RoleChange
-from clustercore.raft.types import Configuration, NodeId
+from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange
+from clustercore.raft.types import Configuration, NodeId, Role, Term
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.groups import leaves_of
@@ -50,6 +60,7 @@ class Node(NodeHandle):
         voters: Iterable[str] | None = None,
         config: NodeConfig | None = None,
         rng: Random | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare a node; entering its block starts it.
 
@@ -60,6 +71,7 @@ class Node(NodeHandle):
             voters: The ids of all nodes whose votes count, this one's usually among them. The same on every node and
                 after every restart. By default those that discovery knows when the node starts, and this one.
             config: Limits and timing.
+            wall_clock: The time of day in seconds, against which the monotonic clock is checked for lease reads.
             rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
 
         Raises: ConfigError if the node id is empty.
@@ -73,6 +85,7 @@ class Node(NodeHandle):
         self._discovery = discovery
         self._voters = None if voters is None else frozenset(NodeId(voter) for voter in voters)
         self._config = config if config is not None else NodeConfig()
+        self._wall_clock = wall_clock
         self._rng = rng if rng is not None else Random()
         self._was_entered = False
         self._lifetime = self._live()
@@ -102,7 +115,11 @@ class Node(NodeHandle):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        """Stop the node. A write under way is finished first; nothing is answered afterwards."""
+        """Stop the node. A write under way is finished first; nothing is answered afterwards.
+
+        A leader whose block ended without an error hands over first, if a follower is fit, for at most an election
+        timeout.
+        """
         return await self._lifetime.__aexit__(exc_type, exc, traceback)
 
     @asynccontextmanager
@@ -123,6 +140,7 @@ class Node(NodeHandle):
                     known=known,
                     config=self._config,
                     rng=self._rng,
+                    wall_clock=self._wall_clock,
                 )
                 async with trio.open_nursery() as nursery:
                     self._address = await nursery.start(self._transport.serve, assembly.acceptor.accept)
@@ -132,6 +150,9 @@ class Node(NodeHandle):
                     self._assembly = assembly
                     try:
                         yield
+                        # Only after a clean end: a node that fails or is cancelled stops at once.
+                        self._assembly = None
+                        await self._hand_over(assembly)
                     except BaseException as error:
                         body_error = error
                         raise
@@ -239,6 +260,127 @@ class Node(NodeHandle):
         return ProposalRefused(
             f"node {self._node_id!r} had {reason} for the command within {waited_s} s; nothing was done"
         )
+
+    async def read(
+        self, query: bytes, *, consistency: Consistency = Consistency.LINEARIZABLE, max_lag_s: float = math.inf
+    ) -> ReadResult:
+        """Ask the state machine, without going through the log.
+
+        Any node answers from its own state machine; for the first two consistencies it first asks the leader up to
+        where it must have applied, and waits for a leader if none is known: bound it with a cancel scope.
+
+        Args:
+            query: What ``StateMachine.query`` gets, on this node.
+            consistency: What the read promises. LEASE falls back to LINEARIZABLE where no lease is held, as on any node
+                but the leader; the result says which it got.
+            max_lag_s: For STALE only: raise TooStale if this node is further behind its leader than so many seconds.
+
+        Cancellation: nothing happened; a read changes nothing.
+        Raises:
+            InvalidCommand: the state machine can never answer this query.
+            TooStale: see ``max_lag_s``.
+            StateMachineError: the state machine raised anything else from ``query``. The node goes on.
+            NodeStopped: the node is not running.
+        """
+        assembly = self._running()
+        await trio.lowlevel.checkpoint()
+        if consistency is Consistency.STALE:
+            lag_s = assembly.engine.lag_s()
+            if lag_s > max_lag_s:
+                raise TooStale(self._node_id, lag_s, max_lag_s)
+            value, index = assembly.applier.query(query)
+            return ReadResult(value, index, consistency, lag_s)
+        if consistency is Consistency.LEASE:
+            result = await self._read_under_lease(assembly, query)
+            if result is not None:
+                return result
+        await assembly.applier.wait_applied(await assembly.read_indexes.get())
+        value, index = assembly.applier.query(query)
+        return ReadResult(value, index, Consistency.LINEARIZABLE)
+
+    async def _read_under_lease(self, assembly: Assembly, query: bytes) -> ReadResult | None:
+        """Read without asking anyone; None if this node holds no lease, or not to the end of the read."""
+        if assembly.lease_until() <= trio.current_time():
+            return None
+        await assembly.applier.wait_applied(assembly.engine.commit_index)
+        value, index = assembly.applier.query(query)
+        # The query took time, in which this process may even have been stopped.
+        if assembly.lease_until() <= trio.current_time():
+            return None
+        return ReadResult(value, index, Consistency.LEASE)
+
+    @asynccontextmanager
+    async def leading(self, *, cleanup_s: float | None = None) -> AsyncIterator[Term]:
+        """Run the block's body only while this node leads: ``async with node.leading() as term:``.
+
+        Waits until this node leads. The body is cancelled, and the block left without an error, when it leads no more.
+        Another node's body cannot begin before, as long as no two clocks drift apart by more than ``max_clock_drift``,
+        no machine is suspended, and this body ends within ``cleanup_s`` of being cancelled. A transfer of leadership
+        waits for the body to end.
+
+        Args:
+            cleanup_s: How long before the lease ends the body is cancelled, in seconds; by default a quarter of the
+                election timeout.
+
+        Yields: the term, as a fencing token. It grows with every leader: have what the body touches refuse a lower one.
+
+        Cancellation: of the caller's own scope, as everywhere.
+        Raises:
+            ConfigError: ``cleanup_s`` leaves nothing of a lease.
+            NodeStopped: the node is not running, or stopped before it led.
+        """
+        raft = self._config.raft
+        cleanup_s = raft.election_timeout_s / 4 if cleanup_s is None else cleanup_s
+        longest_s = raft.election_timeout_s / (1 + raft.max_clock_drift) - 2 * raft.heartbeat_interval_s
+        if not 0 <= cleanup_s < longest_s:
+            raise ConfigError(f"cleanup_s is {cleanup_s}; it must be at least 0 and below {longest_s:.3f} seconds")
+        async with self._running().leaderships.hold(cleanup_s) as term:
+            yield term
+
+    async def transfer_leadership(self, target: str | None = None) -> NodeId:
+        """Hand over to another voter (thesis §3.10), by default the most up-to-date one; return who leads then.
+
+        Proposals wait meanwhile. Without success after an election timeout this node goes on leading.
+
+        Cancellation: the transfer goes on by itself.
+        Raises:
+            NotLeader: this node does not lead.
+            ConfigError: ``target`` is not another voter.
+            TransferFailed: nobody took over in time, or no follower is fit.
+            NodeStopped: the node is not running.
+        """
+        assembly = self._running()
+        status = assembly.status()
+        if status.role is not Role.LEADER:
+            raise NotLeader(self._node_id, status.leader_id)
+        peers = [peer.node_id for peer in status.peers]
+        if target is not None and target not in peers:
+            raise ConfigError(f"target is {target!r}; it must be another voter, one of {peers}")
+        successor = assembly.engine.best_successor() if target is None else NodeId(target)
+        if successor is None:
+            raise TransferFailed(f"no follower of {self._node_id!r} is connected and up to date; it goes on leading")
+        assembly.engine.transfer_leadership(successor)
+        leader_id = await self._wait_other_leader(assembly)
+        if leader_id is None:
+            raise TransferFailed(
+                f"{successor!r} did not take over from {self._node_id!r} within an election timeout; see its status"
+            )
+        return leader_id
+
+    async def _hand_over(self, assembly: Assembly) -> None:
+        successor = assembly.engine.best_successor()
+        if successor is not None:
+            assembly.engine.transfer_leadership(successor)
+            await self._wait_other_leader(assembly)
+
+    async def _wait_other_leader(self, assembly: Assembly) -> NodeId | None:
+        """Wait until another node is known to lead; None after an election timeout and a heartbeat."""
+        raft = self._config.raft
+        with trio.move_on_after(raft.election_timeout_s + raft.heartbeat_interval_s):
+            async for change in assembly.engine.role:
+                if change.leader_id not in (None, self._node_id):
+                    return change.leader_id
+        return None
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now. It never blocks.

@@ -9,7 +9,7 @@ from random import Random
 import trio
 
 from clustercore.interfaces.errors import PeerTimeout, TransportError
-from clustercore.interfaces.messages import Message
+from clustercore.interfaces.messages import Hello, HelloResponse, Message
 from clustercore.interfaces.transport import Lane, Link, Transport
 from clustercore.raft.types import NodeId
 from clustercore.runtime.config import NodeConfig
@@ -34,6 +34,7 @@ class PeerLane:
         peer: NodeId,
         lane: Lane,
         *,
+        node_id: NodeId,
         transport: Transport,
         address_of: Callable[[NodeId], str | None],
         on_message: Callable[[NodeId, Message], Awaitable[None]],
@@ -45,6 +46,7 @@ class PeerLane:
         self.peer = peer
         self.lane = lane
         self.outbox = Outbox()
+        self._node_id = node_id
         self._transport = transport
         self._address_of = address_of
         self._on_message = on_message
@@ -81,8 +83,23 @@ class PeerLane:
         if address is None:
             raise TransportError(f"no address is known for node {self.peer!r}")
         with trio.move_on_after(self._config.connect_timeout_s):
-            return await self._transport.connect(address, self.lane)
+            link = await self._transport.connect(address, self.lane)
+            try:
+                await self._introduce(link, address)
+            except BaseException:
+                await link.aclose()
+                raise
+            return link
         raise PeerTimeout(f"{self.peer!r} at {address} did not answer within {self._config.connect_timeout_s} s")
+
+    async def _introduce(self, link: Link, address: str) -> None:
+        """Make sure that the peer is the one that is meant, before a word of it counts as that peer's."""
+        await link.send(Hello(self._node_id, self.peer))
+        answer = await link.receive()
+        if not isinstance(answer, HelloResponse) or answer.node_id != self.peer:
+            who = f"node {answer.node_id!r}" if isinstance(answer, HelloResponse) else type(answer).__name__
+            logger.warning("the address %s is to be that of node %s, but %s answers there", address, self.peer, who)
+            raise TransportError(f"{address} is not the address of node {self.peer!r}: {who} answers there")
 
     async def _receive_all(self, link: Link) -> None:
         while True:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import betterproto2
 
 from clustercore.interfaces import (
@@ -17,6 +18,8 @@ from clustercore.interfaces import (
     AppendEntriesResponse,
     ForwardFailure,
     ForwardProposals,
+    Hello,
+    HelloResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     LogIndex,
@@ -24,14 +27,21 @@ from clustercore.interfaces import (
     NodeId,
     NodeStatus,
     PeerStatus,
+    PreVoteRequest,
+    PreVoteResponse,
     ProposalsApplied,
     ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+    ReadIndexRequest,
     RequestVoteRequest,
     RequestVoteResponse,
     Role,
     StatusRequest,
     StatusResponse,
     Term,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
 )
 from clustercore_grpc._proto.clustercore import v1
 from clustercore_grpc.wire import (
@@ -68,18 +78,44 @@ _FIELD_NUMBERS: dict[type[Message], int] = {
     ProposalsFailed: 9,
     StatusRequest: 10,
     StatusResponse: 11,
+    PreVoteRequest: 12,
+    PreVoteResponse: 13,
+    TimeoutNowRequest: 14,
+    TimeoutNowResponse: 15,
+    ReadIndexRequest: 16,
+    ReadIndexReady: 17,
+    ReadIndexRefused: 18,
+    Hello: 19,
+    HelloResponse: 20,
 }
 _MESSAGE_TYPES = {number: message_type for message_type, number in _FIELD_NUMBERS.items()}
 
-_FAILURES = {
-    ForwardFailure.NOT_LEADER: v1.ForwardFailure.NOT_LEADER,
-    ForwardFailure.REFUSED: v1.ForwardFailure.REFUSED,
-    ForwardFailure.UNKNOWN: v1.ForwardFailure.UNKNOWN,
+# Messages whose generated class has the same fields under the same names.
+_PLAIN: dict[type[Message], type[Any]] = {
+    RequestVoteRequest: v1.RequestVoteRequest,
+    RequestVoteResponse: v1.RequestVoteResponse,
+    PreVoteRequest: v1.PreVoteRequest,
+    PreVoteResponse: v1.PreVoteResponse,
+    InstallSnapshotRequest: v1.InstallSnapshotRequest,
+    InstallSnapshotResponse: v1.InstallSnapshotResponse,
+    TimeoutNowRequest: v1.TimeoutNowRequest,
+    TimeoutNowResponse: v1.TimeoutNowResponse,
+    ForwardProposals: v1.ForwardProposals,
+    ProposalsApplied: v1.ProposalsApplied,
+    StatusRequest: v1.StatusRequest,
+    Hello: v1.Hello,
+    HelloResponse: v1.HelloResponse,
+    ReadIndexRequest: v1.ReadIndexRequest,
+    ReadIndexReady: v1.ReadIndexReady,
+    ReadIndexRefused: v1.ReadIndexRefused,
 }
+_PLAIN_FIELDS = {message_type: tuple(field.name for field in attrs.fields(message_type)) for message_type in _PLAIN}
+
+_FAILURES = {failure: v1.ForwardFailure[failure.name] for failure in ForwardFailure}
 # A failure this version does not know promises nothing.
 _FAILURES_READ = {int(wire): failure for failure, wire in _FAILURES.items()}
 
-_ROLES = {Role.FOLLOWER: v1.Role.FOLLOWER, Role.CANDIDATE: v1.Role.CANDIDATE, Role.LEADER: v1.Role.LEADER}
+_ROLES = {role: v1.Role[role.name] for role in Role}
 _ROLES_READ = {int(wire): role for role, wire in _ROLES.items()}
 
 
@@ -111,7 +147,10 @@ def decode_envelope(data: bytes) -> Message:
 
 def encode_body(message: Message) -> bytes:
     """Encode a message without its envelope, as in a unary RPC."""
-    return _ENCODERS[type(message)](message)
+    message_type = type(message)
+    if message_type in _PLAIN:
+        return _encode_plain(message)
+    return _ENCODERS[message_type](message)
 
 
 def decode_body(message_type: type[Message], data: bytes) -> Message:
@@ -119,56 +158,18 @@ def decode_body(message_type: type[Message], data: bytes) -> Message:
 
     Raises: MalformedMessage if the bytes are no such message.
     """
+    if message_type in _PLAIN:
+        return _read_plain(message_type, data)
     return _DECODERS[message_type](data)
 
 
 # --- Out -----------------------------------------------------------------------------------------------------------
 
 
-def _request_vote_request(message: RequestVoteRequest) -> bytes:
-    return bytes(
-        v1.RequestVoteRequest(
-            term=message.term,
-            candidate_id=message.candidate_id,
-            last_log_index=message.last_log_index,
-            last_log_term=message.last_log_term,
-        )
-    )
-
-
-def _request_vote_response(message: RequestVoteResponse) -> bytes:
-    return bytes(v1.RequestVoteResponse(term=message.term, vote_granted=message.vote_granted))
-
-
-def _install_snapshot_request(message: InstallSnapshotRequest) -> bytes:
-    return bytes(
-        v1.InstallSnapshotRequest(
-            term=message.term,
-            leader_id=message.leader_id,
-            last_included_index=message.last_included_index,
-            last_included_term=message.last_included_term,
-            data=message.data,
-        )
-    )
-
-
-def _install_snapshot_response(message: InstallSnapshotResponse) -> bytes:
-    return bytes(v1.InstallSnapshotResponse(term=message.term, match_index=message.match_index))
-
-
-def _forward_proposals(message: ForwardProposals) -> bytes:
-    return bytes(v1.ForwardProposals(request_id=message.request_id, commands=list(message.commands)))
-
-
-def _proposals_applied(message: ProposalsApplied) -> bytes:
-    return bytes(
-        v1.ProposalsApplied(
-            request_id=message.request_id,
-            term=message.term,
-            first_index=message.first_index,
-            results=list(message.results),
-        )
-    )
+def _encode_plain(message: Message) -> bytes:
+    message_type = type(message)
+    values = {name: getattr(message, name) for name in _PLAIN_FIELDS[message_type]}
+    return bytes(_PLAIN[message_type](**values))
 
 
 def _proposals_failed(message: ProposalsFailed) -> bytes:
@@ -180,10 +181,6 @@ def _proposals_failed(message: ProposalsFailed) -> bytes:
             detail=message.detail,
         )
     )
-
-
-def _status_request(message: StatusRequest) -> bytes:
-    return bytes(v1.StatusRequest(request_id=message.request_id))
 
 
 def _status_response(message: StatusResponse) -> bytes:
@@ -247,52 +244,14 @@ def _check_types(wire: Any) -> None:
             raise MalformedMessage(f"{type(wire).__name__}.{name} is {value!r}, not of type {expected}")
 
 
-def _read_request_vote_request(data: bytes) -> Message:
-    wire = _parse(v1.RequestVoteRequest, data)
-    return RequestVoteRequest(
-        term=Term(wire.term),
-        candidate_id=NodeId(wire.candidate_id),
-        last_log_index=LogIndex(wire.last_log_index),
-        last_log_term=Term(wire.last_log_term),
-    )
-
-
-def _read_request_vote_response(data: bytes) -> Message:
-    wire = _parse(v1.RequestVoteResponse, data)
-    return RequestVoteResponse(term=Term(wire.term), vote_granted=wire.vote_granted)
-
-
-def _read_install_snapshot_request(data: bytes) -> Message:
-    wire = _parse(v1.InstallSnapshotRequest, data)
-    return InstallSnapshotRequest(
-        term=Term(wire.term),
-        leader_id=NodeId(wire.leader_id),
-        last_included_index=LogIndex(wire.last_included_index),
-        last_included_term=Term(wire.last_included_term),
-        data=wire.data,
-    )
-
-
-def _read_install_snapshot_response(data: bytes) -> Message:
-    wire = _parse(v1.InstallSnapshotResponse, data)
-    return InstallSnapshotResponse(term=Term(wire.term), match_index=LogIndex(wire.match_index))
-
-
-def _read_forward_proposals(data: bytes) -> Message:
-    wire = _parse(v1.ForwardProposals, data)
-    if not wire.commands:
+def _read_plain(message_type: type[Any], data: bytes) -> Message:
+    wire = _parse(_PLAIN[message_type], data)
+    values = {name: getattr(wire, name) for name in _PLAIN_FIELDS[message_type]}
+    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    message: Message = message_type(**frozen)
+    if isinstance(message, ForwardProposals) and not message.commands:
         raise MalformedMessage("ForwardProposals holds no command")
-    return ForwardProposals(request_id=wire.request_id, commands=tuple(wire.commands))
-
-
-def _read_proposals_applied(data: bytes) -> Message:
-    wire = _parse(v1.ProposalsApplied, data)
-    return ProposalsApplied(
-        request_id=wire.request_id,
-        term=Term(wire.term),
-        first_index=LogIndex(wire.first_index),
-        results=tuple(wire.results),
-    )
+    return message
 
 
 def _read_proposals_failed(data: bytes) -> Message:
@@ -303,10 +262,6 @@ def _read_proposals_failed(data: bytes) -> Message:
         leader_id=_node_id(wire.leader_id),
         detail=wire.detail,
     )
-
-
-def _read_status_request(data: bytes) -> Message:
-    return StatusRequest(request_id=_parse(v1.StatusRequest, data).request_id)
 
 
 def _read_status_response(data: bytes) -> Message:
@@ -343,29 +298,15 @@ def _node_id(text: str | None) -> NodeId | None:
 
 # Each function takes exactly the type it stands beside, which a dict cannot say.
 _ENCODERS: dict[type[Message], Callable[[Any], bytes]] = {
-    RequestVoteRequest: _request_vote_request,
-    RequestVoteResponse: _request_vote_response,
     AppendEntriesRequest: encode_append_entries_request,
     AppendEntriesResponse: encode_append_entries_response,
-    InstallSnapshotRequest: _install_snapshot_request,
-    InstallSnapshotResponse: _install_snapshot_response,
-    ForwardProposals: _forward_proposals,
-    ProposalsApplied: _proposals_applied,
     ProposalsFailed: _proposals_failed,
-    StatusRequest: _status_request,
     StatusResponse: _status_response,
 }
 
 _DECODERS: dict[type[Message], Callable[[bytes], Message]] = {
-    RequestVoteRequest: _read_request_vote_request,
-    RequestVoteResponse: _read_request_vote_response,
     AppendEntriesRequest: decode_append_entries_request,
     AppendEntriesResponse: decode_append_entries_response,
-    InstallSnapshotRequest: _read_install_snapshot_request,
-    InstallSnapshotResponse: _read_install_snapshot_response,
-    ForwardProposals: _read_forward_proposals,
-    ProposalsApplied: _read_proposals_applied,
     ProposalsFailed: _read_proposals_failed,
-    StatusRequest: _read_status_request,
     StatusResponse: _read_status_response,
 }

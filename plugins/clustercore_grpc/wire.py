@@ -19,6 +19,7 @@ from clustercore.interfaces import (
     LogIndex,
     MalformedEntry,
     NodeId,
+    Round,
     Term,
     decode_entry,
 )
@@ -44,6 +45,7 @@ _ONE_BYTE = tuple(bytes([value]) for value in range(0x80))
 
 # Tags of AppendEntriesRequest; those of the response are all varints and counted up from 1.
 _TERM, _LEADER_ID, _PREV_LOG_INDEX, _PREV_LOG_TERM, _LEADER_COMMIT, _ENTRIES = 0x08, 0x12, 0x18, 0x20, 0x28, 0x32
+_ROUND = 0x38
 _ENTRIES_TAG = bytes([_ENTRIES])
 
 
@@ -141,6 +143,7 @@ def encode_append_entries_request(message: AppendEntriesRequest) -> bytes:
     for entry in message.entries:
         encoded = entry.encoded
         parts += (_ENTRIES_TAG, encode_varint(len(encoded)), encoded)
+    parts.append(_number(_ROUND, message.round))
     return b"".join(parts)
 
 
@@ -149,7 +152,7 @@ def decode_append_entries_request(data: bytes, position: int = 0) -> AppendEntri
 
     Raises: MalformedMessage if it is none, an entry in it is malformed, or its entries do not follow one another.
     """
-    numbers = {_TERM: 0, _PREV_LOG_INDEX: 0, _PREV_LOG_TERM: 0, _LEADER_COMMIT: 0}
+    numbers = {_TERM: 0, _PREV_LOG_INDEX: 0, _PREV_LOG_TERM: 0, _LEADER_COMMIT: 0, _ROUND: 0}
     leader_id = b""
     entries = []
     end = len(data)
@@ -186,6 +189,7 @@ def decode_append_entries_request(data: bytes, position: int = 0) -> AppendEntri
         prev_log_term=Term(numbers[_PREV_LOG_TERM]),
         leader_commit=LogIndex(numbers[_LEADER_COMMIT]),
         entries=tuple(entries),
+        round=Round(numbers[_ROUND]),
     )
 
 
@@ -236,6 +240,7 @@ def encode_append_entries_response(message: AppendEntriesResponse) -> bytes:
         message.match_index,
         message.conflict_term,
         message.conflict_index,
+        message.round,
     )
     return b"".join([_number(number << 3, value) for number, value in enumerate(values, 1)])
 
@@ -245,9 +250,9 @@ def decode_append_entries_response(data: bytes, position: int = 0) -> AppendEntr
 
     Raises: MalformedMessage if it is none.
     """
-    values = [0] * 7
+    values = [0] * 8
     for number, wire_type, value in split_fields(data, position):
-        if number < 7 and wire_type == VARINT and isinstance(value, int):
+        if number < 8 and wire_type == VARINT and isinstance(value, int):
             values[number] = value
     return AppendEntriesResponse(
         term=Term(values[1]),
@@ -256,4 +261,5 @@ def decode_append_entries_response(data: bytes, position: int = 0) -> AppendEntr
         match_index=LogIndex(values[4]),
         conflict_term=Term(values[5]),
         conflict_index=LogIndex(values[6]),
+        round=Round(values[7]),
     )

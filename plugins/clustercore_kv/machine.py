@@ -81,6 +81,21 @@ class KeyValueMachine(StateMachine):
             raise InvalidCommand(f"not a KvCommand: {error}") from error
         check_command(decoded)
 
+    def query(self, query: bytes) -> bytes:
+        """Answer a KvCommand that changes nothing, a get or a scan, with its KvResult.
+
+        Raises: InvalidCommand if it is any other, or beyond a limit.
+        """
+        self.validate(query)
+        command = decode_command(query)
+        match command:
+            case Get(key):
+                return encode_result(self.get(key))
+            case Scan(prefix, limit, start_after):
+                return encode_result(self.scan(prefix, limit, start_after))
+            case _:
+                raise InvalidCommand(f"{type(command).__name__} is no query; only Get and Scan are")
+
     def services(self, node: NodeHandle) -> Sequence[Service]:
         """Return ``clustercore.v1.KeyValue``, as kv.proto describes it."""
         return (KeyValueService(self, node).service(),)

@@ -52,7 +52,7 @@ _GIVE_UP_S = 1.0
 
 
 class KeyValueService:
-    """Answers requests at one node: through the log, or from what the node has applied where the client says so.
+    """Answers requests at one node: writes through the log, reads by a read index, or at once where the client says so.
 
     Every handler takes and returns encoded messages. Cancelling one leaves the outcome of its command unknown.
     """
@@ -90,12 +90,12 @@ class KeyValueService:
     async def get(self, request: bytes) -> bytes:
         """Answer a GetRequest with a GetResponse. Raises: ServiceError."""
         command, local = decode_get_request(request)
-        return await (self._read(command) if local else self._propose(command))
+        return await (self._read_local(command) if local else self._read(command))
 
     async def scan(self, request: bytes) -> bytes:
         """Answer a ScanRequest with a ScanResponse. Raises: ServiceError."""
         command, local = decode_scan_request(request)
-        return await (self._read(command) if local else self._propose(command))
+        return await (self._read_local(command) if local else self._read(command))
 
     async def watch(self, request: bytes, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Answer a WatchRequest with WatchResponses, until the watch falls behind. Raises: ServiceError."""
@@ -135,6 +135,22 @@ class KeyValueService:
         return encode_result_response(result)
 
     async def _read(self, command: Get | Scan) -> bytes:
+        """Answer with everything that was committed before the request."""
+        try:
+            with trio.move_on_after(_GIVE_UP_S):
+                read = await self._node.read(encode_command(command))
+                result = split_result(read.value)
+                if isinstance(result, Refused):
+                    return self._failure(KvErrorCode.INVALID, result.message)
+                return encode_result_response(result)
+        except InvalidCommand as error:
+            return self._failure(KvErrorCode.INVALID, str(error))
+        except (ClusterError, MalformedMessage) as error:
+            # A read changes nothing, so whatever keeps it from being answered, it is not done.
+            return self._failure(KvErrorCode.NOT_DONE, str(error))
+        return self._failure(KvErrorCode.NOT_DONE, f"no leader answered within {_GIVE_UP_S} s")
+
+    async def _read_local(self, command: Get | Scan) -> bytes:
         """Answer from what this node has applied."""
         await trio.lowlevel.checkpoint()
         try:

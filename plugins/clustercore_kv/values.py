@@ -63,14 +63,14 @@ class Cas:
 
 @attrs.frozen
 class Get:
-    """Read one key through the log, and so what the cluster has agreed on."""
+    """Read one key. As a query it costs no log entry; in the log, it reads what was agreed on at its place."""
 
     key: str
 
 
 @attrs.frozen
 class Scan:
-    """Read, through the log, one page of the keys that start with a prefix."""
+    """Read one page of the keys that start with a prefix; in the log or as a query, as ``Get``."""
 
     # Empty for all keys.
     prefix: str = ""

@@ -6,10 +6,18 @@ is one method, raises AssertionError, and cites its rule.
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
-from clustercore.raft.effects import Apply, Effects, Reply, RestoreSnapshot
-from clustercore.raft.messages import AppendEntriesResponse, InstallSnapshotResponse, RequestVoteRequest
+from clustercore.raft.effects import Apply, Effects, ReadReady, ReadRefused, Reply, RestoreSnapshot, Send
+from clustercore.raft.messages import (
+    AppendEntriesResponse,
+    InstallSnapshotResponse,
+    PreVoteRequest,
+    PreVoteResponse,
+    RequestVoteRequest,
+)
 from clustercore.raft.messages import RequestVoteResponse as VoteResponse
 from clustercore.raft.quorum import quorum_size
 from clustercore.raft.state import RaftState
@@ -24,6 +32,7 @@ class _Seen:
     """What a running node showed after the last event; later it may only grow."""
 
     term: Term = NO_TERM
+    voted_for: NodeId | None = None
     commit_index: LogIndex = BEFORE_LOG
     last_applied: LogIndex = BEFORE_LOG
     role: Role = Role.FOLLOWER
@@ -46,7 +55,7 @@ class Invariants:
     committed_in: dict[LogIndex, Term] = attrs.field(factory=dict)
     digests: dict[LogIndex, bytes] = attrs.field(factory=dict)
     seen: dict[NodeId, _Seen] = attrs.field(factory=dict)
-    # What must still be so after the message of an earlier term that is being delivered.
+    # What must still be so after the message that is being delivered, which is of an earlier term or only asks around.
     unchanged: tuple[object, ...] | None = None
 
     # --- Watcher ---
@@ -54,18 +63,31 @@ class Invariants:
     def started(self, world: World, node: Node) -> None:
         """A restarted node knows every term it ever showed, and begins at its snapshot."""
         assert node.core.state.current_term >= self.terms.get(node.node_id, NO_TERM), "a term was forgotten"
-        self.seen[node.node_id] = _Seen(term=node.core.state.current_term)
+        state = node.core.state
+        self.seen[node.node_id] = _Seen(term=state.current_term, voted_for=state.voted_for)
         self.settled(world, node)
 
     def received(self, world: World, node: Node, packet: Packet) -> None:
-        """Remember what a message of an earlier term must leave as it is."""
-        state = node.core.state
-        self.unchanged = _substance(state) if packet.message.term < state.current_term else None
+        """Remember what a message of an earlier term, or a pre-vote, must leave as it is."""
+        state, message = node.core.state, packet.message
+        match message:
+            case PreVoteRequest():
+                is_empty = True
+            case PreVoteResponse():
+                # One from a node that is behind may well count: it answers for the term that is asked about.
+                is_empty = max(message.term, message.candidate_term) <= state.current_term
+            case _:
+                is_empty = message.term < state.current_term
+        self.unchanged = _substance(state) if is_empty else None
 
     def acted(self, world: World, node: Node, effects: Effects, origin: NodeId | None) -> None:
-        """Effects keep their own promises; a message of an earlier term has none but its refusal (Raft §5.1)."""
+        """Effects keep their own promises; a message of an earlier term has none but its refusal (Raft §5.1).
+
+        The same goes for a pre-vote, which at its receiver changes nothing, and at its sender no term and no vote
+        (thesis §9.6).
+        """
         if self.unchanged is not None:
-            assert _substance(node.core.state) == self.unchanged, "a message of an earlier term changed something"
+            assert _substance(node.core.state) == self.unchanged, "a pre-vote or an old message changed something"
             assert all(isinstance(effect, Reply) for effect in effects)
             self.unchanged = None
         assert sum(isinstance(effect, Reply) for effect in effects) <= 1, "two replies to one request"
@@ -76,14 +98,26 @@ class Invariants:
                         assert node.disk.holds(entry.index, entry.term), f"{entry} applied before it was durable"
                 case RestoreSnapshot(snapshot=snapshot):
                     assert node.disk.snapshot_index >= snapshot.last_included_index, "restored before it was durable"
+                case Send(message=PreVoteRequest()):
+                    before, state = self.seen[node.node_id], node.core.state
+                    assert (state.current_term, state.voted_for) == (before.term, before.voted_for), "asking is no vote"
+                case ReadReady(read_ids=read_ids, read_index=read_index):
+                    # Whoever reads at the index sees all that anybody was told before the read began (thesis §6.4).
+                    for read_id in read_ids:
+                        assert read_id not in world.answered, f"read {read_id} is answered twice"
+                        assert read_index >= world.asked[read_id], f"read {read_id} misses what was committed before it"
+                case ReadRefused(read_ids=read_ids):
+                    assert world.answered.keys().isdisjoint(read_ids), f"one of the reads {read_ids} is answered twice"
                 case _:
                     pass
 
     def released(self, world: World, node: Node, packet: Packet) -> None:
         """Durable before visible: what a message says of its sender is on the sender's disk."""
         message, stored = packet.message, node.disk.hard_state
-        assert stored.current_term >= message.term, f"{packet} shows a term that is not durable"
-        self.terms[node.node_id] = max(message.term, self.terms.get(node.node_id, NO_TERM))
+        # Who asks around names the term after its own.
+        term = Term(message.term - 1) if isinstance(message, PreVoteRequest) else message.term
+        assert stored.current_term >= term, f"{packet} shows a term that is not durable"
+        self.terms[node.node_id] = max(term, self.terms.get(node.node_id, NO_TERM))
         match message:
             case RequestVoteRequest(candidate_id=candidate_id):
                 self._vote(node.node_id, message.term, candidate_id)
@@ -108,8 +142,10 @@ class Invariants:
         self._machines_agree(node)
         self._durable_index_is_true(node, state)
         self._match_indexes_are_true(world)
+        self._leases_are_true(world)
         self.seen[node.node_id] = _Seen(
             state.current_term,
+            state.voted_for,
             state.commit_index,
             state.last_applied,
             state.role,
@@ -135,7 +171,10 @@ class Invariants:
         assert set(state.progress) == (
             set(state.configuration.peers_of(state.node_id)) if state.role is Role.LEADER else set()
         )
+        if state.role is not Role.LEADER:
+            assert (state.transfer, state.reads_under_way, state.waiting_reads) == (None, None, [])
         for progress in state.progress.values():
+            assert progress.answered_round <= state.last_round
             assert progress.match_index < progress.next_index <= state.log.last_index + 1
             assert len(progress.inflight) <= state.config.max_inflight_appends
             assert sorted(progress.inflight) == list(progress.inflight)
@@ -228,6 +267,22 @@ class Invariants:
         known = self.digests.setdefault(node.machine.index, node.machine.digest)
         assert known == node.machine.digest, f"machines differ after {node.machine.index}"
 
+    def _leases_are_true(self, world: World) -> None:
+        """While a lease lasts nobody leads a later term, and its holder knows all that is committed (thesis §6.4.1).
+
+        All nodes have the world's clock.
+        """
+        for holder in world.nodes.values():
+            if not holder.is_up or holder.core.lease_until(world.now, heard_since=-math.inf) <= world.now:
+                continue
+            state = holder.core.state
+            for other in world.nodes.values():
+                rival = other.core.state
+                assert not (other.is_up and rival.role is Role.LEADER and rival.current_term > state.current_term), (
+                    f"{other.node_id} leads term {rival.current_term} while {state.node_id} holds a lease"
+                )
+            assert state.commit_index >= world.committed, f"{state.node_id} holds a lease and misses what is committed"
+
     def _match_indexes_are_true(self, world: World) -> None:
         """match_index counts only what is durable on the follower, and equal; until a later term reaches it."""
         for leader in world.nodes.values():
@@ -252,7 +307,9 @@ def _end_of(disk: Disk) -> tuple[Term, LogIndex]:
 
 
 def _substance(state: RaftState) -> tuple[object, ...]:
-    """What messages change, but for deadlines."""
+    """What messages change."""
     known = tuple((peer, progress.match_index, progress.next_index) for peer, progress in state.progress.items())
     log = state.log
-    return state.role, state.voted_for, tuple(state.votes), state.commit_index, log.last_index, log.last_term, known
+    office = state.role, state.current_term, state.voted_for, state.leader_id, tuple(state.votes)
+    deadlines = state.election_deadline, state.heartbeat_deadline, state.leader_protected_until
+    return office, deadlines, state.commit_index, log.last_index, log.last_term, known

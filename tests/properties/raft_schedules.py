@@ -13,7 +13,7 @@ from enum import Enum
 import attrs
 
 from clustercore.raft.config import RaftConfig
-from clustercore.raft.types import NodeId, Role
+from clustercore.raft.types import NodeId, ReadId, Role
 from tests.properties.raft_invariants import Invariants
 from tests.properties.raft_world import World
 
@@ -36,7 +36,10 @@ class Event(Enum):
     FLUSH = "finish all writes and tell the core"
     HEARTBEAT = "wake the leader at its deadline"
     EXPIRE = "wake a node at its deadline"
+    WAIT = "let some time pass"
     PROPOSE = "propose"
+    READ = "ask for an index to read at"
+    TRANSFER = "hand over"
     CRASH = "crash"
     START = "start what has crashed"
     UNREACHABLE = "break a connection"
@@ -60,7 +63,10 @@ WEIGHTS = {
     Event.FLUSH: 16,
     Event.HEARTBEAT: 9,
     Event.EXPIRE: 1.2,
+    Event.WAIT: 2,
     Event.PROPOSE: 10,
+    Event.READ: 5,
+    Event.TRANSFER: 0.5,
     Event.CRASH: 0.8,
     Event.START: 2,
     Event.UNREACHABLE: 0.8,
@@ -93,6 +99,8 @@ class Setup:
             max_append_bytes=self.max_append_bytes,
             max_inflight_appends=self.max_inflight_appends,
             snapshot_timeout_s=2.0,
+            # There is one clock, so that a lease may last to the last moment in which it is true.
+            max_clock_drift=0,
         )
         names = [f"n{number}" for number in range(1, self.nodes + 1)]
         return World(names, config=config, seed=self.seed, watchers=[invariants])
@@ -141,6 +149,9 @@ def _do(world: World, slow: int, number: int, step: Step) -> None:
         world.groups = {name: first >> bit & 1 for bit, name in enumerate(names)}
     elif event is Event.RECONNECT:
         world.groups = {}
+    elif event is Event.WAIT:
+        # Up to an election timeout in all, mostly less.
+        world.wait(world.config.election_timeout_s * (first % 11) * (second % 11) / 100)
     elif event is Event.CALM:
         _calm(world, [name for place, name in enumerate(names) if place != slow], first % 60)
     elif event is Event.REPLAY:
@@ -185,6 +196,14 @@ def _at_node(world: World, name: NodeId, number: int, event: Event, choice: int)
             # Mostly at a leader; else the proposal is refused, and that is all.
             target = name if leader is None or choice % 8 == 0 else leader.node_id
             world.propose(target, [b"%d.%d" % (number, part) for part in range(1 + choice % 3)])
+        case Event.READ:
+            # At any node that thinks it leads, and at times at one that does not.
+            leaders = [other.node_id for other in world.nodes.values() if other.is_up and other.core.takes_proposals]
+            target = leaders[choice % len(leaders)] if leaders and choice % 8 else name
+            world.read(target, [ReadId(len(world.asked) + 1)])
+        case Event.TRANSFER:
+            leader = world.leader()
+            world.transfer_leadership(leader.node_id if leader is not None else name, name)
         case Event.CRASH:
             world.crash(name, kept_writes=choice % 4, kept_entries=choice // 4 % 4)
         case Event.UNREACHABLE:
@@ -210,7 +229,7 @@ def _calm(world: World, names: Sequence[NodeId], rounds: int) -> None:
 
 
 def healed(world: World) -> None:
-    """End all faults; everyone must agree within bounded time, and commit one more proposal everywhere.
+    """End all faults; everyone must agree within bounded time, commit one more proposal everywhere, and read.
 
     Raises: AssertionError if that takes more than 400 heartbeats or elections.
     """
@@ -223,8 +242,12 @@ def healed(world: World) -> None:
     assert leader is not None
     world.propose(leader.node_id, [b"after the healing"])
     last_index = leader.core.state.log.last_index
+    assert leader.core.state.log.slice(last_index, last_index)[0].command == b"after the healing"
+    read_id = ReadId(len(world.asked) + 1)
+    world.read(leader.node_id, [read_id])
     _converge(world)
     assert all(node.machine.index >= last_index for node in world.nodes.values())
+    assert world.answered[read_id] is not None
 
 
 def _converge(world: World) -> None:
@@ -244,7 +267,8 @@ def _agree(world: World) -> bool:
     states = [node.core.state for node in world.nodes.values()]
     leaders = [state for state in states if state.role is Role.LEADER]
     return len(leaders) == 1 and all(
-        state.current_term == leaders[0].current_term
+        leaders[0].transfer is None
+        and state.current_term == leaders[0].current_term
         and state.leader_id == leaders[0].node_id
         and state.last_applied == state.log.last_index == leaders[0].log.last_index
         for state in states

@@ -23,6 +23,8 @@ from clustercore.raft.effects import (
     PersistEntries,
     PersistHardState,
     PersistSnapshot,
+    ReadReady,
+    ReadRefused,
     Reply,
     RestoreSnapshot,
     Send,
@@ -37,6 +39,7 @@ from clustercore.raft.types import (
     HardState,
     LogIndex,
     NodeId,
+    ReadId,
     Role,
     Snapshot,
     Term,
@@ -220,6 +223,11 @@ class World:
         self._rng = random.Random(seed)
         # Messages made so far.
         self.packets = 0
+        # The highest index that was ever committed anywhere.
+        self.committed = BEFORE_LOG
+        # Each read, and what was committed when it was asked for; and its answer: an index, or None if it was refused.
+        self.asked: dict[ReadId, LogIndex] = {}
+        self.answered: dict[ReadId, LogIndex | None] = {}
         self._watchers = watchers
         self.nodes: dict[NodeId, Node] = {}
         for name in sorted(self.configuration.voters):
@@ -273,6 +281,10 @@ class World:
         if node.core.deadline != float("inf"):
             self.now = max(self.now, node.core.deadline)
         return self._act(node, node.core.time_passed(self.now))
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and wake nobody."""
+        self.now += seconds
 
     # --- The network ---
 
@@ -361,6 +373,17 @@ class World:
         node = self.nodes[name]
         return self._act(node, node.core.propose(commands, self.now))
 
+    def read(self, name: NodeId, read_ids: Sequence[ReadId]) -> Effects:
+        """Ask a node for an index to read at."""
+        node = self.nodes[name]
+        self.asked |= dict.fromkeys(read_ids, self.committed)
+        return self._act(node, node.core.read(read_ids, self.now))
+
+    def transfer_leadership(self, name: NodeId, target: NodeId) -> Effects:
+        """Ask a node to hand over to another."""
+        node = self.nodes[name]
+        return self._act(node, node.core.transfer_leadership(target, self.now))
+
     def take_snapshot(self, name: NodeId, tail: int) -> bool:
         """Write a snapshot of a node's machine, keeping so many entries that it covers. Say whether it was worth it."""
         node = self.nodes[name]
@@ -398,8 +421,13 @@ class World:
                         node.machine.apply(entry)
                 case RestoreSnapshot():
                     node.machine.restore(effect.snapshot)
+                case ReadReady():
+                    self.answered |= dict.fromkeys(effect.read_ids, effect.read_index)
+                case ReadRefused():
+                    self.answered |= dict.fromkeys(effect.read_ids)
                 case _:
                     pass
+        self.committed = max(self.committed, node.core.state.commit_index)
         for watcher in self._watchers:
             watcher.settled(self, node)
         return effects

@@ -6,7 +6,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
+from clustercore.raft.config import RaftConfig
+from clustercore.raft.messages import PreVoteRequest, PreVoteResponse, RaftMessage, RequestVoteRequest
+from clustercore.raft.types import NodeId, Role
+from tests.properties.raft_invariants import Invariants
 from tests.properties.raft_schedules import WEIGHTS, Event, Setup, Step, healed, random_schedule, run
+from tests.properties.raft_world import World
 
 SETUPS = st.builds(
     Setup,
@@ -55,3 +60,54 @@ def test_schedules_reach_what_they_are_to_test() -> None:
     assert terms > 10
     assert committed > 50
     assert covered > 4
+
+
+def test_lease_outlasts_a_vote_that_is_late_when_the_voter_knows_its_term_already() -> None:
+    """Whoever hears a leader grants no vote, in whichever way it came to the vote's term (thesis §4.2.3, §6.4.1)."""
+    leader, first, second, rival, other = [NodeId(f"n{number}") for number in range(1, 6)]
+    world = World([leader, first, second, rival, other], config=RaftConfig(max_clock_drift=0), watchers=[Invariants()])
+
+    def deliver(kind: type[RaftMessage] | None = None, *, to: set[NodeId]) -> None:
+        """Deliver all messages of a kind to these nodes, and those that come of it if they go there as well."""
+        while True:
+            for name in to:
+                world.flush(name)
+            found = [
+                place
+                for place, packet in enumerate(world.pool)
+                if packet.to in to and (kind is None or isinstance(packet.message, kind))
+            ]
+            if not found:
+                return
+            world.deliver(found[0])
+
+    world.expire(leader)
+    deliver(to=set(world.nodes))
+    world.expire(leader)
+    deliver(to={first, second, rival, other})
+    # The answers are late. Meanwhile the rival stands, with the votes it asks for on their way for long.
+    world.expire(rival)
+    deliver(PreVoteRequest, to={first, other})
+    deliver(PreVoteResponse, to={rival})
+    assert world.nodes[rival].core.state.role is Role.CANDIDATE
+    for voter in (first, second):
+        world.expire(voter)
+    # They hear of its term by asking around, but that answer is late too.
+    deliver(PreVoteRequest, to={rival})
+    # Now the leader is heard by a majority, and knows that it is.
+    deliver(to={leader})
+    world.expire(leader)
+    for _ in range(2):
+        for name in (first, second, leader):
+            late = [p for p in world.pool if isinstance(p.message, PreVoteResponse | RequestVoteRequest)]
+            world.pool = [p for p in world.pool if p not in late]
+            deliver(to={name})
+            world.pool += late
+    assert world.nodes[leader].core.lease_until(world.now, heard_since=world.now) > world.now
+
+    deliver(PreVoteResponse, to={first, second})
+    deliver(RequestVoteRequest, to={first, second})
+    deliver(to={rival})
+
+    assert {world.nodes[voter].core.state.current_term for voter in (first, second)} == {2}
+    assert world.nodes[rival].core.state.role is not Role.LEADER

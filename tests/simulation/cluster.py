@@ -69,6 +69,14 @@ class Journal(StateMachine):
         if command == b"invalid":
             raise InvalidCommand("the journal takes anything but this")
 
+    def query(self, query: bytes) -> bytes:
+        """Return the last command, unless asked to fail."""
+        if query == b"raise":
+            raise RuntimeError("the machine cannot answer")
+        if query == b"invalid":
+            raise InvalidCommand("the journal answers anything but this")
+        return self.lines[-1][1] if self.lines else b""
+
     def snapshot(self) -> bytes:
         return json.dumps([(index, command.decode()) for index, command in self.lines]).encode()
 
@@ -178,6 +186,8 @@ class SimulatedCluster:
         # Every step that says something about a run, to compare two runs.
         self.trace: list[tuple[float, str]] = []
         self.violations: list[str] = []
+        # What was added to every machine's time of day.
+        self.clock_step_s = 0.0
 
     # --- Machines ---
 
@@ -221,6 +231,7 @@ class SimulatedCluster:
             discovery=StaticDiscovery({name: name for name in self.names}),
             config=self.config,
             rng=Random(self.rng.getrandbits(64)),
+            wall_clock=lambda: trio.current_time() + self.clock_step_s,
         )
         has_started = False
         try:

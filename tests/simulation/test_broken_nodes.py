@@ -68,7 +68,7 @@ def forgets_to_restore(patch: Patch) -> None:
     ("break_it", "first_seed"),
     # The seeds only save time: others find it too, after a while.
     [
-        (answers_before_it_is_durable, 10),
+        (answers_before_it_is_durable, 1),
         (calls_a_write_durable_before_it_is, 0),
         (forwards_again_what_may_have_arrived, 0),
         (proposes_again_what_was_in_its_log, 1),

@@ -276,7 +276,10 @@ def test_full_queue_makes_propose_wait(where: str) -> None:
 
 
 def test_minority_never_commits_and_its_queued_proposal_can_be_withdrawn() -> None:
-    """Cut off without a leader, a node keeps a proposal waiting; cancelled, it was certainly not done."""
+    """Cut off without a leader, a node keeps a proposal waiting; cancelled, it was certainly not done.
+
+    It asks around, and starts no term: too few say that it could win (thesis §9.6).
+    """
 
     async def main(cluster: SimulatedCluster) -> None:
         await cluster.start_all()
@@ -284,14 +287,19 @@ def test_minority_never_commits_and_its_queued_proposal_can_be_withdrawn() -> No
         minority = [leader.name, (await cluster.followers())[0].name]
         majority = [name for name in cluster.names if name not in minority]
         cut_off = cluster[minority[1]]
+        # Everyone knows of what is committed before the cut: the leader may tell it after that, too.
+        await cluster.converge()
+        await trio.sleep(0.5)
         before = cut_off.running.status().commit_index
         cluster.network.partition(minority, majority)
         await cluster.stop(leader.name)
-        await eventually(lambda: cut_off.running.status().role is Role.CANDIDATE)
+        await eventually(lambda: cut_off.running.status().role is Role.PRE_CANDIDATE)
+        term = cut_off.running.status().term
 
         with trio.move_on_after(30) as scope:
             await cut_off.running.propose(b"withdrawn")
         assert scope.cancelled_caught
+        assert (cut_off.running.status().role, cut_off.running.status().term) == (Role.PRE_CANDIDATE, term)
         assert cut_off.running.status().commit_index == before
         assert cut_off.running.status().pending_proposals == 0
         await (await cluster.leader(majority)).running.propose(b"majority")
@@ -305,7 +313,10 @@ def test_minority_never_commits_and_its_queued_proposal_can_be_withdrawn() -> No
 
 
 def test_minority_leader_commits_nothing() -> None:
-    """A leader cut off with a minority appends but never commits; its proposals wait."""
+    """A leader cut off with a minority appends, never commits, and steps down after an election timeout.
+
+    That ends what it had appended (CheckQuorum, thesis §6.2): the outcome is unknown. Later ones wait for a leader.
+    """
 
     async def main(cluster: SimulatedCluster) -> None:
         await cluster.start_all()
@@ -315,24 +326,38 @@ def test_minority_leader_commits_nothing() -> None:
         async with trio.open_nursery() as nursery:
             outcomes = Outcomes(nursery)
             outcomes.propose(leader, b"x", b"y")
+            with trio.move_on_after(0.5) as scope:
+                await leader.running.propose(b"given up")
+            assert scope.cancelled_caught
+            # In the log, so that giving up waiting does not take it back; when their fate is known the count falls.
+            status = leader.running.status()
+            assert (status.role, status.pending_proposals, outcomes.errors) == (Role.LEADER, 3, {})
             await trio.sleep(60)
 
-            assert (outcomes.applied, outcomes.errors) == ({}, {})
+            assert outcomes.kinds == {b"x": OutcomeUnknown, b"y": OutcomeUnknown}
+            assert leader.running.status().role is not Role.LEADER
+            assert leader.running.status().pending_proposals == 0
+            outcomes.propose(leader, b"queued")
+            await trio.sleep(60)
+
+            assert len(outcomes.errors) == 2
             assert leader.running.status().commit_index == before
-            assert leader.running.status().pending_proposals == 2
-            nursery.cancel_scope.cancel()
-        # In the log, so that giving up waiting does not take them back; when their fate is known the count falls.
-        assert leader.running.status().pending_proposals == 2
-        cluster.network.heal()
+            assert leader.running.status().pending_proposals == 1
+            cluster.network.heal()
+        assert list(outcomes.applied) == [b"queued"]
         await cluster.converge()
         assert leader.running.status().pending_proposals == 0
+        assert leader.machine.commands == [b"queued"]
 
     simulate(main)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_isolated_leader_ends_its_proposals_unknown_when_it_learns_of_a_later_term(seed: int) -> None:
-    """What was in its log is unknown once it steps down; all agree after the heal, and nothing acknowledged is lost."""
+def test_isolated_leader_ends_its_proposals_unknown_when_it_steps_down(seed: int) -> None:
+    """What was in its log is unknown once it steps down, which it does before it hears of the later term.
+
+    All agree after the heal, and nothing acknowledged is lost.
+    """
 
     async def main(cluster: SimulatedCluster) -> None:
         await cluster.start_all()
@@ -342,13 +367,14 @@ def test_isolated_leader_ends_its_proposals_unknown_when_it_learns_of_a_later_te
         async with trio.open_nursery() as nursery:
             outcomes = Outcomes(nursery)
             outcomes.propose(old, b"lost 1", b"lost 2")
+            await wait_all_tasks_blocked()
+            assert (old.running.status().pending_proposals, outcomes.errors) == (2, {})
             new = await cluster.leader(others(cluster, old))
             acknowledged.append((b"meanwhile", await new.running.propose(b"meanwhile")))
-            assert outcomes.errors == {}
-
-            cluster.network.heal()
             await eventually(lambda: len(outcomes.errors) == 2)
+            assert old.running.status().term < new.running.status().term
         assert outcomes.kinds == {b"lost 1": OutcomeUnknown, b"lost 2": OutcomeUnknown}
+        cluster.network.heal()
         await cluster.converge()
         cluster.check_acknowledged(acknowledged, attempted=[b"before", b"meanwhile", b"lost 1", b"lost 2"])
         # No quorum had them: here they are certainly gone.
@@ -386,14 +412,12 @@ def test_two_nodes_that_disagree_on_who_leads_do_not_spin() -> None:
     async def main(cluster: SimulatedCluster) -> None:
         await cluster.start_all()
         old = await cluster.leader()
-        follower, candidate = await cluster.followers()
-        # The old leader falls to a later term; the follower hears of it from nobody yet.
-        cluster.network.isolate(candidate.name)
-        await eventually(lambda: candidate.running.status().term > old.running.status().term + 2)
-        cluster.network.partition([follower.name], [old.name, candidate.name])
-        await eventually(lambda: old.running.status().role is not Role.LEADER)
-        cluster.network.partition([follower.name, old.name], [candidate.name])
-        assert follower.running.status().leader_id == old.name
+        follower, successor = await cluster.followers()
+        # The old leader hands over; the follower hears of it from nobody yet, nor does it after the next cut.
+        cluster.network.isolate(follower.name)
+        assert await old.running.transfer_leadership(successor.name) == successor.name
+        cluster.network.partition([follower.name, old.name], [successor.name])
+        assert (follower.running.status().leader_id, old.running.status().leader_id) == (old.name, successor.name)
         applied = await follower.running.propose(b"x")
         assert applied.result.endswith(b"x")
 

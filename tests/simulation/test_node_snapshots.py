@@ -50,11 +50,14 @@ def test_restart_reads_snapshot_and_log(size: int) -> None:
         await check(cluster, acknowledged)
         for name in cluster.names:
             await cluster.stop(name)
+        # A leader that stops hands over, and who takes over opens its term with a no-op.
+        last_indexes = {name: cluster[name].disk.synced.entries[-1].index for name in cluster.names}
+        assert min(last_indexes.values()) >= 14
         for name in cluster.names:
             machine = await cluster.start(name)
             assert machine.machine.restored == 1
             assert machine.running.status().last_applied == machine.disk.synced.snapshot.last_included_index  # type: ignore[union-attr]  # restored from it
-            assert machine.running.status().last_log_index == 14
+            assert machine.running.status().last_log_index == last_indexes[name]
 
         acknowledged += await fill(await cluster.leader(), 3, "y")
         await check(cluster, acknowledged)

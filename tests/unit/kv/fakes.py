@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import trio.abc
 from clustercore.interfaces import (
     AcceptLink,
     Applied,
+    Consistency,
     Lane,
     Link,
     LinkClosed,
@@ -21,6 +23,7 @@ from clustercore.interfaces import (
     NodeStatus,
     NodeStopped,
     PeerUnreachable,
+    ReadResult,
     Role,
     Service,
     ServiceTransport,
@@ -45,11 +48,14 @@ class FakeNode(NodeHandle):
     def __init__(self, machine: KeyValueMachine) -> None:
         self.machine = machine
         self.proposals = 0
-        # Raised by the next proposals, one each, in place of applying them.
+        self.reads = 0
+        # Raised by the next proposals or reads, one each, in place of carrying them out.
         self.errors: deque[Exception] = deque()
         # How long each proposal was to wait for a leader.
         self.give_up_s: list[float | None] = []
         self.is_stopped = False
+        # Reads wait for a leader that never comes.
+        self.hangs = False
 
     @property
     def node_id(self) -> NodeId:
@@ -64,6 +70,17 @@ class FakeNode(NodeHandle):
         self.machine.validate(command)
         index = LogIndex(self.machine.applied_index + 1)
         return Applied(index, TERM, self.machine.apply(index, command))
+
+    async def read(
+        self, query: bytes, *, consistency: Consistency = Consistency.LINEARIZABLE, max_lag_s: float = math.inf
+    ) -> ReadResult:
+        await trio.lowlevel.checkpoint()
+        self.reads += 1
+        if self.hangs:
+            await trio.sleep_forever()
+        if self.errors:
+            raise self.errors.popleft()
+        return ReadResult(self.machine.query(query), LogIndex(self.machine.applied_index), consistency)
 
     def status(self) -> NodeStatus:
         if self.is_stopped:

@@ -77,15 +77,15 @@ async def test_client_returns_what_the_machine_answers() -> None:
     client = Cluster().client
 
     assert await client.put("k", b"1") == PutResult(1)
-    assert await client.get("k") == GetResult(b"1", 1, 2)
-    assert await client.cas("k", b"2", expected=b"1") == CasResult(True, 3)
-    assert await client.cas("k", b"3", expected=1) == CasResult(False, 3, b"2")
-    assert await client.cas("new", b"", expected=None) == CasResult(True, 5)
-    assert await client.cas("newer", b"", expected=0) == CasResult(True, 6)
-    assert await client.scan("k") == ScanResult((KvPair("k", b"2", 3),), False, 7)
-    assert await client.scan(limit=1, start_after="k", local=True) == ScanResult((KvPair("new", b"", 5),), True, 7)
-    assert await client.delete("k") == DeleteResult(True, 8)
-    assert await client.get("k", local=True) == GetResult(None, 0, 8)
+    assert await client.get("k") == GetResult(b"1", 1, 1)
+    assert await client.cas("k", b"2", expected=b"1") == CasResult(True, 2)
+    assert await client.cas("k", b"3", expected=1) == CasResult(False, 2, b"2")
+    assert await client.cas("new", b"", expected=None) == CasResult(True, 4)
+    assert await client.cas("newer", b"", expected=0) == CasResult(True, 5)
+    assert await client.scan("k") == ScanResult((KvPair("k", b"2", 2),), False, 5)
+    assert await client.scan(limit=1, start_after="k", local=True) == ScanResult((KvPair("new", b"", 4),), True, 5)
+    assert await client.delete("k") == DeleteResult(True, 6)
+    assert await client.get("k", local=True) == GetResult(None, 0, 6)
 
 
 @pytest.mark.parametrize("operation", READS + LOCAL_READS + WRITES)
@@ -124,7 +124,8 @@ async def test_not_done_is_tried_again(
     await operation(cluster.client)
 
     assert cluster.transport.asked == ["a", "b", "c", "a", "b"]
-    assert cluster.node.machine.applied_index == 1
+    assert cluster.node.proposals + cluster.node.reads == 5
+    assert cluster.node.machine.applied_index == (1 if cluster.node.proposals else 0)
 
 
 @pytest.mark.parametrize("error", CUT_OFF, ids=lambda error: type(error).__name__)

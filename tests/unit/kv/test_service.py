@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from clustercore.interfaces import (
+    InvalidCommand,
     InvariantError,
     NodeStopped,
     NotLeader,
@@ -15,7 +16,7 @@ from clustercore.interfaces import (
     Service,
     ServiceError,
 )
-from clustercore_kv import Delete, KeyValueMachine, Put
+from clustercore_kv import Cas, Command, Delete, KeyValueMachine, Put, encode_command
 from clustercore_kv._proto.clustercore.v1 import (
     CasRequest,
     CasResponse,
@@ -61,8 +62,8 @@ def test_service_has_the_methods_of_kv_proto() -> None:
     assert set(service.streams) == {"Watch"}
 
 
-async def test_requests_go_through_the_log() -> None:
-    """Each request is proposed, and its response holds what the machine answered."""
+async def test_writes_are_proposed_and_reads_are_read() -> None:
+    """Only what changes something goes through the log; each response holds what the machine answered."""
     node, service = serve()
     call = service.unary
 
@@ -75,13 +76,13 @@ async def test_requests_go_through_the_log() -> None:
     absent = GetResponse.parse(await call["Get"](bytes(GetRequest(key="a"))))
 
     assert put == PutResponse(result=PutResult(revision=1))
-    assert got == GetResponse(result=GetResult(value=b"1", revision=1, applied_index=2))
-    assert cas == CasResponse(result=CasResult(swapped=True, revision=3))
-    assert failed == CasResponse(result=CasResult(swapped=False, revision=3, value=b"2"))
-    assert page == ScanResponse(result=ScanResult(pairs=[KvPair(key="a", value=b"2", revision=3)], applied_index=5))
-    assert gone == DeleteResponse(result=DeleteResult(deleted=True, revision=6))
-    assert absent == GetResponse(result=GetResult(applied_index=7))
-    assert node.proposals == 7
+    assert got == GetResponse(result=GetResult(value=b"1", revision=1, applied_index=1))
+    assert cas == CasResponse(result=CasResult(swapped=True, revision=2))
+    assert failed == CasResponse(result=CasResult(swapped=False, revision=2, value=b"2"))
+    assert page == ScanResponse(result=ScanResult(pairs=[KvPair(key="a", value=b"2", revision=2)], applied_index=3))
+    assert gone == DeleteResponse(result=DeleteResult(deleted=True, revision=4))
+    assert absent == GetResponse(result=GetResult(applied_index=4))
+    assert (node.proposals, node.reads) == (4, 3)
 
 
 async def test_local_reads_propose_nothing() -> None:
@@ -95,6 +96,38 @@ async def test_local_reads_propose_nothing() -> None:
     assert got == GetResponse(result=GetResult(value=b"1", revision=5, applied_index=5))
     assert page == ScanResponse(result=ScanResult(pairs=[KvPair(key="a", value=b"1", revision=5)], applied_index=5))
     assert node.proposals == 0
+
+
+@pytest.mark.parametrize("error", [NodeStopped("stopped"), InvariantError("bug")])
+async def test_failed_reads_are_not_done(error: Exception) -> None:
+    """A read changes nothing, so whatever keeps a node from answering it, it may be tried again."""
+    node, service = serve()
+    node.errors.append(error)
+
+    response = GetResponse.parse(await service.unary["Get"](bytes(GetRequest(key="a"))))
+
+    assert response == GetResponse(error=KvError(code=KvErrorCode.NOT_DONE, message=str(error), leader_id=LEADER))
+
+
+async def test_read_that_finds_no_leader_is_not_done(autojump_clock: MockClock) -> None:
+    """It is answered while the client still waits, as a proposal is."""
+    node, service = serve()
+    node.hangs = True
+
+    response = GetResponse.parse(await service.unary["Get"](bytes(GetRequest(key="a"))))
+
+    assert response.error is not None
+    assert response.error.code == KvErrorCode.NOT_DONE
+    assert trio.current_time() < 2
+
+
+@pytest.mark.parametrize("command", [Put("a", b"1"), Delete("a"), Cas("a", b"1", None)])
+def test_command_that_changes_something_is_no_query(command: Command) -> None:
+    """It would change one replica only."""
+    machine = KeyValueMachine()
+
+    with pytest.raises(InvalidCommand, match="is no query"):
+        machine.query(encode_command(command))
 
 
 @pytest.mark.parametrize(

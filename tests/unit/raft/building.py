@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
+import attrs
+
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.core import RaftCore
 from clustercore.raft.entry import Entry, EntryKind
@@ -13,10 +15,14 @@ from clustercore.raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    PreVoteRequest,
+    PreVoteResponse,
     RequestVoteRequest,
     RequestVoteResponse,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
 )
-from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, Snapshot, Term, WriteId
+from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, Round, Snapshot, Term, WriteId
 
 __all__ = [
     "CONFIG",
@@ -37,8 +43,13 @@ __all__ = [
     "log_of",
     "no_op",
     "picture",
+    "pre_candidate",
+    "pre_vote_request",
+    "pre_vote_response",
     "refused",
     "snapshot",
+    "timeout_now",
+    "timeout_now_response",
     "vote_request",
     "vote_response",
 ]
@@ -87,29 +98,62 @@ def snapshot(index: int, term: int) -> Snapshot:
 
 
 def append(
-    term: int, leader: str, prev: tuple[int, int] = (0, 0), entries: Iterable[Entry] = (), commit: int = 0
+    term: int,
+    leader: str,
+    prev: tuple[int, int] = (0, 0),
+    entries: Iterable[Entry] = (),
+    commit: int = 0,
+    *,
+    round_number: int = 0,
 ) -> AppendEntriesRequest:
     """An AppendEntries request; ``prev`` is the index and term of the entry before."""
     return AppendEntriesRequest(
-        Term(term), NodeId(leader), LogIndex(prev[0]), Term(prev[1]), LogIndex(commit), tuple(entries)
+        Term(term),
+        NodeId(leader),
+        LogIndex(prev[0]),
+        Term(prev[1]),
+        LogIndex(commit),
+        tuple(entries),
+        Round(round_number),
     )
 
 
-def appended(term: int, prev: int, match: int) -> AppendEntriesResponse:
+def appended(term: int, prev: int, match: int, *, round_number: int = 0) -> AppendEntriesResponse:
     """A positive answer to it."""
-    return AppendEntriesResponse(Term(term), True, LogIndex(prev), LogIndex(match))
+    return AppendEntriesResponse(Term(term), True, LogIndex(prev), LogIndex(match), round=Round(round_number))
 
 
-def refused(term: int, prev: int, conflict: tuple[int, int] = (0, 0)) -> AppendEntriesResponse:
+def refused(
+    term: int, prev: int, conflict: tuple[int, int] = (0, 0), *, round_number: int = 0
+) -> AppendEntriesResponse:
     """A negative answer; ``conflict`` is the conflicting term and the first index of it."""
     return AppendEntriesResponse(
-        Term(term), False, LogIndex(prev), conflict_term=Term(conflict[0]), conflict_index=LogIndex(conflict[1])
+        Term(term),
+        False,
+        LogIndex(prev),
+        conflict_term=Term(conflict[0]),
+        conflict_index=LogIndex(conflict[1]),
+        round=Round(round_number),
     )
 
 
-def vote_request(term: int, candidate_id: str, last: tuple[int, int] = (0, 0)) -> RequestVoteRequest:
+def pre_vote_request(term: int, candidate_id: str, last: tuple[int, int] = (0, 0)) -> PreVoteRequest:
+    """A PreVote request; ``term`` is the one the node would stand in, ``last`` its last entry's index and term."""
+    return PreVoteRequest(Term(term), NodeId(candidate_id), LogIndex(last[0]), Term(last[1]))
+
+
+def pre_vote_response(term: int, candidate_term: int, granted: bool) -> PreVoteResponse:
+    """The answer to it."""
+    return PreVoteResponse(Term(term), Term(candidate_term), granted)
+
+
+def vote_request(
+    term: int, candidate_id: str, last: tuple[int, int] = (0, 0), *, is_leadership_transfer: bool = False
+) -> RequestVoteRequest:
     """A RequestVote request; ``last`` is the index and term of the candidate's last entry."""
-    return RequestVoteRequest(Term(term), NodeId(candidate_id), LogIndex(last[0]), Term(last[1]))
+    return RequestVoteRequest(
+        Term(term), NodeId(candidate_id), LogIndex(last[0]), Term(last[1]), is_leadership_transfer
+    )
 
 
 def vote_response(term: int, granted: bool) -> RequestVoteResponse:
@@ -127,6 +171,16 @@ def install(term: int, leader: str, content: Snapshot) -> InstallSnapshotRequest
 def installed(term: int, match: int) -> InstallSnapshotResponse:
     """The answer to it."""
     return InstallSnapshotResponse(Term(term), LogIndex(match))
+
+
+def timeout_now(term: int, leader: str) -> TimeoutNowRequest:
+    """A TimeoutNow request."""
+    return TimeoutNowRequest(Term(term), NodeId(leader))
+
+
+def timeout_now_response(term: int) -> TimeoutNowResponse:
+    """The answer to it."""
+    return TimeoutNowResponse(Term(term))
 
 
 # --- Cores ---
@@ -156,6 +210,20 @@ def follower(
     )
 
 
+def pre_candidate(
+    voters: str = "abc",
+    *,
+    entries: Iterable[Entry] = (),
+    term: int = 1,
+    stored: Snapshot | None = None,
+    config: RaftConfig = CONFIG,
+) -> RaftCore:
+    """Node ``a`` in ``term - 1``, asking since time 1 whether it would win ``term``. Alone, it stands already."""
+    core = follower(voters, entries=entries, term=term - 1, stored=stored, config=config)
+    core.time_passed(1.0)
+    return core
+
+
 def candidate(
     voters: str = "abc",
     *,
@@ -165,8 +233,9 @@ def candidate(
     config: RaftConfig = CONFIG,
 ) -> RaftCore:
     """Node ``a`` standing for election in ``term`` since time 1; its vote for itself (write 1) is not durable yet."""
-    core = follower(voters, entries=entries, term=term - 1, stored=stored, config=config)
-    core.time_passed(1.0)
+    core = pre_candidate(voters, entries=entries, term=term, stored=stored, config=config)
+    for voter in core.state.configuration.peers_of(A)[: len(voters) // 2]:
+        core.receive(voter, pre_vote_response(term - 1, term, True), 1.0)
     return core
 
 
@@ -207,6 +276,10 @@ def picture(core: RaftCore) -> dict[str, object]:
             "commit_index",
             "last_applied",
             "durable_index",
+            "leader_protected_until",
+            "has_told_successor",
+            "last_round",
+            "reads_under_way",
             "election_deadline",
             "heartbeat_deadline",
             "last_write_id",
@@ -219,6 +292,9 @@ def picture(core: RaftCore) -> dict[str, object]:
     seen["base"] = (state.log.base_index, state.log.term_at(state.log.base_index))
     seen["log"] = tuple(int(entry.term) for entry in held)
     seen["votes"] = dict(state.votes)
+    seen["transfer"] = None if state.transfer is None else attrs.astuple(state.transfer)
+    seen["rounds_sent"] = tuple(state.rounds_sent)
+    seen["waiting_reads"] = tuple(state.waiting_reads)
     for peer, progress in state.progress.items():
         seen[f"progress of {peer}"] = (
             progress.state.value,
@@ -227,7 +303,8 @@ def picture(core: RaftCore) -> dict[str, object]:
             f"inflight {' '.join(str(index) for index in progress.inflight)}".strip(),
             progress.waiting_since,
         )
-    seen["log_writes"] = tuple((write.write_id, write.last_index) for write in state._log_writes)
+        seen[f"contact with {peer}"] = (f"round {progress.answered_round}", progress.last_contact)
+    seen["log_writes"] = tuple((write.write_id, write.last_index, write.since) for write in state._log_writes)
     seen["draws"] = state.rng.draws
     return seen
 

@@ -71,6 +71,7 @@ def test_followers_commit_without_the_leaders_disk() -> None:
     assert changes(before, core) == {
         "commit_index": 1,
         "progress of c": ("replicate", "match 1 next 2", "inflight", 1.25),
+        "contact with c": ("round 0", 1.25),
     }
 
     assert core.storage_done(WriteId(2), 1.5) == (Apply((no_op(1, 1),)),)
@@ -126,7 +127,7 @@ def test_followers_learn_of_the_commit_with_the_next_request() -> None:
     core = leader("ab")
     core.receive(B, appended(1, 0, 1), 1.0)
 
-    assert core.time_passed(1.25) == (Send(B, append(1, "a", prev=(1, 1), commit=1)),)
+    assert core.time_passed(1.25) == (Send(B, append(1, "a", prev=(1, 1), commit=1, round_number=2)),)
 
 
 def test_leader_that_is_no_longer_a_leader_applies_what_was_committed() -> None:

@@ -25,8 +25,12 @@ from tests.unit.raft.building import (
     log_of,
     no_op,
     picture,
+    pre_candidate,
+    pre_vote_request,
+    pre_vote_response,
     refused,
     snapshot,
+    timeout_now_response,
     vote_request,
     vote_response,
 )
@@ -59,6 +63,10 @@ def test_node_starts_as_follower_with_an_election_deadline() -> None:
         "commit_index": 0,
         "last_applied": 0,
         "durable_index": 2,
+        "leader_protected_until": 1.0,
+        "has_told_successor": False,
+        "last_round": 0,
+        "reads_under_way": None,
         "election_deadline": 1.0,
         "heartbeat_deadline": math.inf,
         "last_write_id": 0,
@@ -68,21 +76,21 @@ def test_node_starts_as_follower_with_an_election_deadline() -> None:
         "base": (0, 0),
         "log": (1, 2),
         "votes": {},
+        "transfer": None,
+        "rounds_sent": (),
+        "waiting_reads": (),
         "log_writes": (),
         "draws": 1,
     }
     assert core.deadline == 1.0
 
 
-def test_follower_that_hears_no_leader_stands_for_election() -> None:
+def test_follower_that_wins_a_pre_vote_stands_for_election() -> None:
     """It increments its term, votes for itself, and asks all others once that is durable (Raft §5.2)."""
-    core = follower(entries=log_of(1, 2), term=3)
+    core = pre_candidate(entries=log_of(1, 2), term=4)
     before = picture(core)
 
-    assert core.time_passed(0.99) == ()
-    assert picture(core) == before
-
-    effects = core.time_passed(1.0)
+    effects = core.receive(C, pre_vote_response(3, 4, True), 1.25)
 
     assert effects == (
         hard_state(1, 4, "a"),
@@ -94,14 +102,15 @@ def test_follower_that_hears_no_leader_stands_for_election() -> None:
         "current_term": 4,
         "voted_for": A,
         "role": Role.CANDIDATE,
-        "election_deadline": 2.0,
+        "election_deadline": 2.25,
         "last_write_id": 1,
         "hard_state_write_id": 1,
+        "votes": {},
     }
 
 
-def test_candidate_that_wins_nothing_stands_again_in_a_new_term() -> None:
-    """A split vote ends with a time-out and a new election (Raft §5.2); earlier answers count for nothing then."""
+def test_candidate_that_wins_nothing_asks_around_and_stands_in_a_new_term() -> None:
+    """A split vote ends with a time-out and a new election (Raft §5.2), after a new pre-vote (thesis §9.6)."""
     core = candidate("abcde", term=3)
     core.storage_done(WriteId(1), 1.0)
     core.receive(B, vote_response(3, True), 1.5)
@@ -110,13 +119,28 @@ def test_candidate_that_wins_nothing_stands_again_in_a_new_term() -> None:
     effects = core.time_passed(2.0)
 
     assert effects == (
+        *(Send(peer, pre_vote_request(4, "a")) for peer in (B, C, D, E)),
+        role_changed(Role.PRE_CANDIDATE, 3),
+    )
+    assert changes(before, core) == {"role": Role.PRE_CANDIDATE, "election_deadline": 3.0, "votes": {A: True}}
+    # Earlier answers count for nothing then.
+    assert core.receive(C, vote_response(3, True), 2.5) == ()
+    assert core.receive(C, pre_vote_response(3, 3, True), 2.5) == ()
+    assert core.state.votes == {A: True}
+    before = picture(core)
+
+    core.receive(C, pre_vote_response(3, 4, True), 2.5)
+    effects = core.receive(D, pre_vote_response(3, 4, True), 2.5)
+
+    assert effects == (
         hard_state(2, 4, "a"),
         *(Send(peer, vote_request(4, "a"), after=WriteId(2)) for peer in (B, C, D, E)),
         role_changed(Role.CANDIDATE, 4),
     )
     assert changes(before, core) == {
         "current_term": 4,
-        "election_deadline": 3.0,
+        "role": Role.CANDIDATE,
+        "election_deadline": 3.5,
         "last_write_id": 2,
         "hard_state_write_id": 2,
         "votes": {},
@@ -157,7 +181,9 @@ def test_single_node_elects_itself_once_its_vote_is_durable() -> None:
         "last_write_id": 2,
         "done_write_id": 1,
         "log": (1,),
-        "log_writes": ((2, 1),),
+        "log_writes": ((2, 1, 1.5),),
+        "last_round": 1,
+        "rounds_sent": ((1, 1.5),),
     }
     assert core.deadline == 1.75
 
@@ -177,13 +203,16 @@ def test_candidate_wins_with_the_votes_of_a_majority(voters: str, needed: int) -
 
     assert effects == (
         PersistEntries(WriteId(2), (no_op(1, 1),)),
-        *(Send(peer, append(1, "a", entries=[no_op(1, 1)])) for peer in peers),
+        *(Send(peer, append(1, "a", entries=[no_op(1, 1)], round_number=1)) for peer in peers),
         role_changed(Role.LEADER, 1, "a"),
     )
 
 
 def test_new_leader_sends_its_no_op_from_where_its_log_ended() -> None:
-    """nextIndex starts at the leader's last index + 1, matchIndex at 0 (Raft Figure 2); the no-op is sent at once."""
+    """nextIndex starts at the leader's last index + 1, matchIndex at 0 (Raft Figure 2); the no-op is sent at once.
+
+    It is the term's first round, and every follower counts as heard of when the term begins.
+    """
     core = candidate(entries=log_of(1, 1, 2), term=3)
     core.storage_done(WriteId(1), 1.0)
     before = picture(core)
@@ -192,8 +221,8 @@ def test_new_leader_sends_its_no_op_from_where_its_log_ended() -> None:
 
     assert effects == (
         PersistEntries(WriteId(2), (no_op(4, 3),)),
-        Send(B, append(3, "a", prev=(3, 2), entries=[no_op(4, 3)])),
-        Send(C, append(3, "a", prev=(3, 2), entries=[no_op(4, 3)])),
+        Send(B, append(3, "a", prev=(3, 2), entries=[no_op(4, 3)], round_number=1)),
+        Send(C, append(3, "a", prev=(3, 2), entries=[no_op(4, 3)], round_number=1)),
         role_changed(Role.LEADER, 3, "a"),
     )
     assert changes(before, core) == {
@@ -203,10 +232,14 @@ def test_new_leader_sends_its_no_op_from_where_its_log_ended() -> None:
         "heartbeat_deadline": 1.5,
         "last_write_id": 2,
         "log": (1, 1, 2, 3),
-        "log_writes": ((2, 4),),
+        "log_writes": ((2, 4, 1.25),),
         "votes": {},
+        "last_round": 1,
+        "rounds_sent": ((1, 1.25),),
         "progress of b": ("probe", "paused", "match 0 next 4", "inflight", 0.0),
         "progress of c": ("probe", "paused", "match 0 next 4", "inflight", 0.0),
+        "contact with b": ("round 0", 1.25),
+        "contact with c": ("round 0", 1.25),
     }
 
 
@@ -225,6 +258,7 @@ def test_own_vote_of_an_earlier_term_does_not_count_in_the_next() -> None:
     """When the disk is slower than the election, the write that ends is that of an old vote."""
     core = candidate("a")
     core.time_passed(2.0)
+    assert (core.state.role, core.state.current_term) == (Role.CANDIDATE, 2)
     before = picture(core)
 
     assert core.storage_done(WriteId(1), 2.0) == ()
@@ -282,7 +316,12 @@ def test_candidate_follows_the_leader_of_its_term(prev: tuple[int, int], answer:
 
     # The answer shows the term, whose write is under way.
     assert effects == (Reply(answer, after=WriteId(1)), role_changed(Role.FOLLOWER, 1, "b"))  # type: ignore[arg-type]
-    assert changes(before, core) == {"role": Role.FOLLOWER, "leader_id": B, "election_deadline": 2.5}
+    assert changes(before, core) == {
+        "role": Role.FOLLOWER,
+        "leader_id": B,
+        "leader_protected_until": 2.5,
+        "election_deadline": 2.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -293,13 +332,17 @@ def test_candidate_follows_the_leader_of_its_term(prev: tuple[int, int], answer:
         appended(7, 0, 0),
         refused(7, 0),
         installed(7, 0),
+        pre_vote_response(7, 1, False),
+        pre_vote_response(7, 1, True),
+        timeout_now_response(7),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("role", ["follower", "candidate", "leader"])
+@pytest.mark.parametrize("role", ["follower", "pre_candidate", "candidate", "leader"])
 def test_response_with_a_higher_term_makes_a_follower(role: str, message: RaftMessage) -> None:
     """Whoever finds its term out of date becomes a follower in the higher one (Raft §5.1), and records it."""
-    core = {"follower": follower, "candidate": candidate, "leader": leader}[role]("abc")
+    make = {"follower": follower, "pre_candidate": pre_candidate, "candidate": candidate, "leader": leader}[role]
+    core = make("abc")
     before = picture(core)
     write_id = core.state.last_write_id + 1
 
@@ -312,10 +355,13 @@ def test_response_with_a_higher_term_makes_a_follower(role: str, message: RaftMe
         "last_write_id": write_id,
         "hard_state_write_id": write_id,
     }
-    if role != "follower":
-        expected |= {"voted_for": None}
-    else:
+    if role == "follower":
         del expected["role"]
+    elif role == "pre_candidate":
+        # It has voted for nobody: it only asked.
+        expected |= {"votes": {}}
+    else:
+        expected |= {"voted_for": None}
     if role == "leader":
         # A leader had no election deadline.
         expected |= {
@@ -324,6 +370,8 @@ def test_response_with_a_higher_term_makes_a_follower(role: str, message: RaftMe
             "heartbeat_deadline": math.inf,
             "progress of b": None,
             "progress of c": None,
+            "contact with b": None,
+            "contact with c": None,
         }
     assert changes(before, core) == expected
 
@@ -345,12 +393,15 @@ def test_deposed_leader_answers_its_successor_when_the_new_term_is_durable() -> 
         "voted_for": None,
         "role": Role.FOLLOWER,
         "leader_id": B,
+        "leader_protected_until": 2.5,
         "election_deadline": 2.5,
         "heartbeat_deadline": math.inf,
         "last_write_id": 3,
         "hard_state_write_id": 3,
         "progress of b": None,
         "progress of c": None,
+        "contact with b": None,
+        "contact with c": None,
     }
 
 
@@ -362,23 +413,26 @@ def test_vote_is_given_and_shown_once_durable() -> None:
     core = follower(entries=log_of(1, 2), term=3)
     before = picture(core)
 
-    effects = core.receive(B, vote_request(3, "b", last=(2, 2)), 0.5)
+    effects = core.receive(B, vote_request(3, "b", last=(2, 2)), 1.0)
 
     assert effects == (hard_state(1, 3, "b"), Reply(vote_response(3, True), after=WriteId(1)))
     assert changes(before, core) == {
         "voted_for": B,
-        "election_deadline": 1.5,
+        "election_deadline": 2.0,
         "last_write_id": 1,
         "hard_state_write_id": 1,
     }
 
 
 def test_vote_in_a_higher_term_takes_over_the_term_first() -> None:
-    """Both are written; the answer waits for the later write, which has the vote."""
+    """Both are written; the answer waits for the later write, which has the vote.
+
+    The request comes an election timeout after the start, when no leader needs to be protected any more.
+    """
     core = follower(term=3, voted_for="c")
     before = picture(core)
 
-    effects = core.receive(B, vote_request(5, "b"), 0.5)
+    effects = core.receive(B, vote_request(5, "b"), 1.0)
 
     assert effects == (
         hard_state(1, 5),
@@ -389,7 +443,7 @@ def test_vote_in_a_higher_term_takes_over_the_term_first() -> None:
     assert changes(before, core) == {
         "current_term": 5,
         "voted_for": B,
-        "election_deadline": 1.5,
+        "election_deadline": 2.0,
         "last_write_id": 2,
         "hard_state_write_id": 2,
     }
@@ -403,19 +457,22 @@ def test_vote_needs_a_log_that_is_up_to_date(last: tuple[int, int], granted: boo
     """A voter denies its vote if its own log is more up to date (Raft §5.4.1); a denial puts off nothing."""
     core = follower(entries=log_of(1, 2), term=4)
 
-    effects = core.receive(B, vote_request(4, "b", last=last), 0.5)
+    effects = core.receive(B, vote_request(4, "b", last=last), 1.0)
 
     assert effects[-1] == Reply(vote_response(4, granted), after=WriteId(1) if granted else None)
     assert core.state.voted_for == (B if granted else None)
-    assert core.deadline == (1.5 if granted else 1.0)
+    assert core.deadline == (2.0 if granted else 1.0)
 
 
 def test_denial_in_a_higher_term_keeps_the_election_deadline() -> None:
-    """A node with an old log that stands again and again must not keep the others from standing."""
+    """A node with an old log that stands again and again must not keep the others from standing.
+
+    The denial comes when no leader is protected any more, so that the log is the reason and the term is taken over.
+    """
     core = follower(entries=log_of(1, 2), term=3)
     before = picture(core)
 
-    effects = core.receive(B, vote_request(8, "b"), 0.9)
+    effects = core.receive(B, vote_request(8, "b"), 1.0)
 
     assert effects == (
         hard_state(1, 8),
@@ -428,10 +485,10 @@ def test_denial_in_a_higher_term_keeps_the_election_deadline() -> None:
 def test_second_candidate_of_a_term_gets_no_vote() -> None:
     """Each server votes for at most one candidate in a term (Raft §5.2)."""
     core = follower()
-    core.receive(B, vote_request(1, "b"), 0.5)
+    core.receive(B, vote_request(1, "b"), 1.0)
     before = picture(core)
 
-    effects = core.receive(C, vote_request(1, "c", last=(0, 0)), 0.75)
+    effects = core.receive(C, vote_request(1, "c", last=(0, 0)), 1.25)
 
     # The term that the denial shows is not durable yet.
     assert effects == (Reply(vote_response(1, False), after=WriteId(2)),)
@@ -441,14 +498,14 @@ def test_second_candidate_of_a_term_gets_no_vote() -> None:
 def test_repeated_request_gets_the_same_vote_and_no_second_write() -> None:
     """The answer may have been lost; it waits for the first write as long as that is under way."""
     core = follower()
-    core.receive(B, vote_request(1, "b"), 0.5)
+    core.receive(B, vote_request(1, "b"), 1.0)
     before = picture(core)
 
-    assert core.receive(B, vote_request(1, "b"), 0.75) == (Reply(vote_response(1, True), after=WriteId(2)),)
-    assert changes(before, core) == {"election_deadline": 1.75}
+    assert core.receive(B, vote_request(1, "b"), 1.25) == (Reply(vote_response(1, True), after=WriteId(2)),)
+    assert changes(before, core) == {"election_deadline": 2.25}
 
-    core.storage_done(WriteId(2), 0.75)
-    assert core.receive(B, vote_request(1, "b"), 0.75) == (Reply(vote_response(1, True), after=None),)
+    core.storage_done(WriteId(2), 1.25)
+    assert core.receive(B, vote_request(1, "b"), 1.25) == (Reply(vote_response(1, True), after=None),)
 
 
 @pytest.mark.parametrize("make", [candidate, leader])
@@ -468,10 +525,13 @@ def test_candidate_and_leader_deny_their_term_to_others(make: type) -> None:
 
 @pytest.mark.parametrize(("voted_for", "granted"), [("b", True), ("c", False), ("a", False), (None, True)])
 def test_vote_is_remembered_across_a_restart(voted_for: str | None, granted: bool) -> None:
-    """A node that comes back keeps its vote of the term: to the same candidate again, to no other (Raft §5.2)."""
+    """A node that comes back keeps its vote of the term: to the same candidate again, to no other (Raft §5.2).
+
+    It votes again an election timeout after its start, when it can have told no leader any more that it follows.
+    """
     core = follower(term=4, voted_for=voted_for)
 
-    effects = core.receive(B, vote_request(4, "b"), 0.5)
+    effects = core.receive(B, vote_request(4, "b"), 1.0)
 
     assert effects[-1] == Reply(vote_response(4, granted), after=None if voted_for else WriteId(1))
 
@@ -481,10 +541,14 @@ def test_candidate_that_restarts_does_not_count_its_old_vote() -> None:
     core = follower("abc", term=4, voted_for="a")
 
     assert core.receive(B, vote_response(4, True), 0.5) == ()
-    effects = core.time_passed(1.0)
+    core.time_passed(1.0)
+    # Nor does a late answer, when it asks around.
+    assert core.receive(B, vote_response(4, True), 1.25) == ()
+    effects = core.receive(B, pre_vote_response(4, 5, True), 1.25)
 
     assert effects[0] == hard_state(1, 5, "a")
     assert core.state.role is Role.CANDIDATE
+    assert core.state.votes == {}
 
 
 def test_leader_that_restarts_follows_and_takes_no_acknowledgement() -> None:

@@ -10,11 +10,11 @@ import pytest
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Effects, Reply, Send
-from clustercore.raft.messages import AppendEntriesRequest, RaftMessage
+from clustercore.raft.messages import AppendEntriesRequest, RaftMessage, RequestVoteRequest
 from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Term, WriteId
 from tests.properties.raft_invariants import Invariants
 from tests.properties.raft_world import Disk, World
-from tests.unit.raft.building import A, B, candidate, follower, log_of, vote_response
+from tests.unit.raft.building import A, B, candidate, follower, log_of, vote_request, vote_response
 
 # --- Figure 7 ---
 
@@ -124,16 +124,18 @@ def figure_8_b() -> World:
 
 
 def elect(world: World, name: NodeId, *voters: NodeId) -> None:
-    """Let a node win the votes of some, and no request for entries get through."""
+    """Let a node win the pre-votes and votes of some, and no request for entries get through."""
     node = world.nodes[name]
     while node.core.state.role is not Role.LEADER:
         world.pool.clear()
         world.expire(name)
-        world.flush(name)
-        for voter in voters:
-            pass_on(world, name, voter)
-        for voter in voters:
-            pass_on(world, voter, name)
+        # Once for the pre-votes, and once for the votes.
+        for _ in range(2):
+            world.flush(name)
+            for voter in voters:
+                pass_on(world, name, voter)
+            for voter in voters:
+                pass_on(world, voter, name)
     world.flush(name)
 
 
@@ -193,7 +195,10 @@ def test_figure_8_entry_of_an_earlier_term_can_be_overwritten() -> None:
 
 
 def test_figure_8_entry_of_the_leaders_term_commits_those_before() -> None:
-    """Figure 8 (e), §5.4.2: 3:4 on a majority commits 2:2 too, and s5 cannot win any more."""
+    """Figure 8 (e), §5.4.2: 3:4 on a majority commits 2:2 too, and s5 cannot win any more.
+
+    With pre-votes (thesis §9.6) it does not even stand: no new term begins. If it did, it would be denied the votes.
+    """
     world = figure_8_c()
     heartbeats(world, S1, S2, S3)
     assert world.nodes[S1].core.state.commit_index == 3
@@ -204,8 +209,11 @@ def test_figure_8_entry_of_the_leaders_term_commits_those_before() -> None:
         world.expire(S5)
         settle(world, S2, S3, S4, S5)
 
-    assert world.nodes[S5].core.state.role is not Role.LEADER
-    assert [world.nodes[name].disk.hard_state.voted_for for name in (S2, S3)] == [None, None]
+    assert world.nodes[S5].core.state.role is Role.PRE_CANDIDATE
+    assert [world.nodes[name].disk.hard_state for name in (S2, S3)] == [HardState(Term(4), S1)] * 2
+    for name in (S2, S3):
+        answers = world.nodes[name].core.receive(S5, vote_request(5, S5, last=(2, 3)), world.now)
+        assert replies_in(answers) == [vote_response(5, False)]
 
 
 # --- Restarts and minorities ---
@@ -235,7 +243,10 @@ def test_cluster_elects_and_commits(size: int) -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_minority_never_commits(size: int) -> None:
-    """§5.3: a leader cut off with less than a majority commits nothing; the rest elects another and goes on."""
+    """§5.3: a leader cut off with less than a majority commits nothing; the rest elects another and goes on.
+
+    Within an election timeout the leader steps down (thesis §6.2), and begins no new term by itself (thesis §9.6).
+    """
     world, names = cluster(size)
     minority, majority = names[: (size - 1) // 2 or 1], names[(size - 1) // 2 or 1 :]
 
@@ -243,7 +254,10 @@ def test_minority_never_commits(size: int) -> None:
     for _ in range(20):
         heartbeats(world, *minority)
 
-    assert {world.nodes[NodeId(name)].core.state.commit_index for name in minority} == {2}
+    cut_off = [world.nodes[NodeId(name)].core.state for name in minority]
+    assert {state.commit_index for state in cut_off} == {2}
+    assert {state.current_term for state in cut_off} == {1}
+    assert cut_off[0].role is Role.PRE_CANDIDATE
     if len(majority) * 2 > size:
         world.expire(NodeId(majority[0]))
         settle(world, *majority)
@@ -258,11 +272,12 @@ def test_minority_never_commits(size: int) -> None:
 def test_node_restarts_from_its_disk_in_every_role(role: Role) -> None:
     """§5.2, Figure 2: whatever a node was, it comes back as a follower with its term, vote and log, and rejoins."""
     world, names = cluster(3)
-    victim = NodeId(names[0] if role is Role.LEADER else names[1])
-    if role is Role.CANDIDATE:
-        world.groups = {victim: 1}
+    victim, other_follower = NodeId(names[0] if role is Role.LEADER else names[1]), NodeId(names[2])
+    if role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
         world.expire(victim)
-        world.flush(victim)
+    if role is Role.CANDIDATE:
+        pass_on(world, victim, other_follower)
+        pass_on(world, other_follower, victim)
     node = world.nodes[victim]
     before = picture_of_disk(node.core)
     assert node.core.state.role is role
@@ -273,15 +288,20 @@ def test_node_restarts_from_its_disk_in_every_role(role: Role) -> None:
     assert node.core.state.role is Role.FOLLOWER
     assert picture_of_disk(node.core) == before
     assert (node.core.state.commit_index, node.machine.index) == (0, 0)
-    world.expire(NodeId(names[2]))
-    settle(world, *names)
-    # Where the third's term was spent already, it stands once more.
-    while world.nodes[NodeId(names[2])].core.state.role is not Role.LEADER:
-        world.expire(NodeId(names[2]))
-        settle(world, *names)
+    win(world, names[2], *names)
     heartbeats(world, names[2], *names[:2])
     assert len({other.machine.digest for other in world.nodes.values()}) == 1
     assert node.machine.index == 3
+
+
+def win(world: World, name: str, *names: str) -> None:
+    """Let a node's election deadlines pass until it leads.
+
+    Not the first, where the victim has just started and protects whom it may have followed, or spent the term already.
+    """
+    while world.nodes[NodeId(name)].core.state.role is not Role.LEADER:
+        world.expire(NodeId(name))
+        settle(world, *names)
 
 
 def picture_of_disk(core: RaftCore) -> tuple[object, ...]:
@@ -290,17 +310,20 @@ def picture_of_disk(core: RaftCore) -> tuple[object, ...]:
 
 
 def test_crash_of_a_candidate_before_its_vote_is_durable_leaves_no_trace() -> None:
-    """§5.2: nobody was asked, so the node may vote for another in the same term when it is back."""
+    """§5.2: nobody was asked for a vote, so the node may vote for another in the same term when it is back."""
     world, names = cluster(3)
-    world.expire(NodeId(names[1]))
-    assert world.pool == []
+    victim, other = NodeId(names[1]), NodeId(names[2])
+    world.expire(victim)
+    pass_on(world, victim, other)
+    world.deliver(next(place for place, packet in enumerate(world.pool) if packet.to == victim))
+    assert world.nodes[victim].core.state.role is Role.CANDIDATE
+    assert not any(isinstance(packet.message, RequestVoteRequest) for packet in world.pool)
 
-    world.crash(NodeId(names[1]))
-    world.start(NodeId(names[1]))
-    world.expire(NodeId(names[2]))
-    settle(world, *names)
+    world.crash(victim)
+    world.start(victim)
+    win(world, other, *names)
 
-    assert world.nodes[NodeId(names[1])].disk.hard_state == HardState(Term(2), NodeId(names[2]))
+    assert world.nodes[victim].disk.hard_state == HardState(Term(2), other)
 
 
 def test_pipelined_requests_are_all_append_entries_of_one_term() -> None:

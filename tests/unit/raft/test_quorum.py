@@ -2,7 +2,7 @@
 
 import pytest
 
-from clustercore.raft.quorum import VoteResult, quorum_match_index, quorum_size, vote_result
+from clustercore.raft.quorum import VoteResult, quorum_size, quorum_value, vote_result
 from clustercore.raft.types import Configuration, LogIndex, NodeId
 
 
@@ -50,15 +50,15 @@ def test_vote_result_counts_voters_only(voters: str, granted: str, denied: str, 
         ({"a": 9, "b": 8, "c": 7, "d": 1, "e": 0}, 7),
     ],
 )
-def test_quorum_match_index_is_what_a_majority_holds(match_indexes: dict[str, int], quorum: int) -> None:
+def test_quorum_value_is_what_a_majority_holds(match_indexes: dict[str, int], quorum: int) -> None:
     """The index is the highest that a majority holds (Raft §5.3)."""
     known = {NodeId(name): LogIndex(index) for name, index in match_indexes.items()}
 
-    assert quorum_match_index(Configuration.of(match_indexes), known) == quorum
+    assert quorum_value(Configuration.of(match_indexes), known) == quorum
 
 
-def test_quorum_match_index_ignores_others_and_takes_the_unknown_for_nothing() -> None:
+def test_quorum_value_ignores_others_and_takes_the_unknown_for_nothing() -> None:
     """A node that is no voter counts for nothing, and a voter never heard of holds nothing."""
     known = {NodeId("a"): LogIndex(5), NodeId("x"): LogIndex(9), NodeId("y"): LogIndex(9)}
 
-    assert quorum_match_index(Configuration.of("abc"), known) == 0
+    assert quorum_value(Configuration.of("abc"), known) == 0

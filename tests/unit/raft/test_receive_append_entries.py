@@ -38,7 +38,7 @@ def test_first_word_of_a_leader_makes_it_known_and_puts_off_an_election() -> Non
         Reply(appended(1, 0, 0)),
         RoleChanged(Role.FOLLOWER, Term(1), NodeId("b")),
     )
-    assert changes(before, core) == {"leader_id": B, "election_deadline": 1.5}
+    assert changes(before, core) == {"leader_id": B, "leader_protected_until": 1.5, "election_deadline": 1.5}
 
 
 def test_entries_are_stored_and_acknowledged_once_durable() -> None:
@@ -56,7 +56,8 @@ def test_entries_are_stored_and_acknowledged_once_durable() -> None:
         "log": (1, 2, 2),
         "election_deadline": 1.5,
         "last_write_id": 1,
-        "log_writes": ((1, 3),),
+        "log_writes": ((1, 3, 0.5),),
+        "leader_protected_until": 1.5,
     }
     before = picture(core)
     assert core.storage_done(WriteId(1), 0.5) == ()
@@ -98,7 +99,7 @@ def test_mismatch_is_refused_with_where_to_look_next(
     effects = core.receive(B, append(4, "b", prev=prev, entries=[command(prev[0] + 1, 4)], commit=9), 0.5)
 
     assert effects == (Reply(refused(4, prev[0], conflict=conflict)),)
-    assert changes(before, core) == {"election_deadline": 1.5}
+    assert changes(before, core) == {"leader_protected_until": 1.5, "election_deadline": 1.5}
 
 
 def test_refusal_waits_for_the_term_it_shows() -> None:
@@ -178,7 +179,7 @@ def test_write_of_replaced_entries_says_nothing_of_those_that_took_their_place()
     core = following(term=1)
     core.receive(B, append(1, "b", entries=log_of(1, 1, 1)), 0.0)
     core.receive(NodeId("c"), append(2, "c", prev=(1, 1), entries=log_of(2, 2, first=2)), 0.1)
-    assert picture(core)["log_writes"] == ((1, 1), (3, 3))
+    assert picture(core)["log_writes"] == ((1, 1, 0.0), (3, 3, 0.1))
 
     core.storage_done(WriteId(1), 0.2)
 

@@ -53,7 +53,7 @@ def test_proposals_are_appended_written_and_sent_at_once() -> None:
     effects = core.propose([b"x", b"y"], 1.5)
 
     entries = (attrs.evolve(command(2, 1), command=b"x"), attrs.evolve(command(3, 1), command=b"y"))
-    request = append(1, "a", prev=(1, 1), entries=entries, commit=1)
+    request = append(1, "a", prev=(1, 1), entries=entries, commit=1, round_number=1)
     assert effects == (
         ProposalsAppended(Term(1), LogIndex(2)),
         PersistEntries(WriteId(3), entries),
@@ -63,7 +63,7 @@ def test_proposals_are_appended_written_and_sent_at_once() -> None:
     assert changes(before, core) == {
         "log": (1, 1, 1),
         "last_write_id": 3,
-        "log_writes": ((3, 3),),
+        "log_writes": ((3, 3, 1.5),),
         "progress of b": ("replicate", "match 1 next 4", "inflight 3", 1.5),
         "progress of c": ("replicate", "match 1 next 4", "inflight 3", 1.5),
     }
@@ -110,8 +110,11 @@ def test_proposals_gather_while_the_window_is_full_and_go_together() -> None:
     effects = core.receive(B, appended(1, 1, 2), 1.25)
 
     entries = core.state.log.slice(LogIndex(4), LogIndex(5))
-    assert effects == (Send(B, append(1, "a", prev=(3, 1), entries=entries, commit=1)),)
-    assert changes(before, core) == {"progress of b": ("replicate", "match 2 next 6", "inflight 3 5", 1.25)}
+    assert effects == (Send(B, append(1, "a", prev=(3, 1), entries=entries, commit=1, round_number=1)),)
+    assert changes(before, core) == {
+        "progress of b": ("replicate", "match 2 next 6", "inflight 3 5", 1.25),
+        "contact with b": ("round 0", 1.25),
+    }
 
 
 def test_one_request_holds_as_much_as_the_configuration_allows() -> None:
@@ -122,8 +125,8 @@ def test_one_request_holds_as_much_as_the_configuration_allows() -> None:
     effects = core.receive(B, appended(2, 0, 0), 1.0)
 
     assert effects == (
-        Send(B, append(2, "a", prev=(0, 0), entries=log_of(1, 1))),
-        Send(B, append(2, "a", prev=(2, 1), entries=log_of(1, 1, first=3))),
+        Send(B, append(2, "a", prev=(0, 0), entries=log_of(1, 1), round_number=1)),
+        Send(B, append(2, "a", prev=(2, 1), entries=log_of(1, 1, first=3), round_number=1)),
     )
 
 
@@ -137,8 +140,12 @@ def test_probe_goes_back_by_a_term_at_a_time() -> None:
 
     effects = core.receive(B, refused(6, 4, conflict=(2, 3)), 1.25)
 
-    assert effects == (Send(B, append(6, "a", prev=(2, 1), entries=(*log_of(4, 4, first=3), no_op(5, 6)))),)
-    assert changes(before, core) == {"progress of b": ("probe", "paused", "match 0 next 3", "inflight", 0.0)}
+    entries = (*log_of(4, 4, first=3), no_op(5, 6))
+    assert effects == (Send(B, append(6, "a", prev=(2, 1), entries=entries, round_number=1)),)
+    assert changes(before, core) == {
+        "progress of b": ("probe", "paused", "match 0 next 3", "inflight", 0.0),
+        "contact with b": ("round 0", 1.25),
+    }
 
 
 @pytest.mark.parametrize(
@@ -166,12 +173,12 @@ def test_repeated_mismatch_changes_nothing() -> None:
 
 
 def test_mismatch_below_what_matched_changes_nothing() -> None:
-    """What matched once matches for the whole term: a rejection of it was overtaken."""
+    """What matched once matches for the whole term: a rejection of it was overtaken. Only, the follower lives."""
     core = replicating()
     before = picture(core)
 
     assert core.receive(B, refused(1, 1, conflict=(0, 1)), 1.25) == ()
-    assert picture(core) == before
+    assert changes(before, core) == {"contact with b": ("round 0", 1.25)}
 
 
 def test_acknowledged_probe_opens_the_window() -> None:
@@ -185,24 +192,28 @@ def test_acknowledged_probe_opens_the_window() -> None:
     # The no-op of this leader's own term is on a majority now, and so committed.
     assert effects == (
         Apply((*log_of(1), no_op(2, 2))),
-        Send(B, append(2, "a", prev=(2, 2), entries=[attrs.evolve(command(3, 2), command=b"x")], commit=2)),
+        Send(
+            B,
+            append(2, "a", prev=(2, 2), entries=[attrs.evolve(command(3, 2), command=b"x")], commit=2, round_number=1),
+        ),
     )
     assert changes(before, core) == {
         "commit_index": 2,
         "last_applied": 2,
         "progress of b": ("replicate", "match 2 next 4", "inflight 3", 1.25),
+        "contact with b": ("round 0", 1.25),
     }
 
 
 @pytest.mark.parametrize("match", [0, 1])
 def test_repeated_acknowledgement_changes_nothing(match: int) -> None:
-    """match_index never falls, and what is on its way stays on its way."""
+    """match_index never falls, and what is on its way stays on its way. Only, the follower lives."""
     core = replicating()
     core.propose([b"x"], 1.0)
     before = picture(core)
 
     assert core.receive(B, appended(1, 0, match), 1.25) == ()
-    assert picture(core) == before
+    assert changes(before, core) == {"contact with b": ("round 0", 1.25)}
 
 
 def test_acknowledgements_may_come_in_any_order() -> None:
@@ -216,7 +227,7 @@ def test_acknowledgements_may_come_in_any_order() -> None:
 
     before = picture(core)
     assert core.receive(B, appended(1, 1, 2), 1.5) == ()
-    assert picture(core) == before
+    assert changes(before, core) == {"contact with b": ("round 0", 1.5)}
 
 
 # --- Loss ---
@@ -231,7 +242,7 @@ def test_lost_request_is_found_by_the_rejection_of_the_next() -> None:
     effects = core.receive(B, refused(1, 2, conflict=(0, 2)), 1.25)
 
     resent = core.state.log.slice(LogIndex(2), LogIndex(3))
-    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=resent, commit=1)),)
+    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=resent, commit=1, round_number=1)),)
     assert picture(core)["progress of b"] == ("probe", "paused", "match 1 next 2", "inflight", 1.0)
     before = picture(core)
     assert core.receive(B, refused(1, 2, conflict=(0, 2)), 1.25) == ()
@@ -251,10 +262,14 @@ def test_heartbeats_go_out_at_their_deadline() -> None:
     effects = core.time_passed(1.3)
 
     assert effects == (
-        Send(B, append(1, "a", prev=(2, 1), commit=2)),
-        Send(C, append(1, "a", prev=(1, 1), commit=2)),
+        Send(B, append(1, "a", prev=(2, 1), commit=2, round_number=2)),
+        Send(C, append(1, "a", prev=(1, 1), commit=2, round_number=2)),
     )
-    assert changes(before, core) == {"heartbeat_deadline": 1.55}
+    assert changes(before, core) == {
+        "last_round": 2,
+        "rounds_sent": ((1, 1.0), (2, 1.3)),
+        "heartbeat_deadline": 1.55,
+    }
 
 
 def test_heartbeat_to_a_follower_behind_the_log_stands_before_the_log() -> None:
@@ -264,24 +279,31 @@ def test_heartbeat_to_a_follower_behind_the_log_stands_before_the_log() -> None:
 
     effects = core.time_passed(1.25)
 
-    assert effects == (Send(B, append(2, "a", commit=4)),)
+    assert effects == (Send(B, append(2, "a", commit=4, round_number=2)),)
 
 
 def test_entries_unanswered_too_long_are_taken_for_lost() -> None:
-    """After an election timeout without progress the leader probes again, at the follower's next sign of life."""
-    core = replicating()
+    """After an election timeout without progress the leader probes again, at the follower's next sign of life.
+
+    Another follower's answers keep the leader in office meanwhile.
+    """
+    core = replicating("abc")
     core.propose([b"x"], 1.0)
+    core.storage_done(WriteId(3), 1.0)
+    core.receive(C, appended(1, 1, 2), 1.5)
     core.time_passed(1.75)
     assert picture(core)["progress of b"] == ("replicate", "match 1 next 3", "inflight 2", 1.0)
 
     core.time_passed(2.0)
     assert picture(core)["progress of b"] == ("probe", "paused", "match 1 next 2", "inflight", 1.0)
-    assert core.propose([b"y"], 2.0)[-1] == PersistEntries(WriteId(4), (attrs.evolve(command(3, 1), command=b"y"),))
+    proposed = core.propose([b"y"], 2.0)
+    assert proposed[1] == PersistEntries(WriteId(4), (attrs.evolve(command(3, 1), command=b"y"),))
+    assert [effect.to for effect in proposed if isinstance(effect, Send)] == [C]
 
     effects = core.receive(B, appended(1, 1, 1), 2.25)
 
     entries = core.state.log.slice(LogIndex(2), LogIndex(3))
-    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=entries, commit=1)),)
+    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=entries, commit=2, round_number=3)),)
 
 
 def test_lost_probe_is_repeated_at_the_next_sign_of_life() -> None:
@@ -290,7 +312,7 @@ def test_lost_probe_is_repeated_at_the_next_sign_of_life() -> None:
 
     effects = core.receive(B, appended(2, 0, 0), 1.25)
 
-    assert effects == (Send(B, append(2, "a", prev=(1, 1), entries=[no_op(2, 2)])),)
+    assert effects == (Send(B, append(2, "a", prev=(1, 1), entries=[no_op(2, 2)], round_number=1)),)
     assert picture(core)["progress of b"] == ("probe", "paused", "match 0 next 2", "inflight", 0.0)
 
 
@@ -307,7 +329,7 @@ def test_broken_connection_takes_what_was_sent_for_lost() -> None:
     effects = core.receive(B, appended(1, 1, 1), 1.25)
 
     entries = core.state.log.slice(LogIndex(2), LogIndex(3))
-    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=entries, commit=1)),)
+    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=entries, commit=1, round_number=1)),)
 
 
 @pytest.mark.parametrize("make", [follower, candidate, leader])
@@ -339,7 +361,7 @@ def test_follower_that_needs_compacted_entries_gets_the_snapshot() -> None:
     before = picture(core)
     assert core.receive(B, appended(2, 0, 0), 1.5) == ()
     assert core.receive(B, refused(2, 4, conflict=(0, 2)), 1.5) == ()
-    assert picture(core) == before
+    assert changes(before, core) == {"contact with b": ("round 0", 1.5)}
 
 
 def test_installed_snapshot_is_followed_by_entries() -> None:
@@ -351,8 +373,11 @@ def test_installed_snapshot_is_followed_by_entries() -> None:
     effects = core.receive(B, installed(2, 4), 1.5)
 
     entries = core.state.log.slice(LogIndex(5), LogIndex(6))
-    assert effects == (Send(B, append(2, "a", prev=(4, 1), entries=entries, commit=4)),)
-    assert changes(before, core) == {"progress of b": ("replicate", "match 4 next 7", "inflight 6", 1.5)}
+    assert effects == (Send(B, append(2, "a", prev=(4, 1), entries=entries, commit=4, round_number=1)),)
+    assert changes(before, core) == {
+        "progress of b": ("replicate", "match 4 next 7", "inflight 6", 1.5),
+        "contact with b": ("round 0", 1.5),
+    }
 
 
 def test_installed_snapshot_can_commit() -> None:
@@ -377,8 +402,12 @@ def test_snapshot_older_than_the_log_is_sent_anew(match: int) -> None:
 
 
 def test_lost_snapshot_is_sent_again_after_its_timeout() -> None:
-    """snapshot_timeout_s after it was asked for; the follower's next answer shows what it needs."""
+    """snapshot_timeout_s after it was asked for; the follower's next answer shows what it needs.
+
+    Its answers to heartbeats keep the leader in office meanwhile.
+    """
     core = sending_snapshot()
+    assert core.receive(B, appended(2, 0, 0), 4.75) == ()
     core.time_passed(5.0)
     assert picture(core)["progress of b"] == ("snapshot", "match 0 next 2", "inflight", 1.25)
 

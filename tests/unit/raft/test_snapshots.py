@@ -55,12 +55,13 @@ def test_snapshot_beyond_the_log_replaces_it_and_is_restored_once_durable() -> N
     assert changes(before, core) == {
         "commit_index": 7,
         "durable_index": 0,
+        "leader_protected_until": 1.5,
         "election_deadline": 1.5,
         "last_write_id": 1,
         "installing": (1, snapshot(7, 2)),
         "base": (7, 2),
         "log": (),
-        "log_writes": ((1, 7),),
+        "log_writes": ((1, 7, 0.5),),
     }
     before = picture(core)
 
@@ -102,7 +103,7 @@ def test_snapshot_that_agrees_with_the_log_keeps_what_follows() -> None:
         "installing": (1, snapshot(3, 2)),
         "base": (3, 2),
         "log": (2, 2),
-        "log_writes": ((1, 3),),
+        "log_writes": ((1, 3, 0.0),),
     }
     assert core.storage_done(WriteId(1), 0.0) == (RestoreSnapshot(snapshot(3, 2)),)
 

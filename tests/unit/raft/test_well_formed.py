@@ -15,6 +15,7 @@ from tests.unit.raft.building import (
     append,
     appended,
     candidate,
+    changes,
     command,
     follower,
     install,
@@ -194,9 +195,6 @@ def test_response_of_an_earlier_term_changes_nothing(role: str, message: RaftMes
         ("candidate", installed(4, 2)),
         ("leader", vote_response(4, True)),
         ("leader", vote_response(4, False)),
-        ("leader", appended(4, 3, 9)),
-        ("leader", installed(4, 9)),
-        ("leader", refused(4, 2)),
     ],
 )
 def test_response_nobody_waits_for_changes_nothing(role: str, message: RaftMessage) -> None:
@@ -206,6 +204,24 @@ def test_response_nobody_waits_for_changes_nothing(role: str, message: RaftMessa
 
     assert core.receive(B, message, 9.0) == ()
     assert picture(core) == before
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        appended(4, 3, 9, round_number=1),
+        refused(4, 2, round_number=1),
+        installed(4, 9),
+    ],
+    ids=str,
+)
+def test_response_that_proves_nothing_only_shows_that_the_follower_lives(message: RaftMessage) -> None:
+    """More than the leader has, or a refusal that says nothing of the log: it moves nothing and confirms no round."""
+    core = CORES["leader"]()
+    before = picture(core)
+
+    assert core.receive(B, message, 9.0) == ()
+    assert changes(before, core) == {"contact with b": ("round 0", 9.0)}
 
 
 @pytest.mark.parametrize("message", [appended(4, 2, 2), refused(4, 2, conflict=(1, 1)), installed(4, 2)], ids=str)

@@ -11,7 +11,12 @@ happened, and are written by this file; everything else is prose. The inputs are
     deliver 3 4         hand over messages, by their numbers; one to a node that is down is lost
     repeat 3            hand over a copy
     lose 3              drop a message
+    settle a b          a and b finish their writes and deliver their messages, until nothing is left to do; what goes
+                        to others is lost. Only the end is told
+    beat 3 a b          three times: time passes until a's deadline, a alone notices, and a and b settle
     propose a x y       propose commands at a
+    read a 1 2          ask a for an index to read at, for the reads 1 and 2
+    transfer a b        ask a to hand over to b
     snapshot a 2        a writes a snapshot of its machine, and will keep the last 2 entries it covers (0 if not said)
     serve a             a reads its snapshot and sends it to whoever it owes it
     unreachable a b     a's connection to b broke
@@ -20,6 +25,9 @@ happened, and are written by this file; everything else is prose. The inputs are
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
 
 import attrs
 
@@ -33,6 +41,8 @@ from clustercore.raft.effects import (
     PersistSnapshot,
     ProposalsAppended,
     ProposalsRefused,
+    ReadReady,
+    ReadRefused,
     Reply,
     RestoreSnapshot,
     RoleChanged,
@@ -45,11 +55,15 @@ from clustercore.raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    PreVoteRequest,
+    PreVoteResponse,
     RaftMessage,
     RequestVoteRequest,
     RequestVoteResponse,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
 )
-from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Snapshot, Term
+from clustercore.raft.types import HardState, LogIndex, NodeId, ReadId, Role, Snapshot, Term
 from tests.properties.raft_invariants import Invariants
 from tests.properties.raft_world import Disk, Node, Packet, World
 from tests.unit.raft.building import log_of
@@ -79,6 +93,7 @@ class _Runner:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._syncing = False
+        self._settling = False
         self._world: World | None = None
 
     @property
@@ -95,15 +110,17 @@ class _Runner:
     # --- Inputs ---
 
     def do_cluster(self, *arguments: str) -> None:
-        settings: dict[str, int] = {}
+        settings: dict[str, Any] = {}
         disks: dict[str, Disk] = {}
+        stored_term = 0
         for argument in arguments:
             name, _, value = argument.partition("=")
-            if name in attrs.fields_dict(RaftConfig) or name == "term":
-                settings[name] = int(value)
+            if name == "term":
+                stored_term = int(value)
+            elif name in attrs.fields_dict(RaftConfig):
+                settings[name] = float(value) if name.endswith("_s") else int(value)
             else:
                 disks[name] = _disk_of(value)
-        stored_term = settings.pop("term", 0)
         for disk in disks.values():
             last = [entry.term for entry in disk.entries[-1:]] + (
                 [disk.snapshot.last_included_term] if disk.snapshot else []
@@ -134,8 +151,28 @@ class _Runner:
         for number in numbers:
             del self.world.pool[self._position(int(number))]
 
+    def do_settle(self, *names: str) -> None:
+        self._settling = True
+        self._settle(names)
+        self._settling = False
+        self.do_show(*names)
+
+    def do_beat(self, times: str, *names: str) -> None:
+        self._settling = True
+        for _ in range(int(times)):
+            self.do_timeout(names[0])
+            self._settle(names)
+        self._settling = False
+        self.do_show(*names)
+
     def do_propose(self, name: str, *commands: str) -> None:
         self.world.propose(NodeId(name), [command.encode() for command in commands])
+
+    def do_read(self, name: str, *numbers: str) -> None:
+        self.world.read(NodeId(name), [ReadId(int(number)) for number in numbers])
+
+    def do_transfer(self, name: str, target: str) -> None:
+        self.world.transfer_leadership(NodeId(name), NodeId(target))
 
     def do_snapshot(self, name: str, tail: str = "0") -> None:
         assert self.world.take_snapshot(NodeId(name), int(tail)), "nothing new to take a snapshot of"
@@ -158,6 +195,20 @@ class _Runner:
         for name in names:
             self._say(_standing(self.world.nodes[NodeId(name)]))
 
+    def _settle(self, names: Collection[str]) -> None:
+        nodes = [self.world.nodes[NodeId(name)] for name in names]
+        while self.world.pool or any(node.writes or node.orders for node in nodes):
+            for node in nodes:
+                self.world.flush(node.node_id)
+                while node.orders:
+                    self.world.serve_snapshot(node.node_id, 0)
+            if self.world.pool:
+                packet = self.world.pool[0]
+                if packet.sender in names and packet.to in names:
+                    self.world.deliver(0)
+                else:
+                    del self.world.pool[0]
+
     def _hand_over(self, number: int, *, keep: bool, is_one: bool) -> None:
         position = self._position(number)
         packet = self.world.pool[position]
@@ -171,7 +222,8 @@ class _Runner:
         return numbers.index(number)
 
     def _say(self, line: str) -> None:
-        self._lines.append(line)
+        if not self._settling:
+            self._lines.append(line)
 
     # --- Watcher ---
 
@@ -242,36 +294,51 @@ def _effect(effect: Effect) -> str:
         case RoleChanged(role=Role.FOLLOWER, term=term, leader_id=leader_id):
             return f"now follower of {leader_id} in term {term}"
         case RoleChanged(role=role, term=term):
-            return f"now {role.value} in term {term}"
+            return f"now {_role(role)} in term {term}"
         case ProposalsAppended(term=term, first_index=first_index):
             return f"proposals appended from {first_index}:{term} on"
         case ProposalsRefused(leader_id=leader_id):
             return f"proposals refused; the leader is {leader_id or 'unknown'}"
+        case ReadReady(read_ids=read_ids, read_index=read_index):
+            return f"ready at index {read_index}: {_reads(read_ids)}"
+        case ReadRefused(read_ids=read_ids, leader_id=leader_id):
+            return f"refused: {_reads(read_ids)}; the leader is {leader_id or 'unknown'}"
 
 
 def _message(message: RaftMessage) -> str:
     match message:
+        case PreVoteRequest(term=term, last_log_index=index, last_log_term=last_term):
+            return f"PreVote for term {term}, log ends at {index}:{last_term}"
+        case PreVoteResponse(term=term, candidate_term=candidate_term, vote_granted=vote_granted):
+            return f"pre-vote {'granted' if vote_granted else 'denied'} for term {candidate_term}, in term {term}"
         case RequestVoteRequest(term=term, last_log_index=index, last_log_term=last_term):
-            return f"RequestVote in term {term}, log ends at {index}:{last_term}"
+            why = ", as the leader asked" if message.is_leadership_transfer else ""
+            return f"RequestVote in term {term}{why}, log ends at {index}:{last_term}"
         case RequestVoteResponse(term=term, vote_granted=vote_granted):
             return f"vote {'granted' if vote_granted else 'denied'} in term {term}"
         case AppendEntriesRequest():
             what = _entries(message.entries) if message.entries else "nothing"
             return (
                 f"AppendEntries in term {message.term}: after {message.prev_log_index}:{message.prev_log_term} "
-                f"{what}; commit {message.leader_commit}"
+                f"{what}; commit {message.leader_commit}; round {message.round}"
             )
         case AppendEntriesResponse(success=True):
-            return f"agree up to {message.match_index} in term {message.term}"
+            return f"agree up to {message.match_index} in term {message.term}; round {message.round}"
+        case AppendEntriesResponse(conflict_index=0):
+            return f"refused in term {message.term}; round {message.round}"
         case AppendEntriesResponse():
             return (
                 f"no match at {message.prev_log_index} in term {message.term}: "
-                f"conflicting term {message.conflict_term} begins at {message.conflict_index}"
+                f"conflicting term {message.conflict_term} begins at {message.conflict_index}; round {message.round}"
             )
         case InstallSnapshotRequest(term=term, last_included_index=index, last_included_term=last_term):
             return f"InstallSnapshot in term {term}: up to {index}:{last_term}"
         case InstallSnapshotResponse(term=term, match_index=match_index):
             return f"agree up to {match_index} in term {term}"
+        case TimeoutNowRequest(term=term):
+            return f"TimeoutNow in term {term}"
+        case TimeoutNowResponse(term=term):
+            return f"TimeoutNow has arrived, in term {term}"
 
 
 def _entries(entries: tuple[Entry, ...]) -> str:
@@ -279,6 +346,14 @@ def _entries(entries: tuple[Entry, ...]) -> str:
         f"{entry.index}:{entry.term}" + (" no-op" if entry.kind is EntryKind.NO_OP else f" {entry.command.decode()!r}")
         for entry in entries
     )
+
+
+def _reads(read_ids: tuple[ReadId, ...]) -> str:
+    return ", ".join(f"read {read_id}" for read_id in read_ids)
+
+
+def _role(role: Role) -> str:
+    return role.value.replace("_", "-")
 
 
 def _place(snapshot: Snapshot) -> str:
@@ -290,8 +365,8 @@ def _standing(node: Node) -> str:
     state = node.core.state
     terms = " ".join(str(entry.term) for entry in state.log.slice(state.log.first_index, state.log.last_index))
     base = f"@{state.log.base_index}:{state.log.term_at(state.log.base_index)} " if state.log.base_index else ""
-    role = state.role.value if node.is_up else "down"
+    role = _role(state.role) if node.is_up else "down"
     return (
-        f"{node.node_id}: {role:<9} term {state.current_term}  commit {state.commit_index}  "
+        f"{node.node_id}: {role:<13} term {state.current_term}  commit {state.commit_index}  "
         f"log [{base}{terms}]".replace(" ]", "]")
     )

@@ -6,13 +6,26 @@ from collections.abc import Callable
 
 import trio
 
-from clustercore.interfaces import AcceptLink, Lane, Link, LinkClosed, Message, PeerUnreachable, Transport
+from clustercore.interfaces import (
+    AcceptLink,
+    Hello,
+    HelloResponse,
+    Lane,
+    Link,
+    LinkClosed,
+    Message,
+    PeerUnreachable,
+    Transport,
+)
 
 
 class FakeLink(Link):
-    """Keeps what is sent; receives what the test delivers."""
+    """Keeps what is sent; receives what the test delivers. A Hello it answers itself, as the node that is meant."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hello_response: Message | None = None) -> None:
+        # What to answer a Hello with instead.
+        self.hello_response = hello_response
+        self.hellos: list[Hello] = []
         self.sent: list[Message] = []
         self.is_closed = False
         self._open = trio.Event()
@@ -45,7 +58,11 @@ class FakeLink(Link):
         await self._open.wait()
         if self.is_closed or len(self.sent) == self._closes_after:
             raise LinkClosed("the fake link is closed")
-        self.sent.append(message)
+        if isinstance(message, Hello):
+            self.hellos.append(message)
+            self.deliver(self.hello_response or HelloResponse(message.peer_id))
+        else:
+            self.sent.append(message)
 
     async def receive(self) -> Message:
         try:

@@ -22,6 +22,8 @@ from clustercore.interfaces import (
     NodeId,
     NotLeader,
     OutcomeUnknown,
+    PreVoteRequest,
+    PreVoteResponse,
     RequestVoteRequest,
     RequestVoteResponse,
     Role,
@@ -31,7 +33,7 @@ from clustercore.interfaces import (
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import PersistEntries, PersistHardState
-from clustercore.raft.types import Configuration, LogIndex, Term, WriteId
+from clustercore.raft.types import Configuration, LogIndex, ReadId, Round, Term, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.engine import MAX_BATCH_BYTES, MAX_WAITING_MESSAGES, Engine
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
@@ -53,6 +55,7 @@ class Bench:
     left: list[Any]
     roles: list[RoleChange]
     forwarder_calls: list[str]
+    read_answers: list[tuple[tuple[ReadId, ...], LogIndex | None]]
 
     @property
     def last_write_id(self) -> WriteId:
@@ -75,10 +78,18 @@ class Bench:
             self.engine.propose(Group((command,), on_done=self.left.append, may_forward=may_forward))
         await wait_all_tasks_blocked()
 
-    async def stand_and_win(self) -> None:
-        """Let the election deadline pass and b grant its vote; the vote of a itself is durable."""
+    async def stand(self) -> None:
+        """Let the election deadline pass and b say that it would vote for a; nothing that left before is kept."""
         await trio.sleep(max(0.0, self.core.deadline - trio.current_time()))
         await wait_all_tasks_blocked()
+        self.left.clear()
+        term = self.core.state.current_term
+        await self.receive(B, PreVoteResponse(term, Term(term + 1), True))
+        assert self.core.state.role is Role.CANDIDATE
+
+    async def stand_and_win(self) -> None:
+        """Let a stand and b grant its vote; the vote of a itself is durable."""
+        await self.stand()
         await self.durable()
         await self.receive(B, RequestVoteResponse(self.core.state.current_term, True))
         assert self.engine.is_leader
@@ -104,6 +115,7 @@ async def running(hard_state: HardState | None = None) -> AsyncIterator[Bench]:
     jobs: list[StorageJob] = []
     roles: list[RoleChange] = []
     forwarder_calls: list[str] = []
+    read_answers: list[tuple[tuple[ReadId, ...], LogIndex | None]] = []
     proposals = Proposals(node_id=A, max_commands=1_000_000, max_bytes=10**9)
     applier = Applier(
         Journal(),
@@ -120,11 +132,13 @@ async def running(hard_state: HardState | None = None) -> AsyncIterator[Bench]:
         post_message=lambda peer, message: left.append((peer, message)),
         on_role_change=lambda before, after: roles.append(after),
         wake_forwarder=lambda: forwarder_calls.append("wake"),
+        on_heard=lambda: None,
+        on_read_index=lambda read_ids, read_index: read_answers.append((read_ids, read_index)),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.run)
         nursery.start_soon(applier.run)
-        yield Bench(engine, core, proposals, jobs, left, roles, forwarder_calls)
+        yield Bench(engine, core, proposals, jobs, left, roles, forwarder_calls, read_answers)
         nursery.cancel_scope.cancel()
 
 
@@ -145,9 +159,10 @@ def append_request(term: int, first: int = 1, last: int = 0, commit: int = 0) ->
 # --- Durable before visible ---
 
 
-async def test_a_vote_leaves_only_after_its_write() -> None:
+async def test_a_vote_leaves_only_after_its_write(autojump_clock: MockClock) -> None:
     """A granted vote is answered when it is durable, not before."""
     async with running() as bench:
+        await trio.sleep(1)
         await bench.receive(B, vote_request(1))
         assert bench.left == []
 
@@ -158,8 +173,7 @@ async def test_a_vote_leaves_only_after_its_write() -> None:
 async def test_a_candidate_asks_for_votes_after_its_own_is_durable(autojump_clock: MockClock) -> None:
     """Asking says "I voted for myself", and so waits for that write."""
     async with running() as bench:
-        await trio.sleep(3)
-        assert bench.core.state.role is Role.CANDIDATE
+        await bench.stand()
         assert bench.left == []
         sent_terms = [job.hard_state.current_term for job in bench.jobs if isinstance(job, PersistHardState)]
 
@@ -202,15 +216,15 @@ async def test_joined_writes_let_out_everything_up_to_them() -> None:
 async def test_what_waited_leaves_before_what_the_report_leads_to(autojump_clock: MockClock) -> None:
     """The answers that waited for a write go before the messages that the core sends because it is durable."""
     async with running(HardState(Term(4))) as bench:
+        await trio.sleep(1)
         await bench.receive(C, vote_request(5, C))
-        await trio.sleep(max(0.0, bench.core.deadline - trio.current_time()))
-        await wait_all_tasks_blocked()
-        assert bench.core.state.role is Role.CANDIDATE
+        await bench.stand()
 
         await bench.durable()
 
+        # The answer to c, what a asked around, and what it asks as a candidate.
         assert bench.kinds()[0] is RequestVoteResponse
-        assert len(bench.left) == 3
+        assert [type(message) for _, message in bench.left[1:]] == [PreVoteRequest] * 2 + [RequestVoteRequest] * 2
 
 
 # --- Proposals ---
@@ -297,11 +311,33 @@ async def test_a_leader_sends_heartbeats_in_time(autojump_clock: MockClock) -> N
     """The engine wakes at the core's deadline, and only then."""
     async with running() as bench:
         await bench.stand_and_win()
-        await trio.sleep(1.001)
+        await trio.sleep(0.901)
 
         heartbeats = [entry for entry in bench.left if isinstance(entry[1], AppendEntriesRequest)]
-        # Ten to each of two peers; the no-op is not answered, so nothing else is sent.
-        assert len(heartbeats) == 20
+        # Nine to each of two peers; the no-op is not answered, so nothing else is sent.
+        assert len(heartbeats) == 18
+
+
+async def test_reads_that_arrive_together_are_asked_together(autojump_clock: MockClock) -> None:
+    """Off the leader all of them are refused in one answer; on it they share one round."""
+    async with running() as bench:
+        bench.engine.read(ReadId(1))
+        bench.engine.read(ReadId(2))
+        await wait_all_tasks_blocked()
+        assert bench.read_answers == [((1, 2), None)]
+
+        await bench.stand_and_win()
+        await bench.durable()
+        term = bench.core.state.current_term
+        await bench.receive(B, AppendEntriesResponse(term, True, LogIndex(0), LogIndex(1), round=Round(1)))
+        bench.left.clear()
+        bench.engine.read(ReadId(3))
+        bench.engine.read(ReadId(4))
+        await wait_all_tasks_blocked()
+        assert [(peer, message.round) for peer, message in bench.left] == [(B, 2), (C, 2)]
+        await bench.receive(B, AppendEntriesResponse(term, True, LogIndex(1), LogIndex(1), round=Round(2)))
+
+        assert bench.read_answers[1:] == [((3, 4), LogIndex(1))]
 
 
 async def test_messages_wait_when_too_many_are_queued() -> None:

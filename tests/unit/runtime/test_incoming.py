@@ -15,21 +15,27 @@ from clustercore.interfaces import (
     Applied,
     ForwardFailure,
     ForwardProposals,
+    Hello,
+    HelloResponse,
     Message,
     NodeStatus,
     NotLeader,
     OutcomeUnknown,
     ProposalsApplied,
     ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+    ReadIndexRequest,
     Role,
     StatusRequest,
     StatusResponse,
 )
 from clustercore.raft.messages import RaftMessage
-from clustercore.raft.types import LogIndex, NodeId, Term
+from clustercore.raft.types import LogIndex, NodeId, ReadId, Term
 from clustercore.runtime.engine import Engine, Respond
 from clustercore.runtime.incoming import MAX_OPEN_REQUESTS, Acceptor
 from clustercore.runtime.proposals import Group, Proposals
+from clustercore.runtime.reads import ReadIndexes
 from tests.unit.runtime.fakes import FakeLink
 
 HEARTBEAT = AppendEntriesRequest(Term(1), NodeId("b"), LogIndex(0), Term(0), LogIndex(0))
@@ -67,6 +73,9 @@ class Bench:
     link: FakeLink
     engine: FakeEngine
     proposals: Proposals
+    read_indexes: ReadIndexes
+    # What the core was asked.
+    asked: list[ReadId]
     # Whether ``accept`` has returned.
     has_ended: bool = False
 
@@ -88,8 +97,19 @@ async def accepting(max_commands: int = 1000) -> AsyncIterator[Bench]:
     """Accept one link while the block lasts."""
     proposals = Proposals(node_id=NodeId("a"), max_commands=max_commands, max_bytes=1000)
     engine = FakeEngine(proposals)
-    bench = Bench(FakeLink(), engine, proposals)
-    acceptor = Acceptor(engine=engine, proposals=proposals, status=lambda: STATUS, max_command_bytes=10)
+    asked: list[ReadId] = []
+    read_indexes = ReadIndexes(
+        NodeId("a"), leader_id=lambda: NodeId("a"), ask_core=asked.append, outbox_to=lambda peer: None, timeout_s=1.0
+    )
+    bench = Bench(FakeLink(), engine, proposals, read_indexes, asked)
+    acceptor = Acceptor(
+        node_id=NodeId("a"),
+        engine=engine,
+        proposals=proposals,
+        read_indexes=bench.read_indexes,
+        status=lambda: STATUS,
+        max_command_bytes=10,
+    )
 
     async def accept() -> None:
         await acceptor.accept(bench.link)
@@ -232,3 +252,26 @@ async def test_accept_ends_at_a_message_that_is_no_request() -> None:
         await bench.deliver(AppendEntriesResponse(Term(1), True, LogIndex(0)))
 
         assert bench.has_ended
+
+
+async def test_hello_is_answered_with_who_is_here() -> None:
+    """Also one that was meant for another node: it is for the caller to hang up."""
+    async with accepting() as bench:
+        await bench.deliver(Hello(NodeId("b"), NodeId("a")), Hello(NodeId("b"), NodeId("c")))
+        await wait_all_tasks_blocked()
+
+        assert bench.link.sent == [HelloResponse(NodeId("a"))] * 2
+
+
+async def test_read_index_is_asked_of_the_core_and_answered_when_it_is() -> None:
+    """Each question is answered for itself, in the order in which the core answers."""
+    async with accepting() as bench:
+        await bench.deliver(ReadIndexRequest(7), ReadIndexRequest(8))
+        first, second = bench.asked
+        assert bench.link.sent == []
+
+        bench.read_indexes.answered_by_core((second,), LogIndex(5))
+        bench.read_indexes.answered_by_core((first,), None)
+        await wait_all_tasks_blocked()
+
+        assert bench.link.sent == [ReadIndexReady(8, LogIndex(5)), ReadIndexRefused(7, NodeId("a"))]

@@ -12,12 +12,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from clustercore.interfaces import Lane, Link, Message, NodeId, PeerUnreachable, StatusRequest
+from clustercore.interfaces import Hello, HelloResponse, Lane, Link, Message, NodeId, PeerUnreachable, StatusRequest
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.peers import PeerLane
 from tests.unit.runtime.fakes import FakeLink, FakeTransport
 
-B = NodeId("b")
+A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 CONFIG = NodeConfig(reconnect_min_s=0.1, reconnect_max_s=0.5, connect_timeout_s=2.0)
 
 
@@ -49,6 +49,7 @@ async def running(
     lane = PeerLane(
         B,
         Lane.BULK,
+        node_id=A,
         transport=transport,
         address_of=lambda node_id: address,
         on_message=take,
@@ -84,6 +85,52 @@ async def test_messages_go_over_one_link_and_answers_come_back() -> None:
         assert [(address, lane) for _, address, lane in bench.transport.attempts] == [("b:1", Lane.BULK)]
         assert bench.lost == []
     assert link.is_closed
+
+
+async def test_link_begins_with_who_calls_whom() -> None:
+    """The peer learns who calls and whom it means, before anything else is sent."""
+    link = FakeLink()
+    async with running(lambda address, lane: link) as bench:
+        bench.lane.outbox.post(StatusRequest(1))
+        await wait_all_tasks_blocked()
+
+        assert link.hellos == [Hello(A, B)]
+        assert link.sent == [StatusRequest(1)]
+
+
+@pytest.mark.parametrize("answer", [HelloResponse(C), StatusRequest(9)], ids=["another node", "no answer to Hello"])
+async def test_address_of_another_node_is_as_good_as_none(
+    answer: Message, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is sent to whoever is not the one that is meant, and nothing of theirs is taken for the peer's."""
+    links: list[FakeLink] = []
+
+    def dial(address: str, lane: Lane) -> Link:
+        links.append(FakeLink(hello_response=answer))
+        return links[-1]
+
+    async with running(dial) as bench:
+        for _ in range(50):
+            bench.lane.outbox.post(StatusRequest(1))
+            await trio.sleep(0.1)
+
+        assert len(links) > 5
+        assert all(link.sent == [] and link.is_closed for link in links)
+        assert bench.received == []
+        assert len(bench.lost) == len(links)
+    assert "is to be that of node b" in caplog.text
+
+
+async def test_peer_that_does_not_introduce_itself_is_given_up(autojump_clock: MockClock) -> None:
+    """The whole of connecting is bounded, and a link that came of it is closed."""
+    link = FakeLink()
+    link.hold()
+    async with running(lambda address, lane: link) as bench:
+        bench.lane.outbox.post(StatusRequest(1))
+        await trio.sleep(2.01)
+
+        assert bench.lost == [(B, Lane.BULK)]
+        assert link.is_closed
 
 
 async def test_attempts_back_off_to_the_longest_wait(autojump_clock: MockClock) -> None:

@@ -11,16 +11,25 @@ __all__ = (
     "Envelope",
     "ForwardFailure",
     "ForwardProposals",
+    "Hello",
+    "HelloResponse",
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",
     "PeerStatus",
+    "PreVoteRequest",
+    "PreVoteResponse",
     "ProposalsApplied",
     "ProposalsFailed",
+    "ReadIndexReady",
+    "ReadIndexRefused",
+    "ReadIndexRequest",
     "RequestVoteRequest",
     "RequestVoteResponse",
     "Role",
     "StatusRequest",
     "StatusResponse",
+    "TimeoutNowRequest",
+    "TimeoutNowResponse",
 )
 
 from dataclasses import dataclass
@@ -94,6 +103,8 @@ class Role(betterproto2.Enum):
 
     LEADER = 3
 
+    PRE_CANDIDATE = 4
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
@@ -101,6 +112,7 @@ class Role(betterproto2.Enum):
             1: "ROLE_FOLLOWER",
             2: "ROLE_CANDIDATE",
             3: "ROLE_LEADER",
+            4: "ROLE_PRE_CANDIDATE",
         }
 
     @classmethod
@@ -110,6 +122,7 @@ class Role(betterproto2.Enum):
             "ROLE_FOLLOWER": 1,
             "ROLE_CANDIDATE": 2,
             "ROLE_LEADER": 3,
+            "ROLE_PRE_CANDIDATE": 4,
         }
 
 
@@ -126,6 +139,8 @@ class AppendEntriesRequest(betterproto2.Message):
     leader_commit: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
 
     entries: "list[Entry]" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    round: "int" = betterproto2.field(7, betterproto2.TYPE_UINT64)
 
 
 default_message_pool.register_message("clustercore.v1", "AppendEntriesRequest", AppendEntriesRequest)
@@ -144,6 +159,8 @@ class AppendEntriesResponse(betterproto2.Message):
     conflict_term: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
 
     conflict_index: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
+
+    round: "int" = betterproto2.field(7, betterproto2.TYPE_UINT64)
 
 
 default_message_pool.register_message("clustercore.v1", "AppendEntriesResponse", AppendEntriesResponse)
@@ -216,6 +233,40 @@ class Envelope(betterproto2.Message):
         11, betterproto2.TYPE_MESSAGE, optional=True, group="message"
     )
 
+    pre_vote_request: "PreVoteRequest | None" = betterproto2.field(
+        12, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    pre_vote_response: "PreVoteResponse | None" = betterproto2.field(
+        13, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    timeout_now_request: "TimeoutNowRequest | None" = betterproto2.field(
+        14, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    timeout_now_response: "TimeoutNowResponse | None" = betterproto2.field(
+        15, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    read_index_request: "ReadIndexRequest | None" = betterproto2.field(
+        16, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    read_index_ready: "ReadIndexReady | None" = betterproto2.field(
+        17, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    read_index_refused: "ReadIndexRefused | None" = betterproto2.field(
+        18, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    hello: "Hello | None" = betterproto2.field(19, betterproto2.TYPE_MESSAGE, optional=True, group="message")
+
+    hello_response: "HelloResponse | None" = betterproto2.field(
+        20, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
 
 default_message_pool.register_message("clustercore.v1", "Envelope", Envelope)
 
@@ -228,6 +279,28 @@ class ForwardProposals(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "ForwardProposals", ForwardProposals)
+
+
+@dataclass(eq=False, repr=False)
+class Hello(betterproto2.Message):
+    node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    peer_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    protocol_version: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "Hello", Hello)
+
+
+@dataclass(eq=False, repr=False)
+class HelloResponse(betterproto2.Message):
+    node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    protocol_version: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "HelloResponse", HelloResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -271,6 +344,32 @@ default_message_pool.register_message("clustercore.v1", "PeerStatus", PeerStatus
 
 
 @dataclass(eq=False, repr=False)
+class PreVoteRequest(betterproto2.Message):
+    term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    candidate_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    last_log_index: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    last_log_term: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "PreVoteRequest", PreVoteRequest)
+
+
+@dataclass(eq=False, repr=False)
+class PreVoteResponse(betterproto2.Message):
+    term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    candidate_term: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    vote_granted: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+
+
+default_message_pool.register_message("clustercore.v1", "PreVoteResponse", PreVoteResponse)
+
+
+@dataclass(eq=False, repr=False)
 class ProposalsApplied(betterproto2.Message):
     request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
@@ -301,6 +400,34 @@ default_message_pool.register_message("clustercore.v1", "ProposalsFailed", Propo
 
 
 @dataclass(eq=False, repr=False)
+class ReadIndexReady(betterproto2.Message):
+    request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    read_index: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "ReadIndexReady", ReadIndexReady)
+
+
+@dataclass(eq=False, repr=False)
+class ReadIndexRefused(betterproto2.Message):
+    request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    leader_id: "str | None" = betterproto2.field(2, betterproto2.TYPE_STRING, optional=True)
+
+
+default_message_pool.register_message("clustercore.v1", "ReadIndexRefused", ReadIndexRefused)
+
+
+@dataclass(eq=False, repr=False)
+class ReadIndexRequest(betterproto2.Message):
+    request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "ReadIndexRequest", ReadIndexRequest)
+
+
+@dataclass(eq=False, repr=False)
 class RequestVoteRequest(betterproto2.Message):
     term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
@@ -309,6 +436,8 @@ class RequestVoteRequest(betterproto2.Message):
     last_log_index: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
     last_log_term: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
+    is_leadership_transfer: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
 
 
 default_message_pool.register_message("clustercore.v1", "RequestVoteRequest", RequestVoteRequest)
@@ -358,3 +487,21 @@ class StatusResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "StatusResponse", StatusResponse)
+
+
+@dataclass(eq=False, repr=False)
+class TimeoutNowRequest(betterproto2.Message):
+    term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    leader_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("clustercore.v1", "TimeoutNowRequest", TimeoutNowRequest)
+
+
+@dataclass(eq=False, repr=False)
+class TimeoutNowResponse(betterproto2.Message):
+    term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "TimeoutNowResponse", TimeoutNowResponse)

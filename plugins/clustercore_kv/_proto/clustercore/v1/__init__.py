@@ -417,7 +417,7 @@ default_message_pool.register_message("clustercore.v1", "KvFellBehind", KvFellBe
 @dataclass(eq=False, repr=False)
 class KvGet(betterproto2.Message):
     """
-    Read through the log, and so what the cluster has agreed on.
+    Read one key: in the log, or as a query of a node's state, which costs no log entry.
     """
 
     key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
