@@ -147,7 +147,9 @@ def test_divergence_page_names_what_is_in_the_modules() -> None:
     for module, names in cited:
         source = page(f"clustercore/{module}")
         for name in re.findall(r"`(\w+)`", names):
-            assert re.search(rf"^ *((?:async )?def |class |)({name})\b", source, re.MULTILINE), f"{name} is not in {module}"
+            assert re.search(rf"^ *((?:async )?def |class |)({name})\b", source, re.MULTILINE), (
+                f"{name} is not in {module}"
+            )
 
 
 # --- Calls, errors, effects, configuration, bounds -------------------------------------------------------------------

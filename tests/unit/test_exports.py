@@ -19,14 +19,17 @@ from clustercore import interfaces
 PUBLIC = {
     "clustercore": "Node NodeConfig RaftConfig",
     "clustercore.interfaces": """
-        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied ClusterError ConfigError Discovery
-        DiscoverySnapshot Entry EntryKind ForwardFailure ForwardProposals HardState InstallSnapshotRequest
-        InstallSnapshotResponse InvalidCommand InvariantError Lane Link LinkClosed LogCorrupt LogIndex MalformedEntry
-        Member Message NodeHandle NodeId NodeStatus NodeStopped NotLeader OutcomeUnknown PeerStatus PeerTimeout
-        PeerUnreachable PluginError ProposalError ProposalRefused ProposalsApplied ProposalsFailed RequestVoteRequest
-        RequestVoteResponse Role RoleChange Service ServiceError ServiceTransport Snapshot StateMachine
-        StateMachineError StatusRequest StatusResponse Storage StorageError StorageFull StoredState StreamHandler Term
-        Transport TransportError UnaryHandler decode_entry
+        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied ClusterError ConfigError Consistency
+        Discovery DiscoverySnapshot Entry EntryKind ForwardFailure ForwardProposals HardState Hello
+        HelloResponse InstallSnapshotRequest InstallSnapshotResponse InvalidCommand InvariantError Lane Link
+        LinkClosed LogCorrupt LogIndex MalformedEntry Member Message NodeHandle NodeId NodeStatus NodeStopped
+        NotLeader OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError
+        PreVoteRequest PreVoteResponse ProposalError ProposalRefused ProposalsApplied ProposalsFailed
+        ReadIndexReady ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse Role
+        RoleChange Round Service ServiceError ServiceTransport Snapshot StateMachine StateMachineError
+        StatusRequest StatusResponse Storage StorageError StorageFull StoredState StreamHandler Term
+        TimeoutNowRequest TimeoutNowResponse TooStale TransferFailed Transport TransportError UnaryHandler
+        decode_entry
     """,
     "clustercore_grpc": "GrpcTransport",
     "clustercore_kv": """
