@@ -36,6 +36,7 @@ class Event(Enum):
     FLUSH = "finish all writes and tell the core"
     HEARTBEAT = "wake the leader at its deadline"
     EXPIRE = "wake a node at its deadline"
+    LATE = "wake a node whose deadline has passed"
     WAIT = "let some time pass"
     PROPOSE = "propose"
     READ = "ask for an index to read at"
@@ -49,6 +50,10 @@ class Event(Enum):
     RECONNECT = "mend the network"
     # Much of what is waiting is done, in order: without such spells a schedule makes little way.
     CALM = "calm"
+    # The same between some of the nodes, while what goes to the others or comes from them is delayed.
+    AMONG = "some talk among themselves"
+    # Some hear their leader for long enough that the others take it for lost.
+    REIGN = "some are led on"
 
 
 # How often a seeded schedule has each: enough calm to elect and commit, enough trouble to need it again.
@@ -63,10 +68,11 @@ WEIGHTS = {
     Event.FLUSH: 16,
     Event.HEARTBEAT: 9,
     Event.EXPIRE: 1.2,
+    Event.LATE: 2,
     Event.WAIT: 2,
     Event.PROPOSE: 10,
     Event.READ: 5,
-    Event.TRANSFER: 0.5,
+    Event.TRANSFER: 1,
     Event.CRASH: 0.8,
     Event.START: 2,
     Event.UNREACHABLE: 0.8,
@@ -75,6 +81,8 @@ WEIGHTS = {
     Event.PARTITION: 0.7,
     Event.RECONNECT: 1.3,
     Event.CALM: 1.2,
+    Event.AMONG: 1.5,
+    Event.REIGN: 0.7,
 }
 
 Step = tuple[Event, int, int]
@@ -154,6 +162,13 @@ def _do(world: World, slow: int, number: int, step: Step) -> None:
         world.wait(world.config.election_timeout_s * (first % 11) * (second % 11) / 100)
     elif event is Event.CALM:
         _calm(world, [name for place, name in enumerate(names) if place != slow], first % 60)
+    elif event in (Event.AMONG, Event.REIGN):
+        group = [name for place, name in enumerate(names) if first >> place & 1 and place != slow]
+        _talk(world, group, beats=second % 16 if event is Event.REIGN else 0)
+    elif event is Event.LATE:
+        late = [name for name, node in world.nodes.items() if node.is_up and node.core.deadline <= world.now]
+        if late:
+            world.expire(late[first % len(late)])
     elif event is Event.REPLAY:
         if world.past:
             world.replay(first % len(world.past))
@@ -226,6 +241,24 @@ def _calm(world: World, names: Sequence[NodeId], rounds: int) -> None:
                     world.serve_snapshot(name, 0)
         if world.pool:
             world.deliver(0)
+
+
+def _talk(world: World, group: Sequence[NodeId], beats: int) -> None:
+    """Let these nodes finish what is between them, and do so again after each of their leader's heartbeats."""
+    group = [name for name in group if world.nodes[name].is_up]
+    for beat in range(beats + 1):
+        leaders = [name for name in group if world.nodes[name].core.state.role is Role.LEADER]
+        if beat > 0 and leaders:
+            world.expire(leaders[0])
+        # What is between them comes to an end, but for a snapshot that nobody sends.
+        for _ in range(100):
+            for name in group:
+                world.flush(name)
+            places = (place for place, packet in enumerate(world.pool) if {packet.sender, packet.to} <= set(group))
+            place = next(places, None)
+            if place is None:
+                break
+            world.deliver(place)
 
 
 def healed(world: World) -> None:
