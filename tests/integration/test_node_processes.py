@@ -261,23 +261,22 @@ async def test_leader_stopped_for_longer_than_an_election_steps_down(tmp_path: P
         assert set(cluster.errors.values()) <= {"OutcomeUnknown"}
 
 
-@pytest.mark.parametrize("role", ["leader", "follower", "candidate"])
+@pytest.mark.parametrize("role", ["leader", "follower", "pre_candidate"])
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_node_restarts_from_disk_in_every_role(role: str, how: str, tmp_path: Path) -> None:
-    """Whatever it was when it ended, a node comes back from its file as a follower and has everything."""
+    """Whatever it was when it ended, a node comes back from its file as a follower and has everything.
+
+    A node without a quorum asks around and starts no term; one that did start one is in the core's own tests.
+    """
     async with three_processes(tmp_path) as (cluster, _):
         for number in range(10):
             await cluster.write("a", f"before {number}")
         left = ["a", "b", "c"]
-        if role == "candidate":
+        if role == "pre_candidate":
             leader = await cluster.leader("a", "b", "c")
             left = others(leader)[:1]
             for name in others(left[0]):
                 await cluster.end(name, how)
-            if (await cluster.statuses(*left))[0]["role"] == "leader":
-                # It came to lead in that moment, and would for ever: nobody is left to tell it of a later term.
-                await cluster.end(left[0], how)
-                await cluster.start(left[0])
         found: list[dict[str, Any]] = []
 
         async def has_role() -> bool:
@@ -292,7 +291,7 @@ async def test_node_restarts_from_disk_in_every_role(role: str, how: str, tmp_pa
         await cluster.start(restarted)
         [after] = await cluster.statuses(restarted)
         assert after["term"] >= before["term"], "it forgot its term, and with it its vote"
-        if role == "candidate":
+        if role == "pre_candidate":
             await cluster.start(*others(restarted))
 
         await cluster.leader("a", "b", "c")
