@@ -218,6 +218,22 @@ def test_lease_runs_from_when_the_answered_round_was_sent() -> None:
     assert core.lease_until(1.5, heard_since=-math.inf) == 1.25 + LEASE_S
 
 
+def test_leader_tells_when_it_sent_what_a_majority_has_answered() -> None:
+    """The newest such round counts, by the time it was sent; one that is no leader has sent nothing."""
+    core = serving()
+    assert core.quorum_heard_at(1.1) == 1.0
+
+    core.time_passed(1.25)
+    core.time_passed(1.5)
+    assert core.quorum_heard_at(1.5) == 1.0
+    core.receive(B, answer(3), 1.6)
+    core.receive(C, answer(2), 1.6)
+
+    assert core.quorum_heard_at(1.6) == 1.5
+    assert serving("a").quorum_heard_at(7.0) == 7.0
+    assert follower().quorum_heard_at(0.5) == -math.inf
+
+
 def test_lease_needs_a_majority() -> None:
     """With five voters, one answer beside the leader is none."""
     core = leader("abcde")

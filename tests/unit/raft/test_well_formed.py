@@ -6,7 +6,14 @@ import pytest
 
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Reply
-from clustercore.raft.messages import AppendEntriesRequest, RaftMessage, RaftResponse, RequestVoteRequest
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    PreVoteRequest,
+    RaftMessage,
+    RaftResponse,
+    RequestVoteRequest,
+    TimeoutNowRequest,
+)
 from clustercore.raft.types import NodeId
 from clustercore.raft.well_formed import MAX_NUMBER, is_well_formed
 from tests.unit.raft.building import (
@@ -24,8 +31,13 @@ from tests.unit.raft.building import (
     log_of,
     no_op,
     picture,
+    pre_candidate,
+    pre_vote_request,
+    pre_vote_response,
     refused,
     snapshot,
+    timeout_now,
+    timeout_now_response,
     vote_request,
     vote_response,
 )
@@ -34,6 +46,7 @@ BIG = MAX_NUMBER + 1
 
 CORES: dict[str, Callable[[], RaftCore]] = {
     "follower": lambda: follower(entries=log_of(1, 2), term=3),
+    "pre_candidate": lambda: pre_candidate(entries=log_of(1, 2), term=4),
     "candidate": lambda: candidate(entries=log_of(1, 2), term=4),
     "leader": lambda: leader(entries=log_of(1, 2), term=4),
 }
@@ -49,6 +62,18 @@ MALFORMED_REQUESTS = [
     vote_request(9, "b", last=(-1, 1)),
     vote_request(9, "b", last=(1, -1)),
     vote_request(9, "b", last=(BIG, 1)),
+    pre_vote_request(0, "b"),
+    pre_vote_request(BIG, "b"),
+    pre_vote_request(9, ""),
+    pre_vote_request(9, "b", last=(1, 9)),
+    pre_vote_request(9, "b", last=(0, 1)),
+    pre_vote_request(9, "b", last=(1, 0)),
+    pre_vote_request(9, "b", last=(-1, 1)),
+    pre_vote_request(9, "b", last=(BIG, 1)),
+    timeout_now(0, "b"),
+    timeout_now(-1, "b"),
+    timeout_now(BIG, "b"),
+    timeout_now(9, ""),
     append(0, "b"),
     append(BIG, "b"),
     append(9, ""),
@@ -77,6 +102,12 @@ MALFORMED_REQUESTS = [
 MALFORMED_RESPONSES = [
     vote_response(0, True),
     vote_response(BIG, True),
+    pre_vote_response(-1, 4, True),
+    pre_vote_response(BIG, 4, True),
+    pre_vote_response(9, -1, True),
+    pre_vote_response(9, BIG, True),
+    timeout_now_response(0),
+    timeout_now_response(BIG),
     appended(0, 0, 0),
     appended(9, -1, 0),
     appended(9, 0, -1),
@@ -95,6 +126,10 @@ def refusal_of(message: RaftMessage, term: int) -> RaftResponse:
     match message:
         case RequestVoteRequest():
             return vote_response(term, False)
+        case PreVoteRequest():
+            return pre_vote_response(term, message.term, False)
+        case TimeoutNowRequest():
+            return timeout_now_response(term)
         case AppendEntriesRequest():
             return refused(term, message.prev_log_index)
         case _:
@@ -131,6 +166,14 @@ def test_malformed_response_changes_nothing(role: str, message: RaftMessage) -> 
     [
         vote_request(1, "b"),
         vote_request(MAX_NUMBER, "b", last=(MAX_NUMBER, MAX_NUMBER - 1)),
+        pre_vote_request(1, "b"),
+        pre_vote_request(MAX_NUMBER, "b", last=(MAX_NUMBER, MAX_NUMBER - 1)),
+        # A node that has seen no election answers in term 0.
+        pre_vote_response(0, 1, True),
+        pre_vote_response(MAX_NUMBER, MAX_NUMBER, False),
+        timeout_now(1, "b"),
+        timeout_now(MAX_NUMBER, "b"),
+        timeout_now_response(1),
         append(1, "b"),
         append(4, "b", prev=(2, 2), entries=[command(3, 2), no_op(4, 4)], commit=MAX_NUMBER),
         install(4, "b", snapshot(1, 1)),
@@ -151,10 +194,13 @@ def test_message_at_its_limits_is_well_formed(message: RaftMessage) -> None:
     "message",
     [
         vote_request(2, "b", last=(9, 1)),
+        vote_request(2, "b", last=(9, 1), is_leadership_transfer=True),
+        pre_vote_request(2, "b", last=(9, 1)),
+        timeout_now(2, "b"),
         append(2, "b", prev=(2, 2), entries=[command(3, 2)], commit=3),
         install(2, "b", snapshot(9, 2)),
     ],
-    ids=["RequestVote", "AppendEntries", "InstallSnapshot"],
+    ids=["RequestVote", "RequestVote for a transfer", "PreVote", "TimeoutNow", "AppendEntries", "InstallSnapshot"],
 )
 def test_request_of_an_earlier_term_is_refused_and_changes_nothing(role: str, message: RaftMessage) -> None:
     """A server that receives a request with a stale term rejects it (Raft §5.1)."""
@@ -171,8 +217,15 @@ def test_request_of_an_earlier_term_is_refused_and_changes_nothing(role: str, me
 @pytest.mark.parametrize("role", CORES)
 @pytest.mark.parametrize(
     "message",
-    [vote_response(2, True), appended(2, 2, 2), refused(2, 2, conflict=(1, 1)), installed(2, 2)],
-    ids=["RequestVote", "AppendEntries", "AppendEntries refused", "InstallSnapshot"],
+    [
+        vote_response(2, True),
+        pre_vote_response(2, 2, True),
+        timeout_now_response(2),
+        appended(2, 2, 2),
+        refused(2, 2, conflict=(1, 1)),
+        installed(2, 2),
+    ],
+    ids=["RequestVote", "PreVote", "TimeoutNow", "AppendEntries", "AppendEntries refused", "InstallSnapshot"],
 )
 def test_response_of_an_earlier_term_changes_nothing(role: str, message: RaftMessage) -> None:
     """An answer to what was asked in an earlier term says nothing of this one (Raft §5.1)."""
@@ -190,6 +243,13 @@ def test_response_of_an_earlier_term_changes_nothing(role: str, message: RaftMes
         ("follower", appended(3, 2, 2)),
         ("follower", refused(3, 2, conflict=(1, 1))),
         ("follower", installed(3, 2)),
+        ("follower", pre_vote_response(3, 4, True)),
+        ("pre_candidate", vote_response(3, True)),
+        ("pre_candidate", appended(3, 2, 2)),
+        ("pre_candidate", refused(3, 2, conflict=(1, 1))),
+        ("pre_candidate", installed(3, 2)),
+        ("candidate", pre_vote_response(4, 5, True)),
+        ("leader", pre_vote_response(4, 5, True)),
         ("candidate", appended(4, 2, 2)),
         ("candidate", refused(4, 2, conflict=(1, 1))),
         ("candidate", installed(4, 2)),
@@ -272,10 +332,12 @@ def test_follower_refuses_a_second_leader_of_its_term(message: RaftMessage) -> N
     "message",
     [
         vote_request(4, "a", last=(9, 3)),
+        pre_vote_request(5, "a", last=(9, 3)),
+        timeout_now(4, "a"),
         append(4, "a", prev=(2, 2), entries=[command(3, 2)], commit=3),
         install(4, "a", snapshot(9, 2)),
     ],
-    ids=["RequestVote", "AppendEntries", "InstallSnapshot"],
+    ids=["RequestVote", "PreVote", "TimeoutNow", "AppendEntries", "InstallSnapshot"],
 )
 def test_request_in_the_receivers_own_name_is_refused(role: str, message: RaftMessage) -> None:
     """When a peer's address leads back to a candidate, its own answer must not count for the peer's vote."""

@@ -1,0 +1,414 @@
+"""Leadership transfer at the leader (thesis §3.10), and when its disk stalls. ``test_timeout_now`` has the target."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from clustercore.raft.core import RaftCore
+from clustercore.raft.effects import (
+    Apply,
+    Effects,
+    ProposalsAppended,
+    ProposalsRefused,
+    Send,
+)
+from clustercore.raft.messages import RaftMessage, TimeoutNowRequest
+from clustercore.raft.types import LogIndex, NodeId, Role, Term, WriteId
+from tests.unit.raft.building import (
+    CONFIG,
+    A,
+    B,
+    C,
+    D,
+    append,
+    appended,
+    candidate,
+    changes,
+    follower,
+    installed,
+    leader,
+    picture,
+    pre_candidate,
+    pre_vote_response,
+    refused,
+    snapshot,
+    timeout_now,
+    timeout_now_response,
+    vote_request,
+    vote_response,
+)
+
+
+def serving(voters: str = "abc") -> RaftCore:
+    """A leader of term 1 at time 1 whose followers all have its no-op."""
+    core = leader(voters)
+    for peer in core.state.configuration.peers_of(A):
+        core.receive(peer, appended(1, 0, 1), 1.0)
+    return core
+
+
+def with_target_behind() -> RaftCore:
+    """The same with an entry 2 that is durable here and on its way to the others, and a transfer to B since 1."""
+    core = serving()
+    core.propose([b"x"], 1.0)
+    core.storage_done(WriteId(3), 1.0)
+    assert core.transfer_leadership(B, 1.0) == ()
+    return core
+
+
+def told(effects: Effects) -> list[NodeId]:
+    """Who is told to stand."""
+    return [
+        effect.to for effect in effects if isinstance(effect, Send) and isinstance(effect.message, TimeoutNowRequest)
+    ]
+
+
+# --- Telling the target ---
+
+
+def test_target_that_has_the_whole_log_is_told_at_once() -> None:
+    """It can win the election as well as the leader could."""
+    core = serving()
+    before = picture(core)
+
+    effects = core.transfer_leadership(B, 1.125)
+
+    assert effects == (Send(B, timeout_now(1, "a")),)
+    assert changes(before, core) == {"transfer": (B, 2.125, True), "has_told_successor": True}
+
+
+def test_target_that_lags_is_told_when_it_has_caught_up() -> None:
+    """Before, it might lose the election to no one's gain."""
+    core = serving()
+    core.propose([b"x"], 1.0)
+    core.storage_done(WriteId(3), 1.0)
+    before = picture(core)
+
+    assert core.transfer_leadership(B, 1.125) == ()
+    assert changes(before, core) == {"transfer": (B, 2.125, False)}
+    assert core.receive(B, appended(1, 1, 1), 1.25) == ()
+
+    effects = core.receive(B, appended(1, 1, 2), 1.25)
+
+    assert effects == (Apply(core.state.log.slice(LogIndex(2), LogIndex(2))), Send(B, timeout_now(1, "a")))
+    assert core.state.has_told_successor
+
+
+def test_target_is_told_once() -> None:
+    """Its further answers repeat nothing."""
+    core = with_target_behind()
+    assert told(core.receive(B, appended(1, 1, 2), 1.25)) == [B]
+
+    assert core.receive(B, appended(1, 1, 2), 1.25) == ()
+    assert core.receive(B, timeout_now_response(1), 1.25) == ()
+
+
+def test_answer_of_another_tells_the_target_nothing() -> None:
+    """That one has the log says nothing of the other."""
+    core = with_target_behind()
+
+    assert told(core.receive(C, appended(1, 1, 2), 1.25)) == []
+    assert picture(core)["transfer"] == (B, 2.0, False)
+
+
+def test_target_that_gets_the_log_by_a_snapshot_is_told() -> None:
+    """However it comes to have the whole log."""
+    core = leader("ab", stored=snapshot(4, 1), term=2)
+    core.receive(B, refused(2, 4, conflict=(0, 2)), 1.0)
+    core.transfer_leadership(B, 1.0)
+
+    assert told(core.receive(B, installed(2, 4), 1.25)) == []
+    assert told(core.receive(B, installed(2, 5), 1.25)) == [B]
+
+
+def test_target_is_brought_up_to_date_meanwhile() -> None:
+    """The leader sends what it lacks, as to any follower."""
+    core = with_target_behind()
+
+    effects = core.receive(B, refused(1, 1, conflict=(0, 1)), 1.25)
+    assert effects == ()
+    core.peer_unreachable(B)
+    effects = core.receive(B, appended(1, 1, 1), 1.25)
+
+    entries = core.state.log.slice(LogIndex(2), LogIndex(2))
+    assert effects == (Send(B, append(1, "a", prev=(1, 1), entries=entries, commit=1, round_number=1)),)
+
+
+# --- While it is under way ---
+
+
+@pytest.mark.parametrize("make", [with_target_behind, serving])
+def test_proposals_are_refused_while_handing_over(make: type) -> None:
+    """The target would have to catch up with them for ever; nothing is appended (thesis §3.10, step 1)."""
+    core: RaftCore = make()
+    core.transfer_leadership(B, 1.0)
+    before = picture(core)
+
+    assert not core.takes_proposals
+    assert core.propose([b"y"], 1.125) == (ProposalsRefused(A),)
+    assert picture(core) == before
+
+
+def test_leader_that_hands_over_still_leads() -> None:
+    """It sends heartbeats and commits what it had taken."""
+    core = with_target_behind()
+
+    assert core.receive(C, appended(1, 1, 2), 1.25) == (Apply(core.state.log.slice(LogIndex(2), LogIndex(2))),)
+    assert core.time_passed(1.25) == (
+        Send(B, append(1, "a", prev=(1, 1), commit=2, round_number=2)),
+        Send(C, append(1, "a", prev=(2, 1), commit=2, round_number=2)),
+    )
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_transfer_is_given_up_after_an_election_timeout(is_told: bool) -> None:
+    """The target did not take over: the leader takes proposals again, at the first heartbeat after the deadline."""
+    core = with_target_behind()
+    core.receive(C, appended(1, 1, 2), 1.75)
+    if is_told:
+        core.receive(B, appended(1, 1, 2), 1.75)
+    core.time_passed(1.99)
+    assert picture(core)["transfer"] == (B, 2.0, is_told)
+
+    effects = core.time_passed(2.25)
+
+    assert all(isinstance(effect, Send) for effect in effects)
+    assert core.state.role is Role.LEADER
+    assert core.state.transfer is None
+    assert core.state.has_told_successor is is_told
+    assert core.takes_proposals
+    assert core.propose([b"y"], 2.25)[0] == ProposalsAppended(Term(1), LogIndex(3))
+
+
+def test_transfer_that_was_given_up_may_be_tried_again() -> None:
+    """The target is then told anew."""
+    core = serving()
+    core.transfer_leadership(B, 1.0)
+    core.receive(C, appended(1, 0, 1), 1.75)
+    core.time_passed(2.0)
+
+    assert told(core.transfer_leadership(B, 2.125)) == [B]
+
+
+def test_target_may_be_replaced_until_it_is_told() -> None:
+    """The time begins again, and the first target is told nothing any more."""
+    core = with_target_behind()
+    core.receive(C, appended(1, 1, 2), 1.25)
+
+    effects = core.transfer_leadership(C, 1.5)
+
+    assert effects == (Send(C, timeout_now(1, "a")),)
+    assert picture(core)["transfer"] == (C, 2.5, True)
+    assert told(core.receive(B, appended(1, 1, 2), 1.5)) == []
+
+
+@pytest.mark.parametrize("target", ["b", "c"])
+def test_target_that_was_told_is_not_replaced(target: str) -> None:
+    """Two that stand at once would take each other's votes; and the time does not begin again."""
+    core = serving()
+    core.transfer_leadership(B, 1.0)
+    before = picture(core)
+
+    assert core.transfer_leadership(NodeId(target), 1.5) == ()
+    assert picture(core) == before
+
+
+@pytest.mark.parametrize("target", ["a", "x", ""])
+def test_wrong_target_changes_nothing(target: str) -> None:
+    """The leader itself and strangers cannot take over."""
+    core = serving()
+    before = picture(core)
+
+    assert core.transfer_leadership(NodeId(target), 1.5) == ()
+    assert picture(core) == before
+
+
+@pytest.mark.parametrize("make", [follower, pre_candidate, candidate])
+def test_transfer_by_whoever_does_not_lead_changes_nothing(make: type) -> None:
+    """Only a leader has something to hand over."""
+    core: RaftCore = make()
+    before = picture(core)
+
+    assert core.transfer_leadership(B, 1.5) == ()
+    assert picture(core) == before
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        append(2, "b", prev=(1, 1)),
+        vote_request(2, "b", last=(2, 1), is_leadership_transfer=True),
+        vote_response(2, False),
+        timeout_now_response(2),
+    ],
+    ids=["AppendEntries", "RequestVote", "a response", "TimeoutNowResponse"],
+)
+def test_transfer_ends_with_the_term(message: RaftMessage) -> None:
+    """The leadership is gone, whoever got it."""
+    core = with_target_behind()
+
+    core.receive(B, message, 1.5)
+
+    assert (core.state.role, core.state.current_term) == (Role.FOLLOWER, 2)
+    assert core.state.transfer is None
+
+
+def test_transfer_ends_when_the_leader_steps_down() -> None:
+    """Whoever leads no more has nothing to hand over; a late answer tells nobody."""
+    core = with_target_behind()
+    core.time_passed(2.0)
+
+    assert core.state.role is Role.FOLLOWER
+    assert core.state.transfer is None
+    assert core.receive(B, appended(1, 1, 2), 2.0) == ()
+
+
+def test_new_term_begins_without_what_was_told_in_the_last() -> None:
+    """Whoever was told to stand in an earlier term cannot in this one."""
+    core = serving("ab")
+    core.transfer_leadership(B, 1.0)
+    core.receive(B, append(2, "b", prev=(1, 1)), 1.5)
+    assert core.state.has_told_successor
+
+    core.time_passed(2.5)
+    core.receive(B, pre_vote_response(2, 3, True), 2.5)
+    core.storage_done(core.state.last_write_id, 2.5)
+    core.receive(B, vote_response(3, True), 2.5)
+
+    assert (core.state.role, core.state.current_term) == (Role.LEADER, 3)
+    assert not core.state.has_told_successor
+
+
+# --- The one to hand over to ---
+
+
+def test_best_successor_has_the_longest_log() -> None:
+    """It has least to catch up with; with logs alike, any one of them will do, but always the same."""
+    core = serving("abcd")
+    assert core.best_successor(1.0) == D
+    core.propose([b"x"], 1.0)
+
+    core.receive(C, appended(1, 1, 2), 1.0)
+
+    assert core.best_successor(1.0) == C
+
+
+def test_best_successor_was_heard_of_lately() -> None:
+    """Within three heartbeats; a longer log of one that is silent is worth nothing."""
+    core = serving()
+    core.propose([b"x"], 1.0)
+    core.receive(C, appended(1, 1, 2), 1.0)
+    core.receive(B, appended(1, 1, 1), 1.5)
+
+    assert core.best_successor(1.74) == C
+    assert core.best_successor(1.75) == B
+    assert core.best_successor(2.24) == B
+    assert core.best_successor(2.25) is None
+
+
+def test_best_successor_gets_entries_as_they_come() -> None:
+    """One that is probed or waits for a snapshot would have to catch up first."""
+    core = serving()
+    core.peer_unreachable(C)
+    assert core.best_successor(1.0) == B
+
+    core.peer_unreachable(B)
+    assert core.best_successor(1.0) is None
+
+
+@pytest.mark.parametrize("make", [follower, pre_candidate, candidate])
+def test_whoever_does_not_lead_knows_no_successor(make: type) -> None:
+    """It does not know how far the others are."""
+    core: RaftCore = make()
+
+    assert core.best_successor(1.0) is None
+
+
+# --- A disk that stalls ---
+
+
+def stalled() -> RaftCore:
+    """A leader whose followers commit, at 1.125, what its own disk has kept waiting since 1."""
+    core = serving()
+    core.propose([b"x"], 1.0)
+    for peer in (B, C):
+        core.receive(peer, appended(1, 1, 2), 1.125)
+    assert (core.state.commit_index, core.state.last_applied) == (2, 1)
+    return core
+
+
+def test_leader_with_a_stalled_disk_hands_over() -> None:
+    """It can answer nobody, and its heartbeats would keep it in office; so it leaves at one of them."""
+    core = stalled()
+    assert told(core.time_passed(1.49)) == []
+    before = picture(core)
+
+    effects = core.time_passed(1.74)
+
+    assert effects == (
+        Send(C, timeout_now(1, "a")),
+        Send(B, append(1, "a", prev=(2, 1), commit=2, round_number=3)),
+        Send(C, append(1, "a", prev=(2, 1), commit=2, round_number=3)),
+    )
+    assert changes(before, core) == {
+        "transfer": (C, 2.74, True),
+        "has_told_successor": True,
+        "last_round": 3,
+        "rounds_sent": ((1, 1.0), (2, 1.49), (3, 1.74)),
+        "heartbeat_deadline": 1.99,
+    }
+
+
+def test_stall_is_measured_from_the_oldest_write_that_waits() -> None:
+    """A disk that is slow but gets on is no outage."""
+    core = stalled()
+    core.propose([b"y"], 1.25)
+    core.storage_done(WriteId(3), 1.375)
+    for peer in (B, C):
+        core.receive(peer, appended(1, 2, 3), 1.5)
+
+    assert told(core.time_passed(1.74)) == []
+    assert told(core.time_passed(1.99)) == [C]
+
+
+def test_disk_may_stall_for_as_long_as_is_configured() -> None:
+    """``disk_stall_s`` after the write was asked for, and not before."""
+    core = leader(config=attrs.evolve(CONFIG, disk_stall_s=0.25), is_durable=False)
+    core.receive(B, appended(1, 0, 1), 1.0)
+
+    assert told(core.time_passed(1.25)) == [B]
+
+
+def test_leader_with_a_stalled_disk_and_no_successor_goes_on() -> None:
+    """Nobody could do better now; it hands over once somebody can."""
+    core = stalled()
+    core.peer_unreachable(B)
+    core.peer_unreachable(C)
+    assert told(core.time_passed(1.5)) == []
+    assert core.takes_proposals
+
+    core.receive(B, appended(1, 1, 2), 1.625)
+
+    assert told(core.time_passed(1.75)) == [B]
+
+
+def test_leader_with_a_stalled_disk_keeps_to_the_transfer_under_way() -> None:
+    """Somebody chose a target already; a stall chooses no other before that is given up."""
+    core = serving()
+    core.peer_unreachable(B)
+    core.propose([b"x"], 1.0)
+    core.receive(C, appended(1, 1, 2), 1.125)
+    core.transfer_leadership(B, 1.25)
+
+    assert told(core.time_passed(1.75)) == []
+    assert picture(core)["transfer"] == (B, 2.25, False)
+
+
+def test_leader_whose_disk_is_idle_stays() -> None:
+    """No write waits, however long ago the last one was."""
+    core = serving()
+    core.receive(B, appended(1, 0, 1), 8.5)
+
+    assert told(core.time_passed(9.0)) == []
+    assert core.state.transfer is None
