@@ -26,11 +26,12 @@ __all__ = [
 def start_transfer(state: RaftState, target: NodeId, now: float) -> bool:
     """As leader, begin to hand over to another voter; return False if that is not possible now.
 
-    A transfer to another target that is under way is replaced, unless its target has been told to stand already.
+    A transfer to another target that is under way is replaced, unless its target has been told to stand already. One to
+    the same target keeps its deadline, so that asking again and again does not keep proposals waiting for ever.
     """
     if state.role is not Role.LEADER or target not in state.progress or target not in state.configuration.voters:
         return False
-    if state.transfer is not None and state.transfer.is_told:
+    if state.transfer is not None and (state.transfer.is_told or state.transfer.target == target):
         return False
     state.transfer = Transfer(target, now + state.config.election_timeout_s)
     maybe_tell_target(state, target)

@@ -59,16 +59,19 @@ def lease_until(state: RaftState, now: float, *, heard_since: float) -> float:
     stand holds none for the rest of its term: that election does not wait for the lease to end, and the word may arrive
     late, after the transfer was given up.
     """
-    if state.role is not Role.LEADER or not _has_committed_in_term(state) or state.has_told_successor:
-        return -math.inf
     heard_at = quorum_heard_at(state, now)
-    if heard_at < heard_since:
+    if state.has_told_successor or heard_at < heard_since:
         return -math.inf
     return heard_at + state.config.election_timeout_s / (1 + state.config.max_clock_drift)
 
 
 def quorum_heard_at(state: RaftState, now: float) -> float:
-    """Return when the leader sent the newest round that a majority has answered; minus infinity if it sent none."""
+    """Return when this leader sent the newest round that a majority has answered.
+
+    Minus infinity if it sent none, or does not know yet how far the log was committed before its term.
+    """
+    if state.role is not Role.LEADER or not _has_committed_in_term(state):
+        return -math.inf
     if len(state.configuration.voters) == 1:
         return now
     confirmed = _confirmed_round(state)

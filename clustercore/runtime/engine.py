@@ -188,14 +188,14 @@ class Engine:
         self._message_room.unpark()
         now = trio.current_time()
         self._carry_out(self._core.receive(sender, message, now), respond)
-        state = self._core.state
-        if isinstance(message, AppendEntriesRequest) and (message.term, sender) == (
-            state.current_term,
-            state.leader_id,
-        ):
+        if isinstance(message, AppendEntriesRequest) and self._knows_all_committed(message):
             self.freshness.heard(message.leader_commit, now)
         if isinstance(message, AppendEntriesResponse):
             self._on_heard()
+
+    def _knows_all_committed(self, message: AppendEntriesRequest) -> bool:
+        """Whether the request tells how far the log is committed: a leader knows once an entry of its term is."""
+        return self._core.state.log.term_at(message.leader_commit) == message.term == self._core.state.current_term
 
     def _storage_done(self, write_id: WriteId) -> None:
         # First what had to wait for the write, then what the core makes of it: the order in which it was asked for.

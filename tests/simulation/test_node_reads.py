@@ -279,3 +279,27 @@ def test_reads_that_gather_share_a_round() -> None:
         assert leader.running._running().engine._core.state.last_round - before <= 10
 
     simulate(main)
+
+
+def test_new_leader_does_not_pass_for_fresh_before_it_knows_what_is_committed() -> None:
+    """Just after a restart of all, nobody claims to have everything before the new leader's first entry commits."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start_all()
+        await (await cluster.leader()).running.propose(b"x")
+        await cluster.converge()
+        for name in cluster.names:
+            await cluster.crash(name)
+        for name in cluster.names:
+            await cluster.start(name)
+        values: set[bytes] = set()
+        for _ in range(3000):
+            for machine in cluster.on:
+                result = await machine.running.read(b"", consistency=STALE)
+                if result.lag_s < math.inf:
+                    values.add(result.value)
+            await trio.sleep(0.001)
+
+        assert values == {b"x"}
+
+    simulate(main)

@@ -412,3 +412,15 @@ def test_leader_whose_disk_is_idle_stays() -> None:
 
     assert told(core.time_passed(9.0)) == []
     assert core.state.transfer is None
+
+
+def test_transfer_asked_for_again_keeps_its_deadline() -> None:
+    """Whoever repeats it to a target that lags cannot keep proposals refused for ever."""
+    core = leader()
+    core.transfer_leadership(B, 1.1)
+    assert core.state.transfer is not None
+    deadline = core.state.transfer.deadline
+
+    assert core.transfer_leadership(B, 1.6) == ()
+
+    assert core.state.transfer.deadline == deadline

@@ -280,6 +280,19 @@ def test_leader_that_told_another_to_stand_holds_no_lease_again() -> None:
     assert core.lease_until(core.deadline, heard_since=-math.inf) == -math.inf
 
 
+def test_new_leader_was_heard_by_nobody_before_its_no_op_commits() -> None:
+    """An answer that rejects the no-op shows that the follower listens, not how far the log is committed."""
+    core = leader()
+    core.receive(B, rejection(1, conflict_index=1), 1.1)
+    assert core.quorum_heard_at(1.1) == -math.inf
+
+    core.receive(C, answer(1), 1.2)
+    assert core.quorum_heard_at(1.2) == 1.0
+    core.receive(C, append(2, "c"), 1.3)
+    assert core.quorum_heard_at(1.3) == -math.inf
+    assert follower("a").quorum_heard_at(0.5) == -math.inf
+
+
 def test_follower_and_deposed_leader_hold_no_lease() -> None:
     """A lease is the leader's."""
     core = serving()
