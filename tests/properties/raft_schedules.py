@@ -36,7 +36,7 @@ class Event(Enum):
     FLUSH = "finish all writes and tell the core"
     HEARTBEAT = "wake the leader at its deadline"
     EXPIRE = "wake a node at its deadline"
-    LATE = "wake a node whose deadline has passed"
+    LATE = "wake a node whose deadline has passed, and let some hear it"
     WAIT = "let some time pass"
     PROPOSE = "propose"
     READ = "ask for an index to read at"
@@ -164,11 +164,16 @@ def _do(world: World, slow: int, number: int, step: Step) -> None:
         _calm(world, [name for place, name in enumerate(names) if place != slow], first % 60)
     elif event in (Event.AMONG, Event.REIGN):
         group = [name for place, name in enumerate(names) if first >> place & 1 and place != slow]
-        _talk(world, group, beats=second % 16 if event is Event.REIGN else 0)
+        _talk(world, group, beats=second % 24 if event is Event.REIGN else 0)
+        if event is Event.REIGN:
+            # The others hear nothing of it, or they would take up what they heard last.
+            world.pool = [packet for packet in world.pool if packet.to in group]
     elif event is Event.LATE:
         late = [name for name, node in world.nodes.items() if node.is_up and node.core.deadline <= world.now]
         if late:
-            world.expire(late[first % len(late)])
+            woken = late[first % len(late)]
+            world.expire(woken)
+            _talk(world, [other for place, other in enumerate(names) if second >> place & 1 or other == woken], beats=0)
     elif event is Event.REPLAY:
         if world.past:
             world.replay(first % len(world.past))

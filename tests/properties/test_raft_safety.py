@@ -27,11 +27,17 @@ EVENTS = [event for event, weight in WEIGHTS.items() for _ in range(math.ceil(we
 STEPS = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 255), st.integers(0, 255)), max_size=200)
 # A leader is elected and has committed something: what goes wrong then is more than an election that nobody wins.
 LED: list[Step] = [(Event.EXPIRE, 0, 0), (Event.CALM, 59, 0), (Event.PROPOSE, 0, 1), (Event.CALM, 59, 0)]
+# Of three, the third has heard nothing for so long that it would stand, while the second has just heard its leader.
+CUT_OFF: list[Step] = [*LED, (Event.REIGN, 0b011, 23)]
+# The third stands, and only the second hears it.
+STANDS: list[Step] = [(Event.EXPIRE, 2, 0), (Event.AMONG, 0b110, 0)]
+# The second has heard nothing for just as long, so that the third leads, while the first does not know it.
+DEPOSED: list[Step] = [*CUT_OFF, (Event.HEARTBEAT, 0, 0), (Event.WAIT, 10, 10), *STANDS]
 
 
 @pytest.mark.slow
 @settings(max_examples=5 * settings().max_examples)
-@given(setup=SETUPS, start=st.sampled_from([[], LED]), steps=STEPS)
+@given(setup=SETUPS, start=st.sampled_from([[], LED, CUT_OFF, DEPOSED]), steps=STEPS)
 def test_any_schedule_is_safe_and_heals(setup: Setup, start: list[Step], steps: list[Step]) -> None:
     """No schedule breaks an invariant, and once faults end all nodes agree and commit; hypothesis shrinks what does."""
     world, _ = run(setup, [*start, *steps])
@@ -60,6 +66,30 @@ def test_schedules_reach_what_they_are_to_test() -> None:
     assert terms > 10
     assert committed > 50
     assert covered > 4
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_node_that_was_cut_off_is_not_elected_under_a_lease(restart: bool) -> None:
+    """Who has just heard a leader, or has just started and may have, elects nobody else (thesis §4.2.3, §6.4.1)."""
+    again: list[Step] = [(Event.CRASH, 1, 3), (Event.START, 1, 0)] if restart else []
+    world, invariants = run(Setup(), [*CUT_OFF, *again, *STANDS])
+
+    leader, _, cut_off = world.nodes.values()
+    assert leader.core.lease_until(world.now, heard_since=-math.inf) > world.now
+    assert (cut_off.core.state.role, cut_off.core.state.current_term) == (Role.PRE_CANDIDATE, 1)
+    assert invariants.leaders == {1: leader.node_id}
+
+
+def test_read_at_a_deposed_leader_is_not_confirmed_by_what_it_sent_before() -> None:
+    """Answers to earlier rounds, however late they come, do not say that it leads now (thesis §6.4)."""
+    replays: list[Step] = [(Event.REPLAY, number, 0) for number in range(300)]
+    world, invariants = run(Setup(), [*DEPOSED, (Event.READ, 0, 2), *replays])
+
+    old, _, new = world.nodes.values()
+    assert invariants.leaders == {1: old.node_id, 2: new.node_id}
+    assert new.core.state.commit_index > old.core.state.commit_index
+    assert old.core.state.reads_under_way is not None
+    assert world.answered == {}
 
 
 def test_lease_outlasts_a_vote_that_is_late_when_the_voter_knows_its_term_already() -> None:
