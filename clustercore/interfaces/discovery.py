@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import attrs
 
@@ -56,6 +56,10 @@ class Discovery(ABC):
     A source that does not answer is no error, for a running cluster can do without: the plugin asks it again, and until
     it answers, what it told last holds, as ``is_stale``. What a method raises ends the node.
     """
+
+    # Whether the members are part of the configuration: the same on every node and at every start. Only then may they
+    # stand for the voters where none are named; others may be unknown for a while, and no quorum must shrink by that.
+    is_fixed: ClassVar[bool] = False
 
     async def __aenter__(self) -> Self:
         """Make ready. The default does nothing.

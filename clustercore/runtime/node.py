@@ -69,7 +69,7 @@ class Node(NodeHandle):
             machine: The replicated state, in its initial state.
             transport, storage, discovery: Plugins, not entered yet; the node enters and leaves them.
             voters: The ids of all nodes whose votes count, this one's usually among them. The same on every node and
-                after every restart. By default those that discovery knows when the node starts, and this one.
+                after every restart. By default those of a discovery whose members are fixed, and this one.
             config: Limits and timing.
             wall_clock: The time of day in seconds, against which the monotonic clock is checked for lease reads.
             rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
@@ -169,6 +169,11 @@ class Node(NodeHandle):
             raise failure
 
     def _initial_voters(self, known: DiscoverySnapshot) -> frozenset[NodeId]:
+        if self._voters is None and not self._discovery.is_fixed:
+            raise ConfigError(
+                f"voters is not given, and {type(self._discovery).__name__} may know other nodes at another time; name "
+                "the ids of all nodes whose votes count, the same on every node"
+            )
         if self._voters is None:
             return frozenset(member.node_id for member in known.members) | {self._node_id}
         if not self._voters:
@@ -247,9 +252,10 @@ class Node(NodeHandle):
                 if assembly.proposals.withdraw(group):
                     raise self._refused("no leader", give_up_s)
                 # On its way already: only its answer tells what became of it.
+                group.is_given_up = True
                 await done.wait()
         except trio.Cancelled:
-            assembly.proposals.withdraw(group)
+            group.is_given_up = not assembly.proposals.withdraw(group)
             raise
         answer = answers[0]
         if isinstance(answer, ClusterError):

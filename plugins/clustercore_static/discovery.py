@@ -27,6 +27,8 @@ class StaticDiscovery(Discovery):
         ConfigError: an id or address is empty or no text, or two nodes have the same address.
     """
 
+    is_fixed = True
+
     def __init__(self, members: Mapping[str, str]) -> None:
         given: object = members
         if not isinstance(given, Mapping):

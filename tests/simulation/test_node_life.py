@@ -102,6 +102,29 @@ def test_node_needs_a_name() -> None:
         make_node("", transport=MemoryTransport(MemoryNetwork(), "a"))
 
 
+async def test_discovery_that_may_change_does_not_decide_who_votes(autojump_clock: MockClock) -> None:
+    """What it happens to know at a start would decide how many make a quorum; so the voters must be named."""
+
+    class Rumours(StaticDiscovery):
+        is_fixed = False
+
+    def make(voters: str | None) -> Node:
+        return Node(
+            "a",
+            machine=Journal(),
+            transport=MemoryTransport(MemoryNetwork(), "a"),
+            storage=MemoryStorage(),
+            discovery=Rumours({"a": "a"}),
+            voters=voters,
+        )
+
+    with pytest.raises(ConfigError, match="voters is not given, and Rumours"):
+        async with make(None):
+            pass
+    async with make("abc") as node:
+        assert [peer.node_id for peer in node.status().peers] == ["b", "c"]
+
+
 async def test_node_needs_voters(autojump_clock: MockClock) -> None:
     """An empty set of voters could elect nobody, ever."""
     node = Node(
