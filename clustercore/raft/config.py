@@ -27,8 +27,9 @@ class RaftConfig:
     # The most by which two nodes' clocks run apart, as a share: 0.1 is a tenth of a second in a second. Only lease
     # reads rest on it.
     max_clock_drift: float = 0.1
-    # A leader whose own disk keeps a write waiting for this long, in seconds, hands over to a follower.
-    disk_stall_s: float = 0.5
+    # A leader whose own disk keeps a write waiting, and completes none, for this long, in seconds, hands over to a
+    # follower. Well above what a slow disk takes, or a cluster of slow disks passes the leadership round.
+    disk_stall_s: float = 2.0
     # A snapshot that is not answered after this many seconds is taken for lost, and sent again.
     snapshot_timeout_s: float = 30.0
 

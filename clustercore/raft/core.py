@@ -152,6 +152,8 @@ class RaftCore:
             maybe_give_up_transfer(state, now)
             maybe_leave_stalled_disk(state, now)
             if not maybe_step_down(state, now):
+                # Here and not with every round: reads start rounds of their own, and must not put off what is due.
+                state.heartbeat_deadline = now + state.config.heartbeat_interval_s
                 send_heartbeats(state, now)
         elif now >= state.election_deadline:
             ask_around(state, now)
@@ -220,7 +222,7 @@ class RaftCore:
     def storage_done(self, write_id: WriteId, now: float) -> Effects:
         """Note that every write up to ``write_id`` is durable: the node's own vote and log now count."""
         state = self._state
-        state.writes_done(write_id)
+        state.writes_done(write_id, now)
         maybe_restore_snapshot(state)
         count_own_vote(state, now)
         if state.role is Role.LEADER:

@@ -61,7 +61,9 @@ def maybe_leave_stalled_disk(state: RaftState, now: float) -> None:
     Followers still commit without it, so the stall shows only when it is an outage: this node can answer nobody, since
     it applies only what is durable here. Heartbeats go on meanwhile, and would keep it in office.
     """
-    if state.transfer is None and now - state.oldest_log_write_since >= state.config.disk_stall_s:
+    # A slow disk that goes on completing writes is no stalled one: the others' may be as slow.
+    stalled_since = max(state.oldest_log_write_since, state.log_write_done_at)
+    if state.transfer is None and now - stalled_since >= state.config.disk_stall_s:
         successor = best_successor(state, now)
         if successor is not None:
             start_transfer(state, successor, now)

@@ -59,7 +59,6 @@ def send_heartbeats(state: RaftState, now: float) -> None:
     """Tell every follower that the leader lives and how far the log is committed (Raft §5.2)."""
     state.last_round = Round(state.last_round + 1)
     state.rounds_sent.append((state.last_round, now))
-    state.heartbeat_deadline = now + state.config.heartbeat_interval_s
     for peer, progress in state.progress.items():
         # A heartbeat stands on match_index, not on next_index - 1: that one holds whatever else is on its way or lost,
         # so that a heartbeat which overtakes entries is no mismatch.
@@ -131,4 +130,5 @@ def _retry_from(state: RaftState, response: AppendEntriesResponse) -> LogIndex:
         last_of_term = state.log.last_index_of_term(response.conflict_term)
         if last_of_term is not None:
             return LogIndex(last_of_term + 1)
-    return response.conflict_index
+    # A follower's log may be longer than the leader's, but the leader has nothing to send from beyond its own.
+    return min(response.conflict_index, LogIndex(state.log.last_index + 1))

@@ -135,6 +135,8 @@ class RaftState:
     done_write_id: WriteId = _NO_WRITE
     # The write that holds current_term and voted_for.
     hard_state_write_id: WriteId = _NO_WRITE
+    # When a write of log entries was last reported durable (the caller's monotonic seconds).
+    log_write_done_at: float = -math.inf
     # Ascending by write_id; not necessarily by last_index.
     _log_writes: deque[_LogWrite] = attrs.field(factory=deque)
     # A leader's snapshot on its way to the disk, and its write. Nothing is applied meanwhile.
@@ -201,11 +203,12 @@ class RaftState:
         self.installing = (write_id, snapshot)
         self.emit(PersistSnapshot(write_id, snapshot, keep_from))
 
-    def writes_done(self, write_id: WriteId) -> None:
+    def writes_done(self, write_id: WriteId, now: float) -> None:
         """Note that all writes up to ``write_id`` are durable."""
         self.done_write_id = max(self.done_write_id, write_id)
         while self._log_writes and self._log_writes[0].write_id <= write_id:
             self.durable_index = max(self.durable_index, self._log_writes.popleft().last_index)
+            self.log_write_done_at = now
 
     def _next_write_id(self) -> WriteId:
         self.last_write_id = WriteId(self.last_write_id + 1)

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from clustercore import Node
+from clustercore import Node, RaftConfig
 from clustercore.interfaces import Applied, ConfigError, Lane, Link, NotLeader, OutcomeUnknown, Role, TransferFailed
 from clustercore_memory import MemoryNetwork, MemoryStorage, MemoryTransport
 from clustercore_static import StaticDiscovery
@@ -18,7 +18,7 @@ from tests.simulation.cluster import Journal, SimulatedCluster, SimulatedNode, e
 
 # What is shipped, in seconds.
 ELECTION_TIMEOUT_S = 1.0
-DISK_STALL_S = 0.5
+DISK_STALL_S = RaftConfig().disk_stall_s
 
 
 async def start_with_leader(cluster: SimulatedCluster) -> tuple[SimulatedNode, list[SimulatedNode]]:

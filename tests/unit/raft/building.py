@@ -57,7 +57,9 @@ __all__ = [
 A, B, C, D, E = (NodeId(name) for name in "abcde")
 
 # An election after 1 s (see _Shortest), a heartbeat every 0.25 s: exact in binary, so times can be compared.
-CONFIG = RaftConfig(election_timeout_s=1.0, heartbeat_interval_s=0.25, max_inflight_appends=2, snapshot_timeout_s=4.0)
+CONFIG = RaftConfig(
+    election_timeout_s=1.0, heartbeat_interval_s=0.25, max_inflight_appends=2, snapshot_timeout_s=4.0, disk_stall_s=0.5
+)
 
 
 class _Shortest(random.Random):

@@ -424,3 +424,17 @@ def test_transfer_asked_for_again_keeps_its_deadline() -> None:
     assert core.transfer_leadership(B, 1.6) == ()
 
     assert core.state.transfer.deadline == deadline
+
+
+def test_slow_disk_that_completes_writes_is_no_stalled_one() -> None:
+    """Each write took longer than ``disk_stall_s`` since it was asked for, but one was done just now."""
+    core = leader()
+    core.receive(B, appended(1, 0, 1), 1.0)
+    core.propose([b"x"], 1.0)
+    core.propose([b"y"], 1.1)
+    core.storage_done(WriteId(3), 1.6)
+    core.receive(B, appended(1, 1, 3), 1.7)
+
+    core.time_passed(1.75)
+
+    assert core.state.transfer is None

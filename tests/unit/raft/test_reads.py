@@ -337,3 +337,15 @@ def test_answer_of_a_follower_names_the_round_it_was_asked_in() -> None:
 
     assert reply.message.round == 7  # type: ignore[union-attr]  # a Reply, as it is the answer to a request
     assert appended(1, 0, 0).round == 0
+
+
+def test_rounds_of_reads_do_not_put_off_what_is_due() -> None:
+    """CheckQuorum, the end of a transfer and the next heartbeat come in time, however many reads are made."""
+    core = serving()
+    due = core.deadline
+    core.read([ONE], 1.1)
+    core.receive(B, answer(2), 1.15)
+    core.read([TWO], 1.2)
+
+    assert core.state.last_round == 3
+    assert core.deadline == due

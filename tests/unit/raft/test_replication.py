@@ -449,3 +449,13 @@ def test_leader_of_an_earlier_term_sends_nothing_more() -> None:
     assert core.state.role is Role.FOLLOWER
     assert core.deadline == 2.25
     assert core.receive(B, appended(1, 1, 1), 1.25) == ()
+
+
+def test_mismatch_beyond_the_leaders_log_is_retried_at_its_end() -> None:
+    """Only a foreign message can claim it; next_index never passes the leader's last index + 1."""
+    core = leader()
+    core.receive(B, appended(1, 0, 1), 1.0)
+
+    core.receive(B, refused(1, 50, (0, 40)), 1.0)
+
+    assert core.state.progress[B].next_index == core.state.log.last_index + 1
