@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 
 import trio
@@ -46,6 +47,10 @@ logger = logging.getLogger("clustercore")
 MAX_OPEN_REQUESTS = 128
 
 
+# Forwarded requests of one link that are recognised when they come again: many times what a sender has open at once.
+_REQUESTS_REMEMBERED = 256
+
+
 class Acceptor:
     """Takes the requests of accepted links to the engine, and its answers back."""
 
@@ -75,6 +80,9 @@ class Acceptor:
                 nursery.start_soon(conversation.outbox.send_all, link)
                 while True:
                     message = await link.receive()
+                    if isinstance(message, ForwardProposals) and conversation.is_repeat(message.request_id):
+                        # A transport may repeat; appended twice, the commands would be applied twice.
+                        continue
                     await conversation.begin()
                     if isinstance(message, ForwardProposals):
                         # In a task of its own: while they wait for room, the link's other requests must be heard. They
@@ -142,7 +150,15 @@ class _Conversation:
     def __init__(self) -> None:
         self.outbox = Outbox()
         self._open = 0
+        self._taken: deque[int] = deque(maxlen=_REQUESTS_REMEMBERED)
         self._room = trio.lowlevel.ParkingLot()
+
+    def is_repeat(self, request_id: int) -> bool:
+        """Whether these proposals were taken already. The sender counts its requests up and never uses one again."""
+        if request_id in self._taken:
+            return True
+        self._taken.append(request_id)
+        return False
 
     async def begin(self) -> None:
         """Count a request, waiting while too many are unanswered."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from clustercore.interfaces.errors import ClusterError, NodeStopped, OutcomeUnknown
+from clustercore.interfaces.errors import ClusterError, NodeStopped, OutcomeUnknown, ProposalRefused
 from clustercore.interfaces.values import Applied
 from clustercore.raft.entry import Entry
 from clustercore.raft.types import LogIndex, NodeId, Term
@@ -33,6 +33,8 @@ class Group:
     # False: answer "not the leader" rather than pass it on. So forwarding never goes round in circles.
     may_forward: bool
     size_bytes: int = attrs.field(init=False)
+    # Nobody waits for it to be tried again: once it is known not to be done, that is its answer.
+    is_given_up: bool = attrs.field(init=False, default=False)
     # Set when appended to this leader's log.
     first_index: LogIndex | None = None
     results: list[Applied] = attrs.field(factory=list)
@@ -84,8 +86,9 @@ class Proposals:
             while not self._stopped and (self._line[0] is not turn or self._is_full()):
                 await turn.wait()
         finally:
-            # Whoever is cancelled was not called, so there is no room that the next should hear of.
             self._line.remove(turn)
+            # Whoever was called and is cancelled before it runs hands its turn on.
+            self._let_in_next()
 
     def add(self, group: Group) -> None:
         """Queue a group; there is room for it, or for one command at least."""
@@ -113,11 +116,15 @@ class Proposals:
         return taken
 
     def put_back(self, groups: Sequence[Group]) -> None:
-        """Queue again, in front, groups that were taken but are certainly not done."""
+        """Queue again, in front, groups that were taken but are certainly not done. Those given up are refused."""
         if self._stopped:
             self._fail(groups, self._not_done)
-        else:
-            self._queued.extendleft(reversed(groups))
+            return
+        self._queued.extendleft(reversed([group for group in groups if not group.is_given_up]))
+        self._fail(
+            [group for group in groups if group.is_given_up],
+            lambda: ProposalRefused(f"node {self._node_id!r} could not reach a leader in time; nothing was done"),
+        )
 
     def appended(self, groups: Sequence[Group], first_index: LogIndex) -> None:
         """Note that groups are in this leader's log, consecutively from ``first_index``."""

@@ -70,7 +70,7 @@ class ReadIndexes:
         self._timeout_s = timeout_s
         # Those the question under way is for, and those for the next one.
         self._asking: list[_Waiter] = []
-        self._waiting: list[_Waiter] = []
+        self._waiting: dict[_Waiter, None] = {}
         self._wakeup = Wakeup()
         self._question: _Question | None = None
         self._leader_changed = trio.Event()
@@ -86,9 +86,12 @@ class ReadIndexes:
         """
         waiter = _Waiter()
         if not self._is_stopped:
-            self._waiting.append(waiter)
+            self._waiting[waiter] = None
             self._wakeup.set()
-            await waiter.done.wait()
+            try:
+                await waiter.done.wait()
+            finally:
+                self._waiting.pop(waiter, None)
         if waiter.read_index is None:
             raise NodeStopped(f"node {self._node_id!r} has stopped; nothing was read")
         return waiter.read_index
@@ -98,7 +101,7 @@ class ReadIndexes:
         while True:
             await self._wakeup.wait()
             while self._waiting:
-                self._asking, self._waiting = self._waiting, []
+                self._asking, self._waiting = list(self._waiting), {}
                 read_index = await self._ask_until_answered()
                 for waiter in self._asking:
                     waiter.read_index = read_index

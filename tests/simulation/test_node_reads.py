@@ -303,3 +303,19 @@ def test_new_leader_does_not_pass_for_fresh_before_it_knows_what_is_committed() 
         assert values == {b"x"}
 
     simulate(main)
+
+
+def test_cancelled_reads_leave_nothing_behind() -> None:
+    """Without a leader, reads that their callers gave up take no memory."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start("a")
+        node = cluster["a"].running
+        await trio.sleep(3)
+        for _ in range(100):
+            with trio.move_on_after(0.01):
+                await node.read(b"")
+
+        assert len(node._running().read_indexes._waiting) == 0
+
+    simulate(main)

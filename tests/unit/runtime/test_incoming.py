@@ -275,3 +275,11 @@ async def test_read_index_is_asked_of_the_core_and_answered_when_it_is() -> None
         await wait_all_tasks_blocked()
 
         assert bench.link.sent == [ReadIndexReady(8, LogIndex(5)), ReadIndexRefused(7, NodeId("a"))]
+
+
+async def test_repeated_proposals_are_appended_once() -> None:
+    """A transport may repeat a message; a second copy is neither appended nor answered."""
+    async with accepting() as bench:
+        await bench.deliver(ForwardProposals(1, (b"x",)), ForwardProposals(2, (b"y",)), ForwardProposals(1, (b"x",)))
+
+        assert [group.commands for group in bench.engine.proposed] == [(b"x",), (b"y",)]

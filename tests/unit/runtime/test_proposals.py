@@ -9,7 +9,16 @@ import trio
 from hypothesis import given
 from trio.testing import wait_all_tasks_blocked
 
-from clustercore.interfaces import Applied, ClusterError, Entry, EntryKind, NodeStopped, NotLeader, OutcomeUnknown
+from clustercore.interfaces import (
+    Applied,
+    ClusterError,
+    Entry,
+    EntryKind,
+    NodeStopped,
+    NotLeader,
+    OutcomeUnknown,
+    ProposalRefused,
+)
 from clustercore.raft.types import LogIndex, NodeId, Term
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
 
@@ -396,3 +405,46 @@ def _line_up(
 
     nursery.start_soon(propose)
     return entered
+
+
+async def test_first_in_line_that_is_cancelled_when_called_hands_its_turn_on() -> None:
+    """Room that appears in the very turn in which the first in line gives up goes to the second."""
+    proposals = Proposals(node_id=NodeId("a"), max_commands=1, max_bytes=1000)
+    held = Group((b"x",), on_done=lambda result: None, may_forward=True)
+    proposals.add(held)
+    in_turn: list[str] = []
+    scopes = [trio.CancelScope(), trio.CancelScope()]
+
+    async def wait(name: str, scope: trio.CancelScope) -> None:
+        with scope:
+            await proposals.wait_room()
+            in_turn.append(name)
+
+    async with trio.open_nursery() as nursery:
+        for name, scope in zip(("one", "two"), scopes, strict=True):
+            nursery.start_soon(wait, name, scope)
+            await trio.testing.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        proposals.withdraw(held)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert in_turn == ["two"]
+
+
+def test_group_given_up_is_refused_rather_than_queued_again() -> None:
+    """Nobody waits for it any more: carried out later, it would come after newer commands."""
+    proposals = Proposals(node_id=NodeId("a"), max_commands=10, max_bytes=1000)
+    answers: list[GroupResult] = []
+    given_up = Group((b"x",), on_done=answers.append, may_forward=True)
+    waited_for = Group((b"y",), on_done=answers.append, may_forward=True)
+    for group in (given_up, waited_for):
+        proposals.add(group)
+    taken = proposals.take_queued(1000)
+    given_up.is_given_up = True
+
+    proposals.put_back(taken)
+
+    assert [type(answer) for answer in answers] == [ProposalRefused]
+    assert proposals.take_queued(1000) == [waited_for]
+    assert proposals.pending == 1
