@@ -124,7 +124,7 @@ class Client:
         try:
             await self._loop.connect(connection, host, port)
             await connection.wait_ready()
-        except (OSError, UnicodeError, StreamBroken, TransportError) as exc:
+        except (OSError, ValueError, StreamBroken, TransportError) as exc:
             connection.abort(str(exc))
             raise self._unreachable(address, str(exc)) from exc
         except BaseException:

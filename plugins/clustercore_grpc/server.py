@@ -277,6 +277,9 @@ def _guarded(name: str, respond: Callable[[MessageStream], Awaitable[None]]) -> 
     async def answer(stream: MessageStream, timeout_s: float) -> None:
         with trio.move_on_after(timeout_s) as limit:
             stream.on_break = limit.cancel
+            if not stream.is_open:
+                # It broke before there was anything to cancel.
+                limit.cancel()
             try:
                 await respond(stream)
             except ServiceError as exc:

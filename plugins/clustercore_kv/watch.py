@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from itertools import islice
 from operator import attrgetter
 
 import attrs
@@ -88,7 +87,9 @@ class History:
         first = bisect_right(self._events, after_revision, key=_revision_of)
         told, room = after_revision, _MAX_BATCH_BYTES
         found: list[KvEvent] = []
-        for event in islice(self._events, first, first + _MAX_EXAMINED_EVENTS):
+        # By position: slicing a deque walks to it from the start, for each watcher and change.
+        for position in range(first, min(first + _MAX_EXAMINED_EVENTS, len(self._events))):
+            event = self._events[position]
             if event.key.startswith(prefix):
                 room -= _size_of(event)
                 if found and (len(found) == _MAX_BATCH_EVENTS or room < 0):
