@@ -8,7 +8,7 @@ field order with every field present::
 
 so any protobuf reader understands them, and reading our own takes one ``struct`` call. An entry from a
 foreign writer may order or omit fields as protobuf allows; ``decode_entry`` accepts that too, and keeps
-the canonical form. This file may import nothing but the types beside it.
+the canonical form. This file may import nothing but the types and the encoding beside it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ from enum import IntEnum
 
 import attrs
 
+from clustercore.raft.protobuf import BYTES, FIXED64, MalformedBytes, decode_varint, encode_varint, read_fields
 from clustercore.raft.types import LogIndex, Term
 
 __all__ = ["Entry", "EntryKind", "MalformedEntry", "decode_entry"]
 
 _HEADER = struct.Struct("<BQBQBBB")
 _INDEX_TAG, _TERM_TAG, _KIND_TAG, _COMMAND_TAG = 0x09, 0x11, 0x18, 0x22
-
-# Protobuf wire types (Protocol Buffers documentation, "Encoding", Message Structure).
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_VARINT_BYTES = 10
 
 
 class MalformedEntry(ValueError):
@@ -41,6 +38,8 @@ class EntryKind(IntEnum):
     NO_OP = 1
     # A command for the state machine.
     COMMAND = 2
+    # The cluster's members (thesis §4.1): an encoded ``Configuration``. It counts from when it is in the log.
+    CONFIGURATION = 3
 
 
 _KINDS = {int(kind): kind for kind in EntryKind}
@@ -71,7 +70,7 @@ def _encode(index: int, term: int, kind: int, command: bytes) -> bytes:
         header = _HEADER.pack(_INDEX_TAG, index, _TERM_TAG, term, _KIND_TAG, kind, _COMMAND_TAG)
         return header + length.to_bytes(1, "little") + command
     header = _HEADER.pack(_INDEX_TAG, index, _TERM_TAG, term, _KIND_TAG, kind, _COMMAND_TAG)
-    return header + _encode_varint(length) + command
+    return header + encode_varint(length) + command
 
 
 def decode_entry(encoded: bytes) -> Entry:
@@ -80,10 +79,13 @@ def decode_entry(encoded: bytes) -> Entry:
     Raises:
         MalformedEntry: the bytes are no ``clustercore.v1.Entry``, its index or term is 0, or its kind is unknown.
     """
-    fast = _decode_canonical(encoded)
-    if fast is not None:
-        return fast
-    index, term, kind, command = _decode_any(encoded)
+    try:
+        fast = _decode_canonical(encoded)
+        if fast is not None:
+            return fast
+        index, term, kind, command = _decode_any(encoded)
+    except MalformedBytes as error:
+        raise MalformedEntry(str(error)) from error
     known_kind = _KINDS.get(kind)
     if known_kind is None:
         raise MalformedEntry(f"entry kind {kind} is unknown; this version knows {sorted(_KINDS)}")
@@ -106,7 +108,7 @@ def _decode_canonical(encoded: bytes) -> Entry | None:
     length = encoded[start]
     start += 1
     if length >= 0x80:
-        length, start = _decode_varint(encoded, start - 1)
+        length, start = decode_varint(encoded, start - 1)
         if encoded[start - 1] == 0:
             # Padded: the same number has a shorter form, which is the one that is kept.
             return None
@@ -119,51 +121,14 @@ def _decode_any(encoded: bytes) -> tuple[int, int, int, bytes]:
     """Read an entry the way any protobuf reader would: any field order, absent fields 0, unknown fields passed over."""
     index = term = kind = 0
     command = b""
-    position = 0
-    while position < len(encoded):
-        tag, position = _decode_varint(encoded, position)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == _VARINT:
-            value, position = _decode_varint(encoded, position)
+    for number, wire_type, value in read_fields(encoded):
+        if isinstance(value, int):
             if number == 3:
                 kind = value
-            continue
-        if wire_type == _BYTES:
-            length, position = _decode_varint(encoded, position)
-        elif wire_type in (_FIXED64, _FIXED32):
-            length = 8 if wire_type == _FIXED64 else 4
-        else:
-            raise MalformedEntry(f"wire type {wire_type} at byte {position} is not part of protobuf 3")
-        chunk = encoded[position : position + length]
-        if len(chunk) != length:
-            raise MalformedEntry(f"field {number} wants {length} bytes at byte {position}, {len(chunk)} are left")
-        position += length
-        if (number, wire_type) == (1, _FIXED64):
-            index = int.from_bytes(chunk, "little")
-        elif (number, wire_type) == (2, _FIXED64):
-            term = int.from_bytes(chunk, "little")
-        elif (number, wire_type) == (4, _BYTES):
-            command = chunk
+        elif (number, wire_type) == (1, FIXED64):
+            index = int.from_bytes(value, "little")
+        elif (number, wire_type) == (2, FIXED64):
+            term = int.from_bytes(value, "little")
+        elif (number, wire_type) == (4, BYTES):
+            command = value
     return index, term, kind, command
-
-
-def _encode_varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _decode_varint(encoded: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    for offset in range(_MAX_VARINT_BYTES):
-        if position + offset >= len(encoded):
-            raise MalformedEntry(f"varint at byte {position} is cut off")
-        byte = encoded[position + offset]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position + offset + 1
-        shift += 7
-    raise MalformedEntry(f"varint at byte {position} is longer than {_MAX_VARINT_BYTES} bytes")

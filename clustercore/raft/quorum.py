@@ -1,8 +1,8 @@
-"""Quorum arithmetic: pure functions over a configuration."""
+"""Quorum arithmetic: pure functions over a configuration, which may be joint (Raft §5.2, §6; thesis §4.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from enum import Enum
 
 from clustercore.raft.types import Configuration, NodeId
@@ -18,22 +18,42 @@ class VoteResult(Enum):
     LOST = "lost"
 
 
-def quorum_size(configuration: Configuration) -> int:
+def quorum_size(voters: Set[NodeId]) -> int:
     """Return the smallest number of voters that any two groups of that size share a member (Raft §5.2)."""
-    return len(configuration.voters) // 2 + 1
+    return len(voters) // 2 + 1
 
 
 def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> VoteResult:
-    """Count votes; those of nodes that are no voters do not count."""
-    needed = quorum_size(configuration)
-    granted = sum(votes.get(voter, False) for voter in configuration.voters)
-    if granted >= needed:
-        return VoteResult.WON
-    missing = sum(voter not in votes for voter in configuration.voters)
-    return VoteResult.PENDING if granted + missing >= needed else VoteResult.LOST
+    """Count votes; those of nodes that are no voters do not count. A joint configuration needs both majorities."""
+    result = _majority_vote(configuration.voters, votes)
+    if configuration.old_voters and result is not VoteResult.LOST:
+        old_result = _majority_vote(configuration.old_voters, votes)
+        return old_result if result is VoteResult.WON else _pending_unless_lost(old_result)
+    return result
 
 
 def quorum_value(configuration: Configuration, values: Mapping[NodeId, int]) -> int:
-    """Return the highest value that a majority of the voters has reached (Raft §5.3); one without a value is at 0."""
-    reached = sorted((values.get(voter, 0) for voter in configuration.voters), reverse=True)
-    return reached[quorum_size(configuration) - 1]
+    """Return the highest value that a quorum has reached (Raft §5.3); a node without a value is at 0."""
+    value = _majority_value(configuration.voters, values)
+    if configuration.old_voters:
+        return min(value, _majority_value(configuration.old_voters, values))
+    return value
+
+
+def _majority_vote(voters: Set[NodeId], votes: Mapping[NodeId, bool]) -> VoteResult:
+    needed = quorum_size(voters)
+    granted = sum(votes.get(voter, False) for voter in voters)
+    if granted >= needed:
+        return VoteResult.WON
+    missing = sum(voter not in votes for voter in voters)
+    return VoteResult.PENDING if granted + missing >= needed else VoteResult.LOST
+
+
+def _pending_unless_lost(result: VoteResult) -> VoteResult:
+    return VoteResult.LOST if result is VoteResult.LOST else VoteResult.PENDING
+
+
+def _majority_value(voters: Set[NodeId], values: Mapping[NodeId, int]) -> int:
+    """Return what a majority has reached; 0 of nobody, who decides nothing."""
+    reached = sorted((values.get(voter, 0) for voter in voters), reverse=True)
+    return reached[quorum_size(voters) - 1] if reached else 0

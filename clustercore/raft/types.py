@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from enum import Enum
+from itertools import pairwise
+from operator import attrgetter
 from typing import NewType
 
 import attrs
@@ -22,6 +24,7 @@ __all__ = [
     "ReadId",
     "Role",
     "Round",
+    "Server",
     "Snapshot",
     "Term",
     "WriteId",
@@ -77,19 +80,94 @@ class HardState:
 
 
 @attrs.frozen
-class Configuration:
-    """The nodes whose votes and acknowledgements count (Raft §6)."""
+class Server:
+    """One member of the cluster."""
 
-    voters: frozenset[NodeId]
+    node_id: NodeId
+    # Whether its vote and its acknowledgement count. A learner receives the log, and does neither (thesis §4.2.1).
+    is_voter: bool = True
+    # A learner that becomes a voter by itself once it has caught up (thesis §4.2.1).
+    is_promoted: bool = False
+    # Where to reach it if discovery does not know; the core never looks at it.
+    address: str = ""
+    # The identity of its storage, made once with it. A node whose storage has another one has forgotten what it voted,
+    # and does not vote. Empty while unknown, which only a learner's may be.
+    incarnation: str = ""
+
+
+@attrs.frozen
+class Configuration:
+    """The members that count. While ``old_voters`` is not empty it is joint: C_old,new of Raft §6, thesis §4.3.
+
+    A joint configuration decides by a majority of the voters *and* a majority of the old voters. A node that is a
+    learner in it and an old voter at once loses its vote when the joint configuration is left.
+    """
+
+    # Sorted by node id; each id once.
+    servers: tuple[Server, ...] = ()
+    # The voters of the configuration that is being left; empty unless joint.
+    old_voters: frozenset[NodeId] = frozenset()
+    # Made once, when the cluster first elects a leader. Empty until then.
+    cluster_id: str = ""
+    # Derived.
+    voters: frozenset[NodeId] = attrs.field(init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Derive what is asked for often."""
+        voters = frozenset(server.node_id for server in self.servers if server.is_voter)
+        object.__setattr__(self, "voters", voters)
 
     @classmethod
-    def of(cls, voters: Iterable[str]) -> Configuration:
+    def of(
+        cls,
+        voters: Iterable[str],
+        *,
+        learners: Iterable[str] = (),
+        old_voters: Iterable[str] = (),
+        cluster_id: str = "",
+    ) -> Configuration:
         """Build a configuration from plain strings."""
-        return cls(frozenset(NodeId(voter) for voter in voters))
+        servers = [Server(NodeId(voter)) for voter in voters]
+        servers += [Server(NodeId(learner), is_voter=False) for learner in learners]
+        return cls.with_servers(servers, old_voters=frozenset(map(NodeId, old_voters)), cluster_id=cluster_id)
+
+    @classmethod
+    def with_servers(
+        cls, servers: Iterable[Server], *, old_voters: frozenset[NodeId] = frozenset(), cluster_id: str = ""
+    ) -> Configuration:
+        """Build a configuration from servers in any order.
+
+        Raises: ValueError if two have the same node id.
+        """
+        in_order = tuple(sorted(servers, key=attrgetter("node_id")))
+        for before, after in pairwise(in_order):
+            if before.node_id == after.node_id:
+                raise ValueError(f"node {after.node_id!r} is named twice in a configuration; each id may occur once")
+        return cls(in_order, old_voters, cluster_id)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it decides by two majorities."""
+        return bool(self.old_voters)
+
+    @property
+    def all_voters(self) -> frozenset[NodeId]:
+        """Everybody whose vote counts in either majority."""
+        return self.voters | self.old_voters
+
+    @property
+    def learners(self) -> frozenset[NodeId]:
+        """The members whose vote will not count once the configuration is not joint."""
+        return frozenset(server.node_id for server in self.servers if not server.is_voter)
+
+    def get(self, node_id: NodeId) -> Server | None:
+        """Return a member; None if it is none, or only an old voter."""
+        return next((server for server in self.servers if server.node_id == node_id), None)
 
     def peers_of(self, node_id: NodeId) -> tuple[NodeId, ...]:
-        """Return the other voters, sorted, so that every run visits them in the same order."""
-        return tuple(sorted(self.voters - {node_id}))
+        """Return everybody else who gets the log, sorted, so that every run visits them in the same order."""
+        everybody = {server.node_id for server in self.servers} | self.old_voters
+        return tuple(sorted(everybody - {node_id}))
 
 
 @attrs.frozen
@@ -100,3 +178,5 @@ class Snapshot:
     last_included_index: LogIndex
     last_included_term: Term
     data: bytes = attrs.field(repr=show_length)
+    # The members as of that entry: the entries that name them are covered, and so gone (thesis §5.1).
+    configuration: Configuration = attrs.field(factory=Configuration)

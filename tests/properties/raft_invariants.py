@@ -242,7 +242,9 @@ class Invariants:
             assert term is not None
             if index not in self.committed:
                 holders = sum(other.disk.holds(index, term) for other in world.nodes.values())
-                assert holders >= quorum_size(world.configuration), f"entry {index} is committed, but {holders} hold it"
+                assert holders >= quorum_size(world.configuration.voters), (
+                    f"entry {index} is committed, but {holders} hold it"
+                )
                 self.committed[index], self.committed_in[index] = term, state.current_term
                 if index == state.commit_index:
                     self._no_one_can_win_without(world, index, term)
@@ -259,7 +261,7 @@ class Invariants:
         ends = {name: _end_of(node.disk) for name, node in world.nodes.items()}
         for name, node in world.nodes.items():
             votes = sum(end <= ends[name] for end in ends.values())
-            if votes >= quorum_size(world.configuration):
+            if votes >= quorum_size(world.configuration.voters):
                 assert node.disk.holds(index, term), f"{name} could win, and lacks the committed entry {index}"
 
     def _machines_agree(self, node: Node) -> None:

@@ -9,7 +9,7 @@ from clustercore.raft.types import Configuration, LogIndex, NodeId
 @pytest.mark.parametrize(("voters", "size"), [("a", 1), ("ab", 2), ("abc", 2), ("abcd", 3), ("abcde", 3)])
 def test_quorum_size_is_a_majority(voters: str, size: int) -> None:
     """Any two quorums of one configuration share a voter (Raft §5.2)."""
-    assert quorum_size(Configuration.of(voters)) == size
+    assert quorum_size(Configuration.of(voters).voters) == size
     assert 2 * size > len(voters)
 
 

@@ -6,6 +6,7 @@
 __all__ = (
     "AppendEntriesRequest",
     "AppendEntriesResponse",
+    "Configuration",
     "Entry",
     "EntryKind",
     "Envelope",
@@ -26,6 +27,7 @@ __all__ = (
     "RequestVoteRequest",
     "RequestVoteResponse",
     "Role",
+    "Server",
     "StatusRequest",
     "StatusResponse",
     "TimeoutNowRequest",
@@ -49,12 +51,18 @@ class EntryKind(betterproto2.Enum):
 
     COMMAND = 2
 
+    CONFIGURATION = 3
+    """
+    Its command is an encoded Configuration.
+    """
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
             0: "ENTRY_KIND_UNSPECIFIED",
             1: "ENTRY_KIND_NO_OP",
             2: "ENTRY_KIND_COMMAND",
+            3: "ENTRY_KIND_CONFIGURATION",
         }
 
     @classmethod
@@ -63,6 +71,7 @@ class EntryKind(betterproto2.Enum):
             "ENTRY_KIND_UNSPECIFIED": 0,
             "ENTRY_KIND_NO_OP": 1,
             "ENTRY_KIND_COMMAND": 2,
+            "ENTRY_KIND_CONFIGURATION": 3,
         }
 
 
@@ -164,6 +173,21 @@ class AppendEntriesResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "AppendEntriesResponse", AppendEntriesResponse)
+
+
+@dataclass(eq=False, repr=False)
+class Configuration(betterproto2.Message):
+    cluster_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    servers: "list[Server]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    old_voters: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+    """
+    The voters that are being left; not empty while the configuration is joint.
+    """
+
+
+default_message_pool.register_message("clustercore.v1", "Configuration", Configuration)
 
 
 @dataclass(eq=False, repr=False)
@@ -451,6 +475,26 @@ class RequestVoteResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "RequestVoteResponse", RequestVoteResponse)
+
+
+@dataclass(eq=False, repr=False)
+class Server(betterproto2.Message):
+    """
+    A member of the cluster. Field meanings: clustercore/raft/types.py.
+    """
+
+    node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    is_voter: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+
+    is_promoted: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+
+    address: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+
+    incarnation: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("clustercore.v1", "Server", Server)
 
 
 @dataclass(eq=False, repr=False)
