@@ -132,7 +132,7 @@ class Node(NodeHandle):
                 known = await self._discovery.members()
                 assembly = Assembly(
                     node=self,
-                    configuration=Configuration(self._initial_voters(known)),
+                    configuration=Configuration.of(self._initial_voters(known)),
                     machine=self._machine,
                     transport=self._transport,
                     storage=self._storage,
