@@ -24,6 +24,11 @@ class RaftConfig:
     # AppendEntries with entries that one follower has not answered yet. Few and large beats many and small: while the
     # window is full, proposals gather for the next one (thesis §10.2.1, §10.2.2).
     max_inflight_appends: int = 4
+    # While the entries that one follower has not answered yet take this many bytes, it gets no more.
+    max_inflight_bytes: int = 4 * 1024 * 1024
+    # A leader takes no commands that would make what is not committed yet take more bytes than this in its log, unless
+    # all of it is committed. Without a majority that answers, its log would otherwise grow for as long as it leads.
+    max_uncommitted_bytes: int = 64 * 1024 * 1024
     # The most by which two nodes' clocks run apart, as a share: 0.1 is a tenth of a second in a second. Only lease
     # reads rest on it.
     max_clock_drift: float = 0.1
@@ -51,6 +56,12 @@ class RaftConfig:
                 f"snapshot_timeout_s is {self.snapshot_timeout_s}; it must be at least election_timeout_s "
                 f"({self.election_timeout_s})"
             )
-        for name in ("max_append_entries", "max_append_bytes", "max_inflight_appends"):
+        for name in (
+            "max_append_entries",
+            "max_append_bytes",
+            "max_inflight_appends",
+            "max_inflight_bytes",
+            "max_uncommitted_bytes",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -141,9 +141,14 @@ class RaftCore:
         return min(self._state.election_deadline, self._state.heartbeat_deadline)
 
     @property
-    def takes_proposals(self) -> bool:
-        """Whether ``propose`` would append: this node leads, and is not handing over."""
-        return self._state.role is Role.LEADER and self._state.transfer is None
+    def proposal_room_bytes(self) -> int:
+        """How many bytes of commands ``propose`` would append now; 0 if none at all, until the next input.
+
+        Only a leader appends, while it does not hand over. When nothing is uncommitted it takes any number of bytes.
+        """
+        if self._state.role is not Role.LEADER or self._state.transfer is not None:
+            return 0
+        return max(0, self._state.config.max_uncommitted_bytes - self._state.uncommitted_bytes)
 
     def time_passed(self, now: float) -> Effects:
         """Do what is due by ``now``: as leader, step down or send heartbeats; otherwise, ask for votes."""
@@ -203,11 +208,14 @@ class RaftCore:
     def propose(self, commands: Sequence[bytes], now: float) -> Effects:
         """Append one or more commands to the log, all of them or none, if this node is the leader (Raft §5.3).
 
-        A leader that is handing over takes none (thesis §3.10). The first effect is ProposalsAppended or
+        A leader that is handing over takes none (thesis §3.10), and neither does one with more than
+        ``max_uncommitted_bytes`` in its log that are not committed. The first effect is ProposalsAppended or
         ProposalsRefused.
         """
         state = self._state
-        if not self.takes_proposals:
+        room_bytes = self.proposal_room_bytes
+        is_too_much = state.uncommitted_bytes > 0 and sum(map(len, commands)) > room_bytes
+        if room_bytes == 0 or is_too_much:
             return (ProposalsRefused(state.leader_id),)
         first_index = LogIndex(state.log.last_index + 1)
         entries = tuple(

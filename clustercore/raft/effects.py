@@ -122,8 +122,9 @@ class ProposalsAppended:
 
 @attrs.frozen
 class ProposalsRefused:
-    """This node is not the leader: none of the proposed commands is in its log."""
+    """None of the proposed commands is in this node's log: it does not lead, or takes none now."""
 
+    # This node itself if it leads, but is handing over or has too much that is not committed.
     leader_id: NodeId | None
 
 

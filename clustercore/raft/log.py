@@ -29,6 +29,10 @@ class RaftLog:
         self._base_index = base_index
         self._base_term = base_term
         self._entries: list[Entry] = []
+        # Where each entry ends if all were laid end to end, in bytes from any fixed place: sizes without adding up.
+        self._ends: list[int] = []
+        # The same for the base.
+        self._base_end = 0
         self.append(tuple(entries))
 
     @property
@@ -72,25 +76,40 @@ class RaftLog:
     def batch(self, first: LogIndex, *, max_entries: int, max_bytes: int) -> tuple[Entry, ...]:
         """Return entries from ``first`` on, as many as fit both limits, but one at least if there is one."""
         start = first - self._base_index - 1
-        candidates = self._entries[start : start + max_entries]
-        size = 0
-        for count, entry in enumerate(candidates):
-            size += len(entry.encoded)
-            if size > max_bytes and count > 0:
-                return tuple(candidates[:count])
-        return tuple(candidates)
+        end = min(start + max_entries, len(self._entries))
+        fitting = bisect_right(self._ends, self._end_of(LogIndex(first - 1)) + max_bytes, start, end)
+        return tuple(self._entries[start : max(fitting, min(start + 1, end))])
+
+    def size_bytes(self, first: LogIndex, last: LogIndex) -> int:
+        """Return how many bytes the encoded entries ``first..last`` take, both inclusive; none if first is above."""
+        return self._end_of(last) - self._end_of(LogIndex(first - 1)) if first <= last else 0
+
+    def first_index_within(self, last: LogIndex, max_bytes: int) -> LogIndex:
+        """Return the lowest index held from which on the entries up to ``last``, inclusive, fit into so many bytes.
+
+        It is ``last + 1`` if not even that one does.
+        """
+        outside = bisect_left(self._ends, self._end_of(last) - max_bytes, 0, last - self._base_index)
+        if self._base_end >= self._end_of(last) - max_bytes:
+            return self.first_index
+        return LogIndex(self._base_index + outside + 2)
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Add entries that directly follow the last one."""
         if entries and entries[0].index != self.last_index + 1:
             raise InvariantError(f"entry {entries[0].index} appended to a log that ends at {self.last_index}")
         self._entries.extend(entries)
+        end = self._ends[-1] if self._ends else self._base_end
+        for entry in entries:
+            end += len(entry.encoded)
+            self._ends.append(end)
 
     def truncate_from(self, index: LogIndex) -> None:
         """Drop the entry at ``index`` and all after it."""
         if index <= self._base_index:
             raise InvariantError(f"entries from {index} on dropped, but the log up to {self._base_index} is committed")
         del self._entries[index - self._base_index - 1 :]
+        del self._ends[index - self._base_index - 1 :]
 
     def first_index_of_term_at(self, index: LogIndex) -> LogIndex:
         """Return the first index held whose entry has the same term as the held one at ``index``."""
@@ -110,10 +129,18 @@ class RaftLog:
             raise InvariantError(
                 f"log compacted up to {base_index}, but it holds {self.first_index}..{self.last_index}"
             )
+        self._base_end = self._end_of(base_index)
         del self._entries[: base_index - self._base_index]
+        del self._ends[: base_index - self._base_index]
         self._base_index, self._base_term = base_index, base_term
 
     def reset(self, base_index: LogIndex, base_term: Term) -> None:
         """Forget everything, and start again after the base."""
         self._entries.clear()
+        self._ends.clear()
+        self._base_end = 0
         self._base_index, self._base_term = base_index, base_term
+
+    def _end_of(self, index: LogIndex) -> int:
+        """Return where the entry at ``index``, which is held or is the base, ends."""
+        return self._base_end if index == self._base_index else self._ends[index - self._base_index - 1]

@@ -16,7 +16,7 @@ import attrs
 
 from clustercore.raft.types import BEFORE_LOG, LogIndex, Round
 
-__all__ = ["Progress", "ProgressState"]
+__all__ = ["Inflight", "Progress", "ProgressState"]
 
 
 class ProgressState(Enum):
@@ -25,6 +25,16 @@ class ProgressState(Enum):
     PROBE = "probe"
     REPLICATE = "replicate"
     SNAPSHOT = "snapshot"
+
+
+@attrs.frozen
+class Inflight:
+    """A request with entries that is not answered yet."""
+
+    # The last entry it carries.
+    last_index: LogIndex
+    # What its entries take, encoded.
+    size_bytes: int
 
 
 @attrs.define
@@ -38,8 +48,9 @@ class Progress:
     state: ProgressState = ProgressState.PROBE
     # PROBE only: nothing is sent until the follower answers something, be it a heartbeat.
     is_paused: bool = False
-    # REPLICATE only: the last index of each unanswered request with entries, ascending.
-    inflight: deque[LogIndex] = attrs.field(factory=deque)
+    # REPLICATE only: the unanswered requests with entries, ascending, and what they take together.
+    inflight: deque[Inflight] = attrs.field(factory=deque)
+    inflight_bytes: int = 0
     # When the oldest thing unanswered was sent, or the follower last moved on (the caller's monotonic seconds).
     waiting_since: float = 0.0
     # The newest round of heartbeats the follower answered in this term.
@@ -47,33 +58,37 @@ class Progress:
     # When the follower last answered anything in this term (the caller's monotonic seconds).
     last_contact: float = 0.0
 
-    def has_room(self, max_inflight_appends: int) -> bool:
-        """Say whether another request with entries may be sent now."""
+    def has_room(self, max_inflight_appends: int, max_inflight_bytes: int) -> bool:
+        """Say whether another request with entries may be sent now.
+
+        It may be of any size, so that large entries pass too: what is on its way exceeds the bytes by one request.
+        """
         if self.state is ProgressState.REPLICATE:
-            return len(self.inflight) < max_inflight_appends
+            return len(self.inflight) < max_inflight_appends and self.inflight_bytes < max_inflight_bytes
         return self.state is ProgressState.PROBE and not self.is_paused
 
-    def sent(self, last_index: LogIndex, now: float) -> None:
-        """Note that entries up to ``last_index`` are on their way."""
+    def sent(self, last_index: LogIndex, size_bytes: int, now: float) -> None:
+        """Note that entries up to ``last_index``, which take ``size_bytes``, are on their way."""
         if self.state is ProgressState.PROBE:
             self.is_paused = True
             return
         if not self.inflight:
             self.waiting_since = now
-        self.inflight.append(last_index)
+        self.inflight.append(Inflight(last_index, size_bytes))
+        self.inflight_bytes += size_bytes
         self.next_index = LogIndex(last_index + 1)
 
     def become_probe(self, *, is_paused: bool) -> None:
         """Forget what is on its way and find again where the logs agree."""
         self.state = ProgressState.PROBE
         self.is_paused = is_paused
-        self.inflight.clear()
+        self._forget_inflight()
         self.next_index = LogIndex(self.match_index + 1)
 
     def become_snapshot(self, now: float) -> None:
         """Stop sending entries until a snapshot is answered."""
         self.state = ProgressState.SNAPSHOT
-        self.inflight.clear()
+        self._forget_inflight()
         self.waiting_since = now
 
     def acknowledged(self, match_index: LogIndex, now: float) -> bool:
@@ -82,8 +97,8 @@ class Progress:
         if moved:
             self.match_index = match_index
             self.waiting_since = now
-        while self.inflight and self.inflight[0] <= match_index:
-            self.inflight.popleft()
+        while self.inflight and self.inflight[0].last_index <= match_index:
+            self.inflight_bytes -= self.inflight.popleft().size_bytes
         if match_index >= self.next_index - 1 and (self.state is ProgressState.PROBE or moved):
             # The logs agree up to where the next request starts: nothing more to find out. (In SNAPSHOT only news
             # counts: a heartbeat's answer repeats what was known when the snapshot became necessary.)
@@ -106,3 +121,7 @@ class Progress:
             return
         self.become_probe(is_paused=False)
         self.next_index = LogIndex(max(self.match_index + 1, min(retry_from, prev_log_index)))
+
+    def _forget_inflight(self) -> None:
+        self.inflight.clear()
+        self.inflight_bytes = 0

@@ -30,7 +30,10 @@ def maybe_append(state: RaftState, peer: NodeId, progress: Progress, now: float)
     The leader does not wait for its own disk before it sends: followers write in parallel (thesis §10.2.1). Its term
     is durable since it was elected.
     """
-    while progress.next_index <= state.log.last_index and progress.has_room(state.config.max_inflight_appends):
+    config = state.config
+    while progress.next_index <= state.log.last_index and progress.has_room(
+        config.max_inflight_appends, config.max_inflight_bytes
+    ):
         prev_log_index = LogIndex(progress.next_index - 1)
         prev_log_term = state.log.term_at(prev_log_index)
         if prev_log_term is None:
@@ -38,11 +41,9 @@ def maybe_append(state: RaftState, peer: NodeId, progress: Progress, now: float)
             state.emit(SendSnapshot(peer, state.current_term))
             return
         entries = state.log.batch(
-            progress.next_index,
-            max_entries=state.config.max_append_entries,
-            max_bytes=state.config.max_append_bytes,
+            progress.next_index, max_entries=config.max_append_entries, max_bytes=config.max_append_bytes
         )
-        progress.sent(entries[-1].index, now)
+        progress.sent(entries[-1].index, state.log.size_bytes(entries[0].index, entries[-1].index), now)
         request = AppendEntriesRequest(
             term=state.current_term,
             leader_id=state.node_id,

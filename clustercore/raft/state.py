@@ -167,6 +167,11 @@ class RaftState:
         """When the oldest write of log entries that is not durable yet was asked for; infinity if all are durable."""
         return self._log_writes[0].since if self._log_writes else math.inf
 
+    @property
+    def uncommitted_bytes(self) -> int:
+        """How many bytes the entries that are not known committed take in the log."""
+        return self.log.size_bytes(LogIndex(self.commit_index + 1), self.log.last_index)
+
     def emit(self, effect: Effect) -> None:
         """Add an effect to the result of the call under way."""
         self.effects.append(effect)

@@ -258,7 +258,10 @@ class Assembly:
             self._forwarder.give_up_on(peer)
 
     def _save_snapshot(self, snapshot: Snapshot) -> None:
-        keep_from = max(1, snapshot.last_included_index + 1 - self._config.snapshot_tail_entries)
+        index, log = snapshot.last_included_index, self._core.state.log
+        keep_from = max(1, index + 1 - self._config.snapshot_tail_entries)
+        if index > log.base_index:
+            keep_from = max(keep_from, log.first_index_within(index, self._config.snapshot_tail_bytes))
         self._writer.post(OwnSnapshot(snapshot, LogIndex(keep_from)))
 
     def _role_changed(self, before: RoleChange, after: RoleChange) -> None:

@@ -25,8 +25,9 @@ class NodeConfig:
     max_command_bytes: int = 1024 * 1024
     # A snapshot is taken after this many applied entries since the last one.
     snapshot_entries: int = 100_000
-    # Entries kept in the log behind a snapshot, so that a slow follower need not get the snapshot.
+    # Entries kept in the log behind a snapshot, so that a slow follower need not get the snapshot: as many as fit both.
     snapshot_tail_entries: int = 10_000
+    snapshot_tail_bytes: int = 16 * 1024 * 1024
     # How long one attempt to reach a peer may take, and the wait between attempts: it grows by half each time. Both
     # ends are short, because a peer that is back should be found before it stands for election.
     connect_timeout_s: float = 2.0
@@ -37,13 +38,14 @@ class NodeConfig:
 
     def __attrs_post_init__(self) -> None:
         """Check the ranges."""
-        least = {"snapshot_tail_entries": 0}
+        least = {"snapshot_tail_entries": 0, "snapshot_tail_bytes": 0}
         for name in (
             "max_pending_proposals",
             "max_pending_bytes",
             "max_command_bytes",
             "snapshot_entries",
             "snapshot_tail_entries",
+            "snapshot_tail_bytes",
         ):
             if getattr(self, name) < least.get(name, 1):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least.get(name, 1)}")

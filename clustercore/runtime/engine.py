@@ -113,8 +113,8 @@ class Engine:
                 self._carry_out(self._core.time_passed(trio.current_time()))
                 # A leader that is a majority by itself hears nobody.
                 self._on_heard()
-            if self._proposals.has_queued and self._core.takes_proposals:
-                self._append_proposals()
+            if self._proposals.has_queued and (room_bytes := self._core.proposal_room_bytes):
+                self._append_proposals(room_bytes)
             if self._reads:
                 reads, self._reads = self._reads, []
                 self._carry_out(self._core.read(reads, trio.current_time()))
@@ -207,18 +207,19 @@ class Engine:
                 self._gated.append((after, leave))
         self._carry_out(self._core.storage_done(write_id, trio.current_time()))
 
-    def _append_proposals(self) -> None:
-        groups = self._proposals.take_queued(MAX_BATCH_BYTES)
+    def _append_proposals(self, room_bytes: int) -> None:
+        groups = self._proposals.take_queued(min(MAX_BATCH_BYTES, room_bytes))
         commands = [command for group in groups for command in group.commands]
         effects = self._core.propose(commands, trio.current_time())
         match effects[0]:
             case ProposalsAppended(first_index=first_index):
                 self._proposals.appended(groups, first_index)
+                if self._proposals.has_queued:
+                    self._wakeup.set()
             case _:
+                # The first is too large for the room there is. More comes with a commit, and that with an input.
                 self._proposals.put_back(groups)
         self._carry_out(effects)
-        if self._proposals.has_queued:
-            self._wakeup.set()
 
     def _refuse_unforwardable(self) -> None:
         state = self._core.state

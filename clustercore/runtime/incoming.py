@@ -148,7 +148,7 @@ class _Conversation:
     """The answers to one link, and how many are owed."""
 
     def __init__(self) -> None:
-        self.outbox = Outbox()
+        self.outbox = Outbox(drops=False, on_room=self._make_room)
         self._open = 0
         self._taken: deque[int] = deque(maxlen=_REQUESTS_REMEMBERED)
         self._room = trio.lowlevel.ParkingLot()
@@ -161,16 +161,19 @@ class _Conversation:
         return False
 
     async def begin(self) -> None:
-        """Count a request, waiting while too many are unanswered."""
-        while self._open >= MAX_OPEN_REQUESTS:
+        """Count a request, waiting while too many are unanswered, or too much in answers is not sent."""
+        while self._open >= MAX_OPEN_REQUESTS or not self.outbox.has_room:
             await self._room.park()
         self._open += 1
 
     def answer(self, message: Message) -> None:
         """Queue the answer to a request."""
         self._open -= 1
-        self._room.unpark()
         self.outbox.post(message)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        self._room.unpark()
 
 
 def _answer_of(request_id: int, result: GroupResult) -> ProposalsApplied | ProposalsFailed:

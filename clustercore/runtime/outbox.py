@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 import attrs
 
-from clustercore.interfaces.messages import Message
+from clustercore.interfaces.messages import ForwardProposals, Message, ProposalsApplied
 from clustercore.interfaces.transport import Link
+from clustercore.raft.messages import AppendEntriesRequest, InstallSnapshotRequest
 from clustercore.runtime.signals import Wakeup
 
-__all__ = ["Mail", "Outbox"]
+__all__ = ["Mail", "Outbox", "size_of"]
 
 # Raft's own window keeps the messages to one peer to a handful; this many means that the link has stopped moving.
 MAX_MESSAGES = 256
+# And so do so many bytes: a leader's whole window and the proposals that are forwarded at once, by default.
+MAX_BYTES = 8 * 1024 * 1024
 
 
 @attrs.define(eq=False)
@@ -22,6 +25,7 @@ class Mail:
     """A message that waits, and who wants to know what becomes of it."""
 
     message: Message
+    size_bytes: int
     # Called right before the message is handed to the link: from then on it may have arrived.
     on_sent: Callable[[], None] | None
     # Called instead when the message is dropped unsent.
@@ -29,11 +33,24 @@ class Mail:
 
 
 class Outbox:
-    """Messages waiting for one link, in order. When full the oldest is dropped: Raft sends what matters again."""
+    """Messages waiting for one link, in order. When full the oldest is dropped: Raft sends what matters again.
 
-    def __init__(self) -> None:
+    One message may be of any size. Of answers, which nobody gives again, whoever makes them bounds the number, and
+    waits for ``has_room``: with ``drops`` False none is dropped.
+    """
+
+    def __init__(self, *, drops: bool = True, on_room: Callable[[], None] = lambda: None) -> None:
+        """Begin empty; ``on_room`` is called when a message left."""
+        self._drops = drops
+        self._on_room = on_room
         self._mails: deque[Mail] = deque()
+        self._bytes = 0
         self._wakeup = Wakeup()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less waits than is allowed."""
+        return len(self._mails) < MAX_MESSAGES and self._bytes < MAX_BYTES
 
     def post(
         self,
@@ -42,10 +59,15 @@ class Outbox:
         on_dropped: Callable[[], None] | None = None,
     ) -> Mail:
         """Queue a message; what is returned serves to withdraw it."""
-        if len(self._mails) >= MAX_MESSAGES:
-            self._drop(self._mails.popleft())
-        mail = Mail(message, on_sent, on_dropped)
+        mail = Mail(message, size_of(message), on_sent, on_dropped)
+        while (
+            self._drops
+            and self._mails
+            and (len(self._mails) >= MAX_MESSAGES or self._bytes + mail.size_bytes > MAX_BYTES)
+        ):
+            self._drop(self._take_first())
         self._mails.append(mail)
+        self._bytes += mail.size_bytes
         self._wakeup.set()
         return mail
 
@@ -54,6 +76,7 @@ class Outbox:
         if mail not in self._mails:
             return False
         self._mails.remove(mail)
+        self._bytes -= mail.size_bytes
         return True
 
     async def wait(self) -> None:
@@ -69,16 +92,35 @@ class Outbox:
         while True:
             await self.wait()
             while self._mails:
-                mail = self._mails.popleft()
+                mail = self._take_first()
                 if mail.on_sent is not None:
                     mail.on_sent()
                 await link.send(mail.message)
+                self._on_room()
 
     def drop_all(self) -> None:
         """Drop everything that waits."""
         while self._mails:
-            self._drop(self._mails.popleft())
+            self._drop(self._take_first())
+
+    def _take_first(self) -> Mail:
+        mail = self._mails.popleft()
+        self._bytes -= mail.size_bytes
+        return mail
 
     def _drop(self, mail: Mail) -> None:
         if mail.on_dropped is not None:
             mail.on_dropped()
+
+
+def size_of(message: Message) -> int:
+    """Return about how many bytes a message takes: what it carries for others, or nothing to speak of."""
+    match message:
+        case AppendEntriesRequest(entries=entries):
+            return sum(len(entry.encoded) for entry in entries)
+        case ForwardProposals(commands=parts) | ProposalsApplied(results=parts):
+            return sum(map(len, parts))
+        case InstallSnapshotRequest(data=data):
+            return len(data)
+        case _:
+            return 0

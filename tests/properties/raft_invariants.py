@@ -177,7 +177,12 @@ class Invariants:
             assert progress.answered_round <= state.last_round
             assert progress.match_index < progress.next_index <= state.log.last_index + 1
             assert len(progress.inflight) <= state.config.max_inflight_appends
-            assert sorted(progress.inflight) == list(progress.inflight)
+            last_indexes = [request.last_index for request in progress.inflight]
+            assert sorted(last_indexes) == last_indexes
+            sizes = [request.size_bytes for request in progress.inflight]
+            assert progress.inflight_bytes == sum(sizes)
+            # The newest request may be of any size.
+            assert sum(sizes[:-1]) < state.config.max_inflight_bytes
 
     def _grows(self, node: Node, state: RaftState) -> None:
         """Terms, commitment and application never go back; a leader only appends (Leader Append-Only)."""

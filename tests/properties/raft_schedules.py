@@ -218,7 +218,9 @@ def _at_node(world: World, name: NodeId, number: int, event: Event, choice: int)
             world.propose(target, [b"%d.%d" % (number, part) for part in range(1 + choice % 3)])
         case Event.READ:
             # At any node that thinks it leads, and at times at one that does not.
-            leaders = [other.node_id for other in world.nodes.values() if other.is_up and other.core.takes_proposals]
+            leaders = [
+                other.node_id for other in world.nodes.values() if other.is_up and other.core.proposal_room_bytes
+            ]
             target = leaders[choice % len(leaders)] if leaders and choice % 8 else name
             world.read(target, [ReadId(len(world.asked) + 1)])
         case Event.TRANSFER:

@@ -302,7 +302,7 @@ def picture(core: RaftCore) -> dict[str, object]:
             progress.state.value,
             *(("paused",) if progress.is_paused else ()),
             f"match {progress.match_index} next {progress.next_index}",
-            f"inflight {' '.join(str(index) for index in progress.inflight)}".strip(),
+            f"inflight {' '.join(str(request.last_index) for request in progress.inflight)}".strip(),
             progress.waiting_since,
         )
         seen[f"contact with {peer}"] = (f"round {progress.answered_round}", progress.last_contact)

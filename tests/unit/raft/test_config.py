@@ -27,6 +27,8 @@ def test_defaults_are_valid() -> None:
         ({"max_append_entries": 0}, "max_append_entries is 0; it must be at least 1"),
         ({"max_append_bytes": 0}, "max_append_bytes is 0; it must be at least 1"),
         ({"max_inflight_appends": 0}, "max_inflight_appends is 0; it must be at least 1"),
+        ({"max_inflight_bytes": 0}, "max_inflight_bytes is 0; it must be at least 1"),
+        ({"max_uncommitted_bytes": 0}, "max_uncommitted_bytes is 0; it must be at least 1"),
     ],
 )
 def test_value_out_of_range_is_refused_by_name(values: dict[str, Any], text: str) -> None:

@@ -145,7 +145,7 @@ def test_proposals_are_refused_while_handing_over(make: type) -> None:
     core.transfer_leadership(B, 1.0)
     before = picture(core)
 
-    assert not core.takes_proposals
+    assert core.proposal_room_bytes == 0
     assert core.propose([b"y"], 1.125) == (ProposalsRefused(A),)
     assert picture(core) == before
 
@@ -177,7 +177,7 @@ def test_transfer_is_given_up_after_an_election_timeout(is_told: bool) -> None:
     assert core.state.role is Role.LEADER
     assert core.state.transfer is None
     assert core.state.has_told_successor is is_told
-    assert core.takes_proposals
+    assert core.proposal_room_bytes > 0
     assert core.propose([b"y"], 2.25)[0] == ProposalsAppended(Term(1), LogIndex(3))
 
 
@@ -386,7 +386,7 @@ def test_leader_with_a_stalled_disk_and_no_successor_goes_on() -> None:
     core.peer_unreachable(B)
     core.peer_unreachable(C)
     assert told(core.time_passed(1.5)) == []
-    assert core.takes_proposals
+    assert core.proposal_room_bytes > 0
 
     core.receive(B, appended(1, 1, 2), 1.625)
 

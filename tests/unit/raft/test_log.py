@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clustercore.raft.entry import Entry
+from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.errors import InvariantError
 from clustercore.raft.log import RaftLog
 from clustercore.raft.types import LogIndex, Term
@@ -73,6 +73,32 @@ def test_batch_keeps_both_limits_but_holds_one_entry(max_entries: int, max_bytes
     batch = log.batch(LogIndex(2), max_entries=max_entries, max_bytes=max_bytes)
 
     assert batch == log_of(1, 1, 1, 1)[1 : 1 + count]
+
+
+def test_sizes_are_those_of_the_encoded_entries_whatever_was_cut_on_either_side() -> None:
+    """Each entry is told apart by its size: 1 byte more than the one before."""
+    entries = [Entry.create(LogIndex(index), Term(1), EntryKind.COMMAND, b"x" * index) for index in range(1, 9)]
+    log = RaftLog(entries)
+    log.compact(LogIndex(2))
+    log.truncate_from(LogIndex(7))
+    log.append([Entry.create(LogIndex(7), Term(1), EntryKind.COMMAND, b"x" * 100)])
+    sizes = {entry.index: len(entry.encoded) for entry in log.slice(LogIndex(3), LogIndex(7))}
+
+    for first in range(3, 9):
+        for last in range(2, 8):
+            expected = sum(sizes[index] for index in sizes if first <= index <= last)
+            assert log.size_bytes(LogIndex(first), LogIndex(last)) == expected
+    for last in range(3, 8):
+        for max_bytes in range(300):
+            start = log.first_index_within(LogIndex(last), max_bytes)
+            assert log.size_bytes(start, LogIndex(last)) <= max_bytes
+            assert start == 3 or log.size_bytes(LogIndex(start - 1), LogIndex(last)) > max_bytes
+
+    log.reset(LogIndex(20), Term(2))
+    assert log.size_bytes(LogIndex(21), LogIndex(20)) == 0
+    log.append([Entry.create(LogIndex(21), Term(2), EntryKind.COMMAND, b"x")])
+    assert log.first_index_within(LogIndex(21), 0) == 22
+    assert log.first_index_within(LogIndex(21), 100) == 21
 
 
 def test_batch_past_the_end_is_empty() -> None:

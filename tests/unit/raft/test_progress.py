@@ -4,7 +4,7 @@ from collections import deque
 
 import pytest
 
-from clustercore.raft.progress import Progress, ProgressState
+from clustercore.raft.progress import Inflight, Progress, ProgressState
 from clustercore.raft.types import LogIndex
 
 PROBE, REPLICATE, SNAPSHOT = ProgressState.PROBE, ProgressState.REPLICATE, ProgressState.SNAPSHOT
@@ -13,13 +13,14 @@ PROBE, REPLICATE, SNAPSHOT = ProgressState.PROBE, ProgressState.REPLICATE, Progr
 def make(
     state: ProgressState, match: int, next_: int, *inflight: int, is_paused: bool = False, waiting_since: float = 0.0
 ) -> Progress:
-    """A progress in the given state."""
+    """A progress in the given state; each request on its way takes 10 bytes."""
     return Progress(
         next_index=LogIndex(next_),
         match_index=LogIndex(match),
         state=state,
         is_paused=is_paused,
-        inflight=deque(LogIndex(index) for index in inflight),
+        inflight=deque(Inflight(LogIndex(index), 10) for index in inflight),
+        inflight_bytes=10 * len(inflight),
         waiting_since=waiting_since,
     )
 
@@ -37,16 +38,26 @@ def make(
 )
 def test_room_is_one_probe_or_a_window(progress: Progress, has_room: bool) -> None:
     """One request at a time while probing, a window of them while replicating, none during a snapshot."""
-    assert progress.has_room(2) is has_room
+    assert progress.has_room(2, 1000) is has_room
+
+
+@pytest.mark.parametrize(("max_bytes", "has_room"), [(21, True), (20, False), (5, False)])
+def test_room_is_a_window_in_bytes_too(max_bytes: int, has_room: bool) -> None:
+    """As long as less than the window is on its way another request may go; a full one waits for an answer."""
+    progress = make(REPLICATE, 4, 7, 5, 6)
+
+    assert progress.has_room(9, max_bytes) is has_room
+    progress.acknowledged(LogIndex(6), 1.0)
+    assert progress.has_room(9, max_bytes)
 
 
 def test_sent_probe_pauses_and_sent_entries_move_next_index() -> None:
     """A probe is repeated from the same place; entries are taken to arrive."""
     probe, replicate = make(PROBE, 0, 5), make(REPLICATE, 4, 5)
 
-    probe.sent(LogIndex(9), 1.0)
-    replicate.sent(LogIndex(6), 1.0)
-    replicate.sent(LogIndex(8), 2.0)
+    probe.sent(LogIndex(9), 10, 1.0)
+    replicate.sent(LogIndex(6), 10, 1.0)
+    replicate.sent(LogIndex(8), 10, 2.0)
 
     assert probe == make(PROBE, 0, 5, is_paused=True)
     assert replicate == make(REPLICATE, 4, 9, 6, 8, waiting_since=1.0)

@@ -117,6 +117,53 @@ def test_proposals_gather_while_the_window_is_full_and_go_together() -> None:
     }
 
 
+def test_large_entries_fill_the_window_before_its_number_of_requests_does() -> None:
+    """One request of any size goes when less than the window is on its way; what follows waits for an answer."""
+    core = leader("ab", config=attrs.evolve(CONFIG, max_inflight_bytes=100, max_inflight_appends=9))
+    core.receive(B, appended(1, 0, 1), 1.0)
+    assert isinstance(core.propose([b"x" * 60], 1.0)[-1], Send)
+    assert isinstance(core.propose([b"y" * 600], 1.0)[-1], Send)
+    assert isinstance(core.propose([b"z"], 1.0)[-1], PersistEntries)
+
+    effects = core.receive(B, appended(1, 1, 2), 1.25)
+    assert [effect for effect in effects if isinstance(effect, Send)] == []
+    effects = core.receive(B, appended(1, 2, 3), 1.25)
+
+    entries = core.state.log.slice(LogIndex(4), LogIndex(4))
+    assert effects[-1] == Send(B, append(1, "a", prev=(3, 1), entries=entries, commit=1, round_number=1))
+
+
+def test_no_more_is_appended_than_may_be_uncommitted() -> None:
+    """A leader that cannot commit keeps its log bounded; a commit makes room again."""
+    core = leader("ab", config=attrs.evolve(CONFIG, max_uncommitted_bytes=200))
+    core.receive(B, appended(1, 0, 1), 1.0)
+    assert core.proposal_room_bytes == 200
+    assert isinstance(core.propose([b"x" * 100], 1.0)[0], ProposalsAppended)
+    before = picture(core)
+    room_bytes = core.proposal_room_bytes
+
+    assert room_bytes < 100
+    assert core.propose([b"y" * (room_bytes + 1)], 1.0) == (ProposalsRefused(A),)
+    assert picture(core) == before
+    assert isinstance(core.propose([b"y" * room_bytes], 1.0)[0], ProposalsAppended)
+    assert core.proposal_room_bytes == 0
+    assert core.propose([b""], 1.0) == (ProposalsRefused(A),)
+
+    core.storage_done(WriteId(4), 1.0)
+    core.receive(B, appended(1, 1, 3), 1.25)
+    assert core.proposal_room_bytes == 200
+
+
+def test_anything_may_be_appended_when_all_is_committed() -> None:
+    """Or a command larger than the bound would wait for ever. The no-op of an election counts, and is never refused."""
+    core = leader("ab", config=attrs.evolve(CONFIG, max_uncommitted_bytes=1))
+    assert core.state.log.last_index == 1
+    assert core.propose([b"x" * 100], 1.0) == (ProposalsRefused(A),)
+    core.receive(B, appended(1, 0, 1), 1.0)
+
+    assert isinstance(core.propose([b"x" * 100, b"y" * 100], 1.0)[0], ProposalsAppended)
+
+
 def test_one_request_holds_as_much_as_the_configuration_allows() -> None:
     """A long backlog goes in several requests, as many as the window takes."""
     core = leader("ab", entries=log_of(1, 1, 1, 1, 1), term=2, config=attrs.evolve(CONFIG, max_append_entries=2))

@@ -101,12 +101,12 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(hard_state: HardState | None = None) -> AsyncIterator[Bench]:
+async def running(hard_state: HardState | None = None, config: RaftConfig | None = None) -> AsyncIterator[Bench]:
     """Run the engine of node "a", one of three, while the block lasts."""
     core = RaftCore(
         node_id=A,
         configuration=Configuration.of("abc"),
-        config=RaftConfig(),
+        config=config or RaftConfig(),
         rng=Random(1),
         now=trio.current_time(),
         hard_state=hard_state,
@@ -253,6 +253,23 @@ async def test_batches_are_bounded_in_bytes(autojump_clock: MockClock) -> None:
 
         counts = [len(job.entries) for job in bench.jobs[writes:] if isinstance(job, PersistEntries)]
         assert counts == [2, 2, 1]
+
+
+async def test_proposals_wait_while_too_much_is_uncommitted(autojump_clock: MockClock) -> None:
+    """They are neither lost nor refused, nor does the engine ask again and again: a commit lets the next ones in."""
+    async with running(config=RaftConfig(max_uncommitted_bytes=100)) as bench:
+        await bench.stand_and_win()
+        await bench.durable()
+        await bench.receive(B, AppendEntriesResponse(Term(1), True, LogIndex(0), LogIndex(1)))
+
+        await bench.propose(b"x" * 60, b"y" * 60, b"z")
+        assert bench.core.state.log.last_index == 2
+        assert bench.proposals.has_queued
+
+        await bench.durable()
+        await bench.receive(B, AppendEntriesResponse(Term(1), True, LogIndex(1), LogIndex(2)))
+        assert bench.core.state.log.last_index == 4
+        assert not bench.proposals.has_queued
 
 
 async def test_proposals_off_the_leader_wake_the_forwarder_or_are_refused() -> None:

@@ -34,6 +34,7 @@ from clustercore.raft.messages import RaftMessage
 from clustercore.raft.types import LogIndex, NodeId, ReadId, Term
 from clustercore.runtime.engine import Engine, Respond
 from clustercore.runtime.incoming import MAX_OPEN_REQUESTS, Acceptor
+from clustercore.runtime.outbox import MAX_BYTES
 from clustercore.runtime.proposals import Group, Proposals
 from clustercore.runtime.reads import ReadIndexes
 from tests.unit.runtime.fakes import FakeLink
@@ -283,3 +284,23 @@ async def test_repeated_proposals_are_appended_once() -> None:
         await bench.deliver(ForwardProposals(1, (b"x",)), ForwardProposals(2, (b"y",)), ForwardProposals(1, (b"x",)))
 
         assert [group.commands for group in bench.engine.proposed] == [(b"x",), (b"y",)]
+
+
+async def test_link_is_not_read_while_too_much_in_answers_waits() -> None:
+    """An answer is given once, so none is dropped; whoever reads no answers gets no more questions answered."""
+    async with accepting() as bench:
+        bench.link.hold()
+        await bench.deliver(*(ForwardProposals(number, (b"x",)) for number in range(2)), StatusRequest(7))
+        large = Applied(LogIndex(1), Term(1), bytes(MAX_BYTES))
+        for group in list(bench.engine.proposed):
+            bench.finish(group, [large])
+        await wait_all_tasks_blocked()
+
+        await bench.deliver(ForwardProposals(2, (b"x",)))
+        await bench.deliver(ForwardProposals(3, (b"x",)))
+        assert len(bench.engine.proposed) == 2
+        bench.link.release()
+        await wait_all_tasks_blocked()
+
+        assert len(bench.engine.proposed) == 2 + 2
+        assert len(bench.link.sent) == 3

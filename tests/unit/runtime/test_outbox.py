@@ -8,8 +8,21 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from clustercore.interfaces import LinkClosed, StatusRequest
-from clustercore.runtime.outbox import MAX_MESSAGES, Outbox
+from clustercore.interfaces import (
+    AppendEntriesRequest,
+    Entry,
+    EntryKind,
+    ForwardProposals,
+    InstallSnapshotRequest,
+    LinkClosed,
+    LogIndex,
+    Message,
+    NodeId,
+    ProposalsApplied,
+    StatusRequest,
+    Term,
+)
+from clustercore.runtime.outbox import MAX_BYTES, MAX_MESSAGES, Outbox, size_of
 from tests.unit.runtime.fakes import FakeLink
 
 
@@ -36,6 +49,54 @@ async def test_post_to_a_full_outbox_drops_the_oldest() -> None:
     outbox.drop_all()
 
     assert dropped == list(range(MAX_MESSAGES + 2))
+
+
+async def test_post_drops_the_oldest_until_the_rest_fits() -> None:
+    """The queue is bounded in bytes too; but a message larger than all of it has its turn."""
+    outbox, dropped = Outbox(), list[int]()
+    third = bytes(MAX_BYTES // 3)
+    for number in range(4):
+        outbox.post(ForwardProposals(number, (third,)), on_dropped=partial(dropped.append, number))
+    assert dropped == [0]
+
+    large = outbox.post(ForwardProposals(4, (bytes(MAX_BYTES + 1),)), on_dropped=partial(dropped.append, 4))
+
+    assert dropped == [0, 1, 2, 3]
+    assert not outbox.has_room
+    assert outbox.withdraw(large)
+    assert outbox.has_room
+
+
+async def test_outbox_of_answers_drops_none_and_tells_when_there_is_room(nursery: trio.Nursery) -> None:
+    """Whoever fills it waits for room instead."""
+    told: list[str] = []
+    outbox, link = Outbox(drops=False, on_room=lambda: told.append("room")), FakeLink()
+    messages = [ForwardProposals(number, (bytes(MAX_BYTES),)) for number in range(3)]
+    for message in messages:
+        outbox.post(message)
+    assert not outbox.has_room
+
+    nursery.start_soon(outbox.send_all, link)
+    await wait_all_tasks_blocked()
+
+    assert link.sent == messages
+    assert told == ["room"] * 3
+    assert outbox.has_room
+
+
+def test_size_of_a_message_is_what_it_carries() -> None:
+    """What has a bound of its own, and is small, counts for nothing."""
+    entries = tuple(Entry.create(LogIndex(n), Term(1), EntryKind.COMMAND, bytes(100)) for n in (1, 2))
+    term, node = Term(1), NodeId("a")
+    messages: dict[Message, int] = {
+        AppendEntriesRequest(term, node, LogIndex(0), Term(0), LogIndex(0), entries): 2 * len(entries[0].encoded),
+        ForwardProposals(1, (b"ab", b"c")): 3,
+        ProposalsApplied(1, term, LogIndex(1), (b"abcd", b"")): 4,
+        InstallSnapshotRequest(term, node, LogIndex(1), term, bytes(7)): 7,
+        StatusRequest(): 0,
+    }
+
+    assert {message: size_of(message) for message in messages} == messages
 
 
 async def test_on_sent_comes_before_the_link_has_the_message(nursery: trio.Nursery) -> None:
