@@ -43,3 +43,22 @@ def test_first_slice_leaves_figures_and_a_plot(tmp_path: Path) -> None:
     assert b"IEND" in image[-12:]
     width, height = struct.unpack_from(">II", image, 16)
     assert min(width, height) >= 500
+
+
+def test_linearizability_leaves_figures(tmp_path: Path) -> None:
+    """The JSON has a row for each case, and the verdicts that do not depend on the machine are right."""
+    figures = tmp_path / "figures.json"
+    script = str(ROOT / "benchmarks" / "linearizability.py")
+    quick = ["--operations", "400", "--clients", "5"]
+
+    subprocess.run(
+        [sys.executable, "-W", "error", script, *quick, "--json", str(figures)],
+        check=True,
+        timeout=LIMIT_S,
+        stdout=subprocess.DEVNULL,
+    )
+
+    rows = json.loads(figures.read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == 8
+    for row in rows:
+        assert row["verdict"] == ("not linearizable" if "stale" in row["history"] else "linearizable"), row

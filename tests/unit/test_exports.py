@@ -31,6 +31,13 @@ PUBLIC = {
         TimeoutNowRequest TimeoutNowResponse TooStale TransferFailed Transport TransportError UnaryHandler
         decode_entry
     """,
+    "clustercore.testing": """
+        CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet
+        MapInput MapOutput MapPut Model Operation Outcome PartCheck PendingOperation PlacedOperation QueueInput QueuePop
+        QueuePush REFUSED Refusal RegisterCompareAndSet RegisterInput RegisterOutput RegisterRead RegisterWrite UNKNOWN
+        Unknown Verdict assert_linearizable check_history counter_model describe_check key_value_model queue_model
+        read_history register_model render_check sequential_model write_history
+    """,
     "clustercore_grpc": "GrpcTransport",
     "clustercore_kv": """
         Cas CasResult Command Delete DeleteResult EventBatch Get GetResult KeyValueClient KeyValueMachine KeyValueWatch
