@@ -29,6 +29,7 @@ from clustercore.interfaces.errors import (
     TransportError,
 )
 from clustercore.interfaces.messages import (
+    OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
     ForwardFailure,
     ForwardProposals,
@@ -45,7 +46,7 @@ from clustercore.interfaces.messages import (
 )
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
-from clustercore.interfaces.storage import Storage, StoredState
+from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
 from clustercore.interfaces.transport import (
     AcceptLink,
     Lane,
@@ -70,9 +71,10 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Round, Snapshot, Term
+from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, Role, Round, Server, Snapshot, Term
 
 __all__ = [
+    "OLDEST_PROTOCOL_VERSION",
     "PROTOCOL_VERSION",
     "AcceptLink",
     "AppendEntriesRequest",
@@ -80,6 +82,7 @@ __all__ = [
     "Applied",
     "ClusterError",
     "ConfigError",
+    "Configuration",
     "Consistency",
     "Discovery",
     "DiscoverySnapshot",
@@ -127,6 +130,7 @@ __all__ = [
     "Role",
     "RoleChange",
     "Round",
+    "Server",
     "Service",
     "ServiceError",
     "ServiceTransport",
@@ -138,6 +142,7 @@ __all__ = [
     "Storage",
     "StorageError",
     "StorageFull",
+    "StorageIdentity",
     "StoredState",
     "StreamHandler",
     "Term",

@@ -11,6 +11,7 @@ from clustercore.raft.messages import RaftRequest, RaftResponse
 from clustercore.raft.types import LogIndex, NodeId, Term, show_length
 
 __all__ = [
+    "OLDEST_PROTOCOL_VERSION",
     "PROTOCOL_VERSION",
     "ForwardFailure",
     "ForwardProposals",
@@ -27,8 +28,11 @@ __all__ = [
 ]
 
 
-# Grows when a node says something that one of the version before would misunderstand.
-PROTOCOL_VERSION = 1
+# Grows when a node says something that one of the version before would misunderstand. Two nodes speak the newest
+# version that both know; a node says what is newer only to those it agreed on that with.
+PROTOCOL_VERSION = 2
+# The oldest version this one can still speak. Version 1 knew no members that come and go.
+OLDEST_PROTOCOL_VERSION = 2
 
 
 @attrs.frozen
@@ -37,7 +41,16 @@ class Hello:
 
     node_id: NodeId
     peer_id: NodeId
+    # The newest version the caller can speak, and the oldest; 0 for the oldest means that there is only the one.
     protocol_version: int = PROTOCOL_VERSION
+    oldest_protocol_version: int = OLDEST_PROTOCOL_VERSION
+    # The cluster the caller belongs to; empty while it belongs to none.
+    cluster_id: str = ""
+    # Of the caller's storage: see StorageIdentity.
+    incarnation: str = ""
+    starts: int = 0
+    # The newest version of commands that the caller's state machine understands; 0 means 1.
+    command_version: int = 1
 
 
 @attrs.frozen
@@ -48,7 +61,15 @@ class HelloResponse:
     """
 
     node_id: NodeId
+    # As in Hello, of the one who answers.
     protocol_version: int = PROTOCOL_VERSION
+    oldest_protocol_version: int = OLDEST_PROTOCOL_VERSION
+    cluster_id: str = ""
+    incarnation: str = ""
+    starts: int = 0
+    command_version: int = 1
+    # Why no other request will be answered on this link, for people; empty if they will be.
+    refusal: str = ""
 
 
 @attrs.frozen

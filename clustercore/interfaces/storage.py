@@ -1,7 +1,7 @@
 """Storage: what a node must remember.
 
-A storage holds three things: the hard state (term and vote), the log, and one snapshot. The node calls one method at a
-time, in the order in which the core asked for the writes.
+A storage holds four things: whose it is, the hard state (term and vote), the log, and one snapshot. The node calls one
+method at a time, in the order in which the core asked for the writes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,27 @@ from typing import Self
 import attrs
 
 from clustercore.raft.entry import Entry
-from clustercore.raft.types import HardState, LogIndex, Snapshot
+from clustercore.raft.types import HardState, LogIndex, NodeId, Snapshot
 
-__all__ = ["Storage", "StoredState"]
+__all__ = ["Storage", "StorageIdentity", "StoredState"]
+
+
+@attrs.frozen
+class StorageIdentity:
+    """What tells one storage from every other, and one start of a node on it from the next.
+
+    A node whose disk was wiped has a new incarnation. One whose disk was copied, or put back to what it once was, has
+    an incarnation that was seen with more starts. Either has forgotten what it promised.
+    """
+
+    # Whose storage it is; it serves no other node.
+    node_id: NodeId
+    # Made once, with the first start: nobody else's.
+    incarnation: str
+    # How often a node was started on it, the present time included.
+    starts: int
+    # The cluster it belongs to; empty until that has formed, and never changed after that.
+    cluster_id: str = ""
 
 
 @attrs.frozen
@@ -27,10 +45,12 @@ class StoredState:
     snapshot: Snapshot | None = None
     # Consecutive by index. The first is at most one past the snapshot's last_included_index; 1 without a snapshot.
     entries: tuple[Entry, ...] = ()
+    # None until a node was started on it; also on a storage that an older version made.
+    identity: StorageIdentity | None = None
 
 
 class Storage(ABC):
-    """Keeps a node's hard state, log and snapshot across restarts and power cuts.
+    """Keeps a node's identity, hard state, log and snapshot across restarts and power cuts.
 
     Life: ``async with storage:`` opens it, and checks what it finds; everything else is called inside. At most one
     process has it open. Its constructor's parameters are its options in a configuration file.
@@ -66,6 +86,14 @@ class Storage(ABC):
 
         Raises: LogCorrupt if an entry, the snapshot or the hard state is damaged, or entries are missing between
             others; StorageError if the disk refuses.
+        """
+
+    @abstractmethod
+    async def save_identity(self, identity: StorageIdentity) -> None:
+        """Make durable whose storage this is, replacing what was said before.
+
+        Called by: the node, once at each start before any other write, and once when its cluster is known.
+        Raises: StorageFull, StorageError.
         """
 
     @abstractmethod

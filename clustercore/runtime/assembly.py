@@ -19,7 +19,7 @@ from clustercore.interfaces.messages import (
 )
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
-from clustercore.interfaces.storage import Storage, StoredState
+from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
 from clustercore.interfaces.transport import Lane, ServiceTransport, Transport
 from clustercore.interfaces.values import NodeStatus, PeerStatus, RoleChange
 from clustercore.raft.core import RaftCore
@@ -41,8 +41,9 @@ from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.forwarder import Forwarder
 from clustercore.runtime.incoming import Acceptor
+from clustercore.runtime.introductions import Introductions
+from clustercore.runtime.lanes import Lanes
 from clustercore.runtime.leading import Leaderships
-from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.peers import PeerLane
 from clustercore.runtime.proposals import Proposals
 from clustercore.runtime.reads import ClockGuard, ReadIndexes
@@ -73,6 +74,7 @@ class Assembly:
         transport: Transport,
         storage: Storage,
         stored: StoredState,
+        identity: StorageIdentity,
         known: DiscoverySnapshot,
         config: NodeConfig,
         rng: Random,
@@ -95,33 +97,23 @@ class Assembly:
         self.proposals = Proposals(
             node_id=node.node_id, max_commands=config.max_pending_proposals, max_bytes=config.max_pending_bytes
         )
-        self._lanes = {
-            (peer, lane): PeerLane(
-                peer,
-                lane,
-                node_id=node.node_id,
-                transport=transport,
-                address_of=lambda node_id: self.known.address_of(node_id),
-                on_message=self._receive,
-                on_lost=self._link_lost,
-                config=config,
-                rng=Random(rng.getrandbits(64)),
-            )
-            for peer in configuration.peers_of(node.node_id)
-            for lane in Lane
-        }
+        self._introductions = Introductions(identity, on_identified=self._identified)
+        self._transport = transport
+        self._rng = rng
+        self._lanes = Lanes(self._make_lane, farewell_s=config.raft.election_timeout_s)
+        self._lanes.follow(configuration.peers_of(node.node_id))
         self._forwarder = Forwarder(
             node.node_id,
             self.proposals,
             leader_id=lambda: self._core.state.leader_id,
-            outbox_to=self._bulk_outbox_to,
+            outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.BULK),
             timeout_s=config.forward_timeout_s,
         )
         self.read_indexes = ReadIndexes(
             node.node_id,
             leader_id=lambda: self._core.state.leader_id,
             ask_core=lambda read_id: self.engine.read(read_id),
-            outbox_to=self._control_outbox_to,
+            outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
             timeout_s=config.raft.election_timeout_s,
         )
         # A tenth of the time that a lease is worth at most.
@@ -152,7 +144,7 @@ class Assembly:
             on_read_index=self.read_indexes.answered_by_core,
         )
         self.acceptor = Acceptor(
-            node_id=node.node_id,
+            introductions=self._introductions,
             engine=self.engine,
             proposals=self.proposals,
             read_indexes=self.read_indexes,
@@ -167,8 +159,7 @@ class Assembly:
         self._nursery = nursery
         for run in (self.engine.run, self._writer.run, self.applier.run, self._forwarder.run, self.read_indexes.run):
             nursery.start_soon(run)
-        for lane in self._lanes.values():
-            nursery.start_soon(lane.run, name=f"{lane.lane.value} lane to {lane.peer}")
+        nursery.start_soon(self._lanes.run)
 
     def stop(self) -> None:
         """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""
@@ -219,19 +210,35 @@ class Assembly:
             assert self._nursery is not None
             self._nursery.start_soon(self._post_when_ended, peer, message)
         else:
-            self._lanes[peer, lane].outbox.post(message)
+            self._lanes.post(peer, lane, message)
 
     async def _post_when_ended(self, peer: NodeId, message: TimeoutNowRequest) -> None:
         await self.leaderships.wait_ended()
-        self._lanes[peer, Lane.CONTROL].outbox.post(message)
+        self._lanes.post(peer, Lane.CONTROL, message)
 
-    def _control_outbox_to(self, peer: NodeId) -> Outbox | None:
-        lane = self._lanes.get((peer, Lane.CONTROL))
-        return None if lane is None else lane.outbox
+    def _make_lane(self, peer: NodeId, lane: Lane) -> PeerLane:
+        return PeerLane(
+            peer,
+            lane,
+            introductions=self._introductions,
+            transport=self._transport,
+            address_of=self._address_of,
+            on_message=self._receive,
+            on_lost=self._link_lost,
+            config=self._config,
+            rng=Random(self._rng.getrandbits(64)),
+        )
 
-    def _bulk_outbox_to(self, peer: NodeId) -> Outbox | None:
-        lane = self._lanes.get((peer, Lane.BULK))
-        return None if lane is None else lane.outbox
+    def _address_of(self, peer: NodeId) -> str | None:
+        """Return where to reach a peer: as discovery knows it now, or else as the members agreed on."""
+        address = self.known.address_of(peer)
+        if address is None:
+            server = self._core.state.configuration.get(peer)
+            address = None if server is None else server.address or None
+        return address
+
+    def _identified(self, peer: NodeId, incarnation: str) -> None:
+        logger.debug("node %s has storage %s", peer, incarnation)
 
     async def _receive(self, peer: NodeId, message: Message) -> None:
         """Take what a peer answers on a link this node opened."""

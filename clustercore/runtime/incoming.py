@@ -13,7 +13,6 @@ from clustercore.interfaces.messages import (
     ForwardFailure,
     ForwardProposals,
     Hello,
-    HelloResponse,
     Message,
     ProposalsApplied,
     ProposalsFailed,
@@ -34,6 +33,7 @@ from clustercore.raft.messages import (
 )
 from clustercore.raft.types import LogIndex, NodeId
 from clustercore.runtime.engine import Engine
+from clustercore.runtime.introductions import Introductions
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
 from clustercore.runtime.reads import ReadIndexes
@@ -57,7 +57,7 @@ class Acceptor:
     def __init__(
         self,
         *,
-        node_id: NodeId,
+        introductions: Introductions,
         engine: Engine,
         proposals: Proposals,
         read_indexes: ReadIndexes,
@@ -65,7 +65,7 @@ class Acceptor:
         max_command_bytes: int,
     ) -> None:
         """Prepare to accept."""
-        self._node_id = node_id
+        self._introductions = introductions
         self._engine = engine
         self._proposals = proposals
         self._read_indexes = read_indexes
@@ -80,6 +80,7 @@ class Acceptor:
                 nursery.start_soon(conversation.outbox.send_all, link)
                 while True:
                     message = await link.receive()
+                    conversation.check_introduced(message)
                     if isinstance(message, ForwardProposals) and conversation.is_repeat(message.request_id):
                         # A transport may repeat; appended twice, the commands would be applied twice.
                         continue
@@ -104,9 +105,9 @@ class Acceptor:
             ):
                 await self._engine.receive(sender, message, conversation.answer)
             case Hello():
-                if message.peer_id != self._node_id:
-                    logger.warning("node %s called here and meant node %s", message.node_id, message.peer_id)
-                conversation.answer(HelloResponse(self._node_id))
+                response = self._introductions.answer(message)
+                conversation.peer = None if response.refusal else message.node_id
+                conversation.answer(response)
             case ReadIndexRequest(request_id=request_id):
                 self._read_indexes.ask_core(
                     lambda read_index: conversation.answer(self._read_index_answer(request_id, read_index))
@@ -149,9 +150,30 @@ class _Conversation:
 
     def __init__(self) -> None:
         self.outbox = Outbox(drops=False, on_room=self._make_room)
+        # Who called, once it has said so and was not refused.
+        self.peer: NodeId | None = None
         self._open = 0
         self._taken: deque[int] = deque(maxlen=_REQUESTS_REMEMBERED)
         self._room = trio.lowlevel.ParkingLot()
+
+    def check_introduced(self, message: Message) -> None:
+        """Make sure that what only members may say comes from the one it names, who has said Hello.
+
+        Raises: TransportError.
+        """
+        match message:
+            case Hello() | StatusRequest():
+                return
+            case (
+                AppendEntriesRequest(leader_id=sender)
+                | InstallSnapshotRequest(leader_id=sender)
+                | TimeoutNowRequest(leader_id=sender)
+                | PreVoteRequest(candidate_id=sender)
+                | RequestVoteRequest(candidate_id=sender)
+            ) if self.peer not in (None, sender):
+                raise TransportError(f"node {self.peer!r} sent {type(message).__name__} in the name of {sender!r}")
+            case _ if self.peer is None:
+                raise TransportError(f"a peer sent {type(message).__name__}, and no Hello that was not refused")
 
     def is_repeat(self, request_id: int) -> bool:
         """Whether these proposals were taken already. The sender counts its requests up and never uses one again."""

@@ -11,6 +11,7 @@ from random import Random
 from types import TracebackType
 from typing import Self
 
+import attrs
 import trio
 
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
@@ -26,7 +27,7 @@ from clustercore.interfaces.errors import (
 )
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
-from clustercore.interfaces.storage import Storage
+from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
 from clustercore.interfaces.transport import Transport
 from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange
 from clustercore.raft.types import Configuration, NodeId, Role, Term
@@ -104,7 +105,7 @@ class Node(NodeHandle):
             StorageError, LogCorrupt: the storage cannot be used.
             StateMachineError: the stored snapshot cannot be restored.
             TransportError: the transport cannot listen.
-            ConfigError: no voters are known.
+            ConfigError: no voters are known, or the storage is another node's.
         """
         if self._was_entered:
             raise RuntimeError("a Node is entered once; make a new one to start it again")
@@ -129,6 +130,7 @@ class Node(NodeHandle):
         try:
             async with self._storage, self._discovery, self._transport:
                 stored = await self._storage.load()
+                identity = await self._identify_storage(stored)
                 known = await self._discovery.members()
                 assembly = Assembly(
                     node=self,
@@ -137,6 +139,7 @@ class Node(NodeHandle):
                     transport=self._transport,
                     storage=self._storage,
                     stored=stored,
+                    identity=identity,
                     known=known,
                     config=self._config,
                     rng=self._rng,
@@ -167,6 +170,22 @@ class Node(NodeHandle):
         if failure is not None:
             # Outside the except clause, so that the error does not get the group it was in as its context.
             raise failure
+
+    async def _identify_storage(self, stored: StoredState) -> StorageIdentity:
+        """Count this start, on a storage that is this node's or nobody's yet."""
+        found = stored.identity
+        if found is not None and found.node_id != self._node_id:
+            raise ConfigError(
+                f"the storage is that of node {found.node_id!r}, and this is node {self._node_id!r}; each node needs a "
+                "storage of its own, and keeps its node_id"
+            )
+        if found is None:
+            # Also the time: a generator that a test seeded would give a wiped storage the name of the one before.
+            name = f"{self._rng.getrandbits(64):016x}{int(self._wall_clock() * 1e6):x}"
+            found = StorageIdentity(self._node_id, name, starts=0)
+        identity = attrs.evolve(found, starts=found.starts + 1)
+        await self._storage.save_identity(identity)
+        return identity
 
     def _initial_voters(self, known: DiscoverySnapshot) -> frozenset[NodeId]:
         if self._voters is None and not self._discovery.is_fixed:

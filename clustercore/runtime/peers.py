@@ -9,10 +9,11 @@ from random import Random
 import trio
 
 from clustercore.interfaces.errors import PeerTimeout, TransportError
-from clustercore.interfaces.messages import Hello, HelloResponse, Message
+from clustercore.interfaces.messages import HelloResponse, Message
 from clustercore.interfaces.transport import Lane, Link, Transport
 from clustercore.raft.types import NodeId
 from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.introductions import Introductions
 from clustercore.runtime.outbox import Outbox
 
 __all__ = ["PeerLane"]
@@ -34,7 +35,7 @@ class PeerLane:
         peer: NodeId,
         lane: Lane,
         *,
-        node_id: NodeId,
+        introductions: Introductions,
         transport: Transport,
         address_of: Callable[[NodeId], str | None],
         on_message: Callable[[NodeId, Message], Awaitable[None]],
@@ -46,13 +47,17 @@ class PeerLane:
         self.peer = peer
         self.lane = lane
         self.outbox = Outbox()
-        self._node_id = node_id
+        self._introductions = introductions
         self._transport = transport
         self._address_of = address_of
         self._on_message = on_message
         self._on_lost = on_lost
         self._config = config
         self._rng = rng
+
+    def close(self) -> None:
+        """Drop what waits, and tell that it will not arrive. ``run`` has ended."""
+        self._lost()
 
     async def run(self) -> None:
         """Send what is posted, over link after link, until cancelled."""
@@ -94,12 +99,11 @@ class PeerLane:
 
     async def _introduce(self, link: Link, address: str) -> None:
         """Make sure that the peer is the one that is meant, before a word of it counts as that peer's."""
-        await link.send(Hello(self._node_id, self.peer))
+        await link.send(self._introductions.hello(self.peer))
         answer = await link.receive()
-        if not isinstance(answer, HelloResponse) or answer.node_id != self.peer:
-            who = f"node {answer.node_id!r}" if isinstance(answer, HelloResponse) else type(answer).__name__
-            logger.warning("the address %s is to be that of node %s, but %s answers there", address, self.peer, who)
-            raise TransportError(f"{address} is not the address of node {self.peer!r}: {who} answers there")
+        if not isinstance(answer, HelloResponse):
+            self._introductions.refuse(self.peer, f"{address} answers a Hello with {type(answer).__name__}")
+        self._introductions.check(self.peer, address, answer)
 
     async def _receive_all(self, link: Link) -> None:
         while True:

@@ -20,6 +20,7 @@ from clustercore.interfaces import (
     Snapshot,
     Storage,
     StorageError,
+    StorageIdentity,
     StoredState,
 )
 
@@ -36,6 +37,7 @@ class MemoryStorage(Storage):
 
     def __init__(self) -> None:
         self._is_open = False
+        self._identity: StorageIdentity | None = None
         self._hard_state = HardState()
         self._snapshot: Snapshot | None = None
         # Consecutive by index.
@@ -55,7 +57,11 @@ class MemoryStorage(Storage):
 
     async def load(self) -> StoredState:
         await self._begin()
-        return StoredState(self._hard_state, self._snapshot, tuple(self._entries))
+        return StoredState(self._hard_state, self._snapshot, tuple(self._entries), self._identity)
+
+    async def save_identity(self, identity: StorageIdentity) -> None:
+        await self._begin()
+        self._identity = identity
 
     async def save_hard_state(self, hard_state: HardState) -> None:
         await self._begin()

@@ -34,6 +34,7 @@ from clustercore.interfaces import (
     LogIndex,
     Snapshot,
     StorageError,
+    StorageIdentity,
     StoredState,
 )
 from clustercore_sqlite import files, records, wal
@@ -89,6 +90,7 @@ class Database:
             database = cls(path, connection, resources)
             database._configure()
             database._check_integrity()
+            database._upgrade()
             database._read_bounds()
             database._resources = resources.pop_all()
             return database
@@ -132,6 +134,16 @@ class Database:
         if faults != ["ok"]:
             raise LogCorrupt(f"{self._path} is damaged: {'; '.join(faults)}; {ADVICE}")
 
+    def _upgrade(self) -> None:
+        """Bring the tables of an older version up to date, in one step: a crash leaves the old ones or the new."""
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version == files.FORMAT_VERSION:
+            return
+        steps = "".join(records.UPGRADES[older] for older in range(version, files.FORMAT_VERSION))
+        self._connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version={files.FORMAT_VERSION}; COMMIT;")
+        # The header is read from the database file itself, by whoever opens it next.
+        self._checkpoint()
+
     def _read_bounds(self) -> None:
         (covered,) = self._connection.execute("SELECT max(last_included_index) FROM snapshot").fetchone()
         (last,) = self._connection.execute("SELECT max(entry_index) FROM entries").fetchone()
@@ -150,6 +162,11 @@ class Database:
             records.read_entries(
                 self._connection.execute("SELECT entry_index, encoded, checksum FROM entries ORDER BY entry_index")
             ),
+            records.read_identity(
+                self._connection.execute(
+                    "SELECT node_id, incarnation, cluster_id, starts, checksum FROM identity"
+                ).fetchall()
+            ),
         )
         records.check_consistent(state)
         return state
@@ -162,6 +179,13 @@ class Database:
         return records.read_snapshot(rows)
 
     # -- Writing --
+
+    def save_identity(self, identity: StorageIdentity) -> None:
+        """Say whose storage it is."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO identity VALUES (1, ?, ?, ?, ?, ?)", records.identity_row(identity)
+        )
+        self._wrote(_COMMIT_OVERHEAD_BYTES)
 
     def save_hard_state(self, hard_state: HardState) -> None:
         """Replace term and vote."""

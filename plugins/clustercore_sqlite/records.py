@@ -19,17 +19,19 @@ from clustercore.interfaces import (
     MalformedEntry,
     NodeId,
     Snapshot,
+    StorageIdentity,
     StoredState,
     Term,
     decode_entry,
 )
 from clustercore_sqlite.errors import ADVICE
 
-__all__ = ["SCHEMA", "check_consistent", "entry_row", "hard_state_row", "read_entries", "read_hard_state"]
-__all__ += ["read_snapshot", "snapshot_row"]
+__all__ = ["SCHEMA", "UPGRADES", "check_consistent", "entry_row", "hard_state_row", "identity_row", "read_entries"]
+__all__ += ["read_hard_state", "read_identity", "read_snapshot", "snapshot_row"]
 
 # What is written. A row that is read can hold anything: SQLite's columns take any type, and damage does not ask.
 EntryRow = tuple[int, bytes, int]
+IdentityRow = tuple[str, str, str, int, int]
 HardStateRow = tuple[int, str | None, int]
 SnapshotRow = tuple[int, int, bytes, int]
 
@@ -40,6 +42,11 @@ def _hard_state_checksum(current_term: int, voted_for: str | None) -> int:
     return zlib.crc32(struct.pack("<q", current_term) + vote)
 
 
+_IDENTITY_TABLE = """
+CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT NOT NULL, incarnation TEXT NOT NULL,
+    cluster_id TEXT NOT NULL, starts INTEGER NOT NULL, checksum INTEGER NOT NULL);
+"""
+
 # One row an entry, under its own index: the suffix from an index on is one range of the tree. The table of the hard
 # state always has its row, so that a lost vote cannot pass for a new node.
 SCHEMA = f"""
@@ -48,8 +55,12 @@ CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), current_term INT
     checksum INTEGER NOT NULL);
 CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), last_included_index INTEGER NOT NULL,
     last_included_term INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL);
+{_IDENTITY_TABLE}
 INSERT INTO hard_state VALUES (1, 0, NULL, {_hard_state_checksum(0, None)});
 """
+
+# What makes of the tables of a version those of the next one.
+UPGRADES: dict[int, str] = {1: _IDENTITY_TABLE}
 
 
 def entry_row(entry: Entry) -> EntryRow:
@@ -61,6 +72,12 @@ def hard_state_row(hard_state: HardState) -> HardStateRow:
     """Return the row that keeps term and vote."""
     term, vote = hard_state.current_term, hard_state.voted_for
     return term, vote, _hard_state_checksum(term, vote)
+
+
+def identity_row(identity: StorageIdentity) -> IdentityRow:
+    """Return the row that says whose storage it is."""
+    values = identity.node_id, identity.incarnation, identity.cluster_id, identity.starts
+    return *values, _identity_checksum(*values)
 
 
 def snapshot_row(snapshot: Snapshot) -> SnapshotRow:
@@ -119,6 +136,21 @@ def read_hard_state(rows: Sequence[tuple[Any, ...]]) -> HardState:
     return HardState(Term(term), None if vote is None else NodeId(vote))
 
 
+def read_identity(rows: Sequence[tuple[Any, ...]]) -> StorageIdentity | None:
+    """Return whose storage it is, or None if no node was started on it yet.
+
+    Raises:
+        LogCorrupt: it fails its checksum.
+    """
+    if not rows:
+        return None
+    node_id, incarnation, cluster_id, starts, checksum = rows[0]
+    typed = all(isinstance(text, str) for text in (node_id, incarnation, cluster_id)) and isinstance(starts, int)
+    if not typed or _identity_checksum(node_id, incarnation, cluster_id, starts) != checksum:
+        raise LogCorrupt(f"what says whose storage it is fails its checksum; {ADVICE}")
+    return StorageIdentity(NodeId(node_id), incarnation, starts, cluster_id)
+
+
 def read_snapshot(rows: Sequence[tuple[Any, ...]]) -> Snapshot | None:
     """Return the snapshot, or None if there is none.
 
@@ -152,3 +184,8 @@ def check_consistent(state: StoredState) -> None:
 
 def _snapshot_checksum(index: int, term: int, data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(struct.pack("<qq", index, term)))
+
+
+def _identity_checksum(node_id: str, incarnation: str, cluster_id: str, starts: int) -> int:
+    texts = [text.encode() for text in (node_id, incarnation, cluster_id)]
+    return zlib.crc32(b"".join(struct.pack("<q", len(text)) + text for text in texts) + struct.pack("<q", starts))

@@ -28,6 +28,7 @@ from clustercore.interfaces import (
     Snapshot,
     Storage,
     StorageError,
+    StorageIdentity,
     StoredState,
 )
 from clustercore_sqlite.database import Database
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 
 class SqliteStorage(Storage):
-    """Keeps a node's term, vote, log and snapshot in one SQLite file.
+    """Keeps a node's identity, term, vote, log and snapshot in one SQLite file.
 
     Args:
         path: The database file. It is made if it does not exist; its directory must. Beside it appear ``<path>-wal``,
@@ -93,6 +94,9 @@ class SqliteStorage(Storage):
 
     async def load(self) -> StoredState:
         return await self._run(Database.load)
+
+    async def save_identity(self, identity: StorageIdentity) -> None:
+        await self._run(lambda database: database.save_identity(identity))
 
     async def save_hard_state(self, hard_state: HardState) -> None:
         await self._run(lambda database: database.save_hard_state(hard_state))

@@ -18,6 +18,7 @@ from clustercore.interfaces import (
     Snapshot,
     Storage,
     StorageError,
+    StorageIdentity,
     StoredState,
     Term,
 )
@@ -112,6 +113,21 @@ async def test_storage_vote_comes_back_exactly(open_storage: Open, vote: str | N
     state = await state_after(open_storage, lambda storage: storage.save_hard_state(hard_state))
 
     assert state.hard_state == hard_state
+
+
+async def test_storage_identity_replaces_the_one_before(open_storage: Open) -> None:
+    """Whose storage it is comes back exactly as it was said last, and nothing else is touched."""
+    first = StorageIdentity(NodeId("ü\0'"), "one", 1)
+    second = StorageIdentity(NodeId("ü\0'"), "one", 2**40, "cluster")
+
+    state = await state_after(
+        open_storage,
+        append([command(1)]),
+        lambda storage: storage.save_identity(first),
+        lambda storage: storage.save_identity(second),
+    )
+
+    assert state == StoredState(HardState(), None, (command(1),), second)
 
 
 async def test_storage_entry_comes_back_exactly(open_storage: Open) -> None:
@@ -247,11 +263,12 @@ async def test_storage_snapshot_refuses_what_is_old_or_leaves_a_gap(
 WRITES: list[Callable[[Storage], Awaitable[None]]] = [
     append([command(2)]),
     lambda storage: storage.save_hard_state(HardState(Term(2), NodeId("a"))),
+    lambda storage: storage.save_identity(StorageIdentity(NodeId("a"), "one", 1)),
     save(snapshot(1), None),
 ]
 
 
-@pytest.mark.parametrize("write", WRITES, ids=["append", "save_hard_state", "save_snapshot"])
+@pytest.mark.parametrize("write", WRITES, ids=["append", "save_hard_state", "save_identity", "save_snapshot"])
 async def test_storage_write_cancelled_before_it_starts_changes_nothing(
     open_storage: Open, write: Callable[[Storage], Awaitable[None]]
 ) -> None:
@@ -268,7 +285,7 @@ async def test_storage_write_cancelled_before_it_starts_changes_nothing(
         assert await storage.load() == before
 
 
-@pytest.mark.parametrize("write", WRITES, ids=["append", "save_hard_state", "save_snapshot"])
+@pytest.mark.parametrize("write", WRITES, ids=["append", "save_hard_state", "save_identity", "save_snapshot"])
 @pytest.mark.parametrize("turns", range(6))
 async def test_storage_write_that_is_cancelled_is_done_or_not_as_it_says(
     open_storage: Open, write: Callable[[Storage], Awaitable[None]], turns: int

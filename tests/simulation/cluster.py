@@ -245,11 +245,11 @@ class SimulatedCluster:
                         machine.node = None
         except* (ClusterError, SimulatedCrash) as group:
             machine.error = group.exceptions[0]
-            if not has_started:
-                task_status.started()
         finally:
             machine.crashes += machine.disk.crashed
             machine.ended.set()
+        if not has_started:
+            task_status.started()
 
     async def stop(self, name: str) -> None:
         """Stop a node as its operator would."""

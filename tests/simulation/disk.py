@@ -54,6 +54,7 @@ from clustercore.interfaces import (
     Storage,
     StorageError,
     StorageFull,
+    StorageIdentity,
     StoredState,
 )
 
@@ -316,6 +317,9 @@ class SimulatedStorage(Storage):
     async def load_snapshot(self) -> Snapshot | None:
         await self._read()
         return self._state.snapshot
+
+    async def save_identity(self, identity: StorageIdentity) -> None:
+        await self._write((self._state, attrs.evolve(self._state, identity=identity)))
 
     async def save_hard_state(self, hard_state: HardState) -> None:
         await self._write((self._state, attrs.evolve(self._state, hard_state=hard_state)))

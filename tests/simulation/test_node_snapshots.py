@@ -160,8 +160,8 @@ def test_stalled_disk_of_a_follower_does_not_hold_up_the_cluster() -> None:
         term = leader.running.status().term
         await cluster.stop(away.name)
         acknowledged = await fill(leader, 23)
+        await cluster.start(away.name)
         with away.disk.stall():
-            await cluster.start(away.name)
             await trio.sleep(60)
             acknowledged += await fill(leader, 9, "y")
             assert away.machine.restored == 0

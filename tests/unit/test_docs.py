@@ -265,7 +265,12 @@ def test_wire_messages_carry_the_fields_of_the_classes() -> None:
         # On the wire a StatusResponse is flat.
         if name in ("Envelope", "StatusResponse"):
             continue
-        fields = [field.name for field in attrs.fields(getattr(interfaces, name)) if field.name != "encoded"]
+        fields = [
+            field.name for field in attrs.fields(getattr(interfaces, name)) if field.init and field.name != "encoded"
+        ]
+        if name == "Configuration":
+            # What is empty most of the time stands last in the class, and in the order of its making in the schema.
+            fields.sort(key=["cluster_id", "servers", "old_voters"].index)
         assert fields == [field for _, field in pairs]
         compared += 1
     assert compared > 10

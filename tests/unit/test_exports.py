@@ -19,15 +19,15 @@ from clustercore import interfaces
 PUBLIC = {
     "clustercore": "Node NodeConfig RaftConfig",
     "clustercore.interfaces": """
-        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied ClusterError ConfigError Consistency
+        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied ClusterError ConfigError Configuration Consistency
         Discovery DiscoverySnapshot Entry EntryKind ForwardFailure ForwardProposals HardState Hello
         HelloResponse InstallSnapshotRequest InstallSnapshotResponse InvalidCommand InvariantError Lane Link
         LinkClosed LogCorrupt LogIndex MalformedEntry Member Message NodeHandle NodeId NodeStatus NodeStopped
-        NotLeader OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError
-        PreVoteRequest PreVoteResponse ProposalError ProposalRefused ProposalsApplied ProposalsFailed
+        NotLeader OLDEST_PROTOCOL_VERSION OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable
+        PluginError PreVoteRequest PreVoteResponse ProposalError ProposalRefused ProposalsApplied ProposalsFailed
         ReadIndexReady ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse Role
-        RoleChange Round Service ServiceError ServiceTransport Snapshot StateMachine StateMachineError
-        StatusRequest StatusResponse Storage StorageError StorageFull StoredState StreamHandler Term
+        RoleChange Round Server Service ServiceError ServiceTransport Snapshot StateMachine StateMachineError
+        StatusRequest StatusResponse Storage StorageError StorageFull StorageIdentity StoredState StreamHandler Term
         TimeoutNowRequest TimeoutNowResponse TooStale TransferFailed Transport TransportError UnaryHandler
         decode_entry
     """,

@@ -14,9 +14,25 @@ from clustercore.interfaces import (
     Link,
     LinkClosed,
     Message,
+    NodeId,
     PeerUnreachable,
+    StorageIdentity,
     Transport,
 )
+from clustercore.runtime.introductions import Introductions
+
+
+def introductions_of(
+    node_id: str,
+    *,
+    incarnation: str = "first",
+    starts: int = 1,
+    cluster_id: str = "",
+    on_identified: Callable[[NodeId, str], None] = lambda peer, incarnation: None,
+) -> Introductions:
+    """Return what speaks for a node."""
+    identity = StorageIdentity(NodeId(node_id), incarnation, starts, cluster_id)
+    return Introductions(identity, on_identified=on_identified)
 
 
 class FakeLink(Link):

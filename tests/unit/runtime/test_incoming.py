@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import attrs
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -37,7 +38,7 @@ from clustercore.runtime.incoming import MAX_OPEN_REQUESTS, Acceptor
 from clustercore.runtime.outbox import MAX_BYTES
 from clustercore.runtime.proposals import Group, Proposals
 from clustercore.runtime.reads import ReadIndexes
-from tests.unit.runtime.fakes import FakeLink
+from tests.unit.runtime.fakes import FakeLink, introductions_of
 
 HEARTBEAT = AppendEntriesRequest(Term(1), NodeId("b"), LogIndex(0), Term(0), LogIndex(0))
 STATUS = NodeStatus(
@@ -94,8 +95,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def accepting(max_commands: int = 1000) -> AsyncIterator[Bench]:
-    """Accept one link while the block lasts."""
+async def accepting(max_commands: int = 1000, *, introduced: bool = True) -> AsyncIterator[Bench]:
+    """Accept one link while the block lasts; usually from "b", who has said so."""
     proposals = Proposals(node_id=NodeId("a"), max_commands=max_commands, max_bytes=1000)
     engine = FakeEngine(proposals)
     asked: list[ReadId] = []
@@ -104,7 +105,7 @@ async def accepting(max_commands: int = 1000) -> AsyncIterator[Bench]:
     )
     bench = Bench(FakeLink(), engine, proposals, read_indexes, asked)
     acceptor = Acceptor(
-        node_id=NodeId("a"),
+        introductions=introductions_of("a"),
         engine=engine,
         proposals=proposals,
         read_indexes=bench.read_indexes,
@@ -118,6 +119,9 @@ async def accepting(max_commands: int = 1000) -> AsyncIterator[Bench]:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accept)
+        if introduced:
+            await bench.deliver(Hello(NodeId("b"), NodeId("a")))
+            bench.link.sent.clear()
         yield bench
         nursery.cancel_scope.cancel()
 
@@ -257,11 +261,44 @@ async def test_accept_ends_at_a_message_that_is_no_request() -> None:
 
 async def test_hello_is_answered_with_who_is_here() -> None:
     """Also one that was meant for another node: it is for the caller to hang up."""
-    async with accepting() as bench:
+    async with accepting(introduced=False) as bench:
         await bench.deliver(Hello(NodeId("b"), NodeId("a")), Hello(NodeId("b"), NodeId("c")))
         await wait_all_tasks_blocked()
 
-        assert bench.link.sent == [HelloResponse(NodeId("a"))] * 2
+        welcome = HelloResponse(NodeId("a"), incarnation="first", starts=1)
+        assert bench.link.sent == [welcome, attrs.evolve(welcome, refusal="this is node 'a', not 'c'")]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [HEARTBEAT, ForwardProposals(1, (b"x",)), ReadIndexRequest(1)],
+    ids=lambda message: type(message).__name__,
+)
+@pytest.mark.parametrize("hello", [None, Hello(NodeId("b"), NodeId("c"))], ids=["none", "refused"])
+async def test_a_stranger_is_not_heard(message: Message, hello: Hello | None) -> None:
+    """Without a Hello, or after one that was refused, a request of members closes the link and reaches nobody."""
+    async with accepting(introduced=False) as bench:
+        await bench.deliver(*([hello] if hello else []), message)
+
+        assert bench.has_ended
+        assert (bench.engine.received, bench.engine.proposed, bench.asked) == ([], [], [])
+
+
+async def test_a_message_in_the_name_of_another_closes_the_link() -> None:
+    """Who said Hello as one node may not vote as another."""
+    async with accepting() as bench:
+        await bench.deliver(attrs.evolve(HEARTBEAT, leader_id=NodeId("c")))
+
+        assert bench.has_ended
+        assert bench.engine.received == []
+
+
+async def test_anybody_may_ask_for_the_status() -> None:
+    """Whoever looks at a cluster from outside is no member of it, and says no Hello."""
+    async with accepting(introduced=False) as bench:
+        await bench.deliver(StatusRequest(7))
+
+        assert bench.link.sent == [StatusResponse(STATUS, 7)]
 
 
 async def test_read_index_is_asked_of_the_core_and_answered_when_it_is() -> None:

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from clustercore.interfaces import Hello, HelloResponse, Lane, Link, Message, NodeId, PeerUnreachable, StatusRequest
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.peers import PeerLane
-from tests.unit.runtime.fakes import FakeLink, FakeTransport
+from tests.unit.runtime.fakes import FakeLink, FakeTransport, introductions_of
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 CONFIG = NodeConfig(reconnect_min_s=0.1, reconnect_max_s=0.5, connect_timeout_s=2.0)
@@ -49,7 +49,7 @@ async def running(
     lane = PeerLane(
         B,
         Lane.BULK,
-        node_id=A,
+        introductions=introductions_of("a"),
         transport=transport,
         address_of=lambda node_id: address,
         on_message=take,
@@ -94,7 +94,7 @@ async def test_link_begins_with_who_calls_whom() -> None:
         bench.lane.outbox.post(StatusRequest(1))
         await wait_all_tasks_blocked()
 
-        assert link.hellos == [Hello(A, B)]
+        assert link.hellos == [Hello(A, B, incarnation="first", starts=1)]
         assert link.sent == [StatusRequest(1)]
 
 
@@ -118,7 +118,7 @@ async def test_address_of_another_node_is_as_good_as_none(
         assert all(link.sent == [] and link.is_closed for link in links)
         assert bench.received == []
         assert len(bench.lost) == len(links)
-    assert "is to be that of node b" in caplog.text
+    assert caplog.text.count("a link with node b is refused: b:1") == 1
 
 
 async def test_peer_that_does_not_introduce_itself_is_given_up(autojump_clock: MockClock) -> None:

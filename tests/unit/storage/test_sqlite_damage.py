@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clustercore.interfaces import HardState, LogCorrupt, LogIndex, NodeId, Snapshot, Term
+from clustercore.interfaces import HardState, LogCorrupt, LogIndex, NodeId, Snapshot, StorageIdentity, Term
 from clustercore_sqlite import SqliteStorage, wal
 from clustercore_sqlite.errors import ADVICE
 from tests.unit.storage.files import FRAME_BYTES, HEADER_BYTES, commands, copy_storage, flip_bit, load, log_of
@@ -25,6 +25,7 @@ async def written(tmp_path: Path) -> Path:
     """A storage with a vote, a snapshot and a log, properly closed."""
     path = tmp_path / "node.db"
     async with SqliteStorage(path) as storage:
+        await storage.save_identity(StorageIdentity(NodeId("owner"), "once", 3))
         await storage.save_hard_state(HardState(Term(7), NodeId("candidate")))
         await storage.append(commands(range(1, 200)))
         await storage.save_snapshot(Snapshot(LogIndex(50), Term(1), b"<state>" * 3000), keep_from=LogIndex(40))
@@ -48,7 +49,9 @@ async def crashed(tmp_path: Path, writes: int = 12) -> Path:
         return copy_storage(path, tmp_path / "crashed")
 
 
-@pytest.mark.parametrize("content", [b"<120@1>", b"<state>", b"candidate"], ids=["entry", "snapshot", "vote"])
+@pytest.mark.parametrize(
+    "content", [b"<120@1>", b"<state>", b"candidate", b"owner"], ids=["entry", "snapshot", "vote", "identity"]
+)
 async def test_sqlite_flipped_bit_is_found(written: Path, content: bytes) -> None:
     """One bit of an entry, of the snapshot or of the vote makes ``load`` raise LogCorrupt."""
     flip_bit(written, content)
@@ -80,6 +83,8 @@ async def test_sqlite_flipped_bit_in_the_snapshot_is_found_when_it_is_sent(writt
         ("UPDATE hard_state SET current_term = 6", "term and vote fail"),
         ("UPDATE hard_state SET current_term = 'x'", "term and vote fail"),
         ("UPDATE hard_state SET voted_for = NULL", "term and vote fail"),
+        ("UPDATE identity SET starts = 2", "whose storage it is fails"),
+        ("UPDATE identity SET node_id = 5", "whose storage it is fails"),
         ("UPDATE snapshot SET last_included_index = 49", "the snapshot fails"),
         ("UPDATE entries SET encoded = 5 WHERE entry_index = 99", "log entry 99 fails"),
         ("DELETE FROM entries WHERE entry_index = 198", "log entries 198 to 198 are missing"),

@@ -158,7 +158,7 @@ async def test_sqlite_database_of_a_newer_version_is_left_untouched(tmp_path: Pa
         connection.execute(f"PRAGMA user_version={files.FORMAT_VERSION + 1}")
     content = path.read_bytes()
 
-    with pytest.raises(StorageError, match="format 2") as caught:
+    with pytest.raises(StorageError, match=f"format {files.FORMAT_VERSION + 1}") as caught:
         await load(path)
 
     assert not isinstance(caught.value, LogCorrupt)

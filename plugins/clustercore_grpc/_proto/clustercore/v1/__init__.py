@@ -313,6 +313,16 @@ class Hello(betterproto2.Message):
 
     protocol_version: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
+    oldest_protocol_version: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
+    cluster_id: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+
+    incarnation: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+
+    starts: "int" = betterproto2.field(7, betterproto2.TYPE_UINT64)
+
+    command_version: "int" = betterproto2.field(8, betterproto2.TYPE_UINT64)
+
 
 default_message_pool.register_message("clustercore.v1", "Hello", Hello)
 
@@ -322,6 +332,18 @@ class HelloResponse(betterproto2.Message):
     node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     protocol_version: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    oldest_protocol_version: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    cluster_id: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+
+    incarnation: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+
+    starts: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
+
+    command_version: "int" = betterproto2.field(7, betterproto2.TYPE_UINT64)
+
+    refusal: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("clustercore.v1", "HelloResponse", HelloResponse)

@@ -1,0 +1,198 @@
+"""Who this node is, and who the others said they are: what both sides of a link check before anything else is said.
+
+A link is refused between two clusters, between nodes that have no version of the protocol in common, and to a storage
+that was copied or put back: it shows fewer starts than it was seen with before, so what it promised since is forgotten.
+A storage that was wiped has a new incarnation; that is no reason to refuse it, but the core must hear of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NoReturn
+
+import attrs
+
+from clustercore.interfaces.errors import TransportError
+from clustercore.interfaces.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Hello, HelloResponse
+from clustercore.interfaces.storage import StorageIdentity
+from clustercore.raft.types import NodeId
+
+__all__ = ["Introduction", "Introductions", "ProtocolVersions"]
+
+logger = logging.getLogger("clustercore")
+
+
+@attrs.frozen
+class ProtocolVersions:
+    """The versions of the protocol that a node can speak, both bounds included."""
+
+    oldest: int
+    newest: int
+
+    def __str__(self) -> str:
+        return f"{self.oldest}" if self.oldest == self.newest else f"{self.oldest} to {self.newest}"
+
+    def agreed_with(self, other: ProtocolVersions) -> int | None:
+        """Return the newest version that both speak; None if there is none."""
+        newest = min(self.newest, other.newest)
+        return newest if newest >= max(self.oldest, other.oldest) else None
+
+
+SPOKEN = ProtocolVersions(OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION)
+
+
+@attrs.frozen
+class Introduction:
+    """What a peer said of itself last."""
+
+    incarnation: str
+    starts: int
+    # The version both sides speak.
+    protocol_version: int
+    # The newest version of commands its state machine understands.
+    command_version: int
+
+
+class Introductions:
+    """Says who this node is, and remembers who the others are."""
+
+    def __init__(
+        self,
+        identity: StorageIdentity,
+        *,
+        on_identified: Callable[[NodeId, str], None],
+        versions: ProtocolVersions = SPOKEN,
+        command_version: int = 1,
+    ) -> None:
+        """Speak for the node whose storage has this identity.
+
+        Args:
+            identity: The storage's.
+            on_identified: Called with a peer and the incarnation of its storage each time it has said so.
+            versions: What this node speaks.
+            command_version: The newest version of commands that its state machine understands.
+        """
+        self._identity = identity
+        self._on_identified = on_identified
+        self._versions = versions
+        self._command_version = command_version
+        self._known: dict[NodeId, Introduction] = {}
+        # The newest reason for which each peer was refused: a peer that comes back with the same one is not news.
+        self._told: dict[NodeId, str] = {}
+        # How many links were refused since the start.
+        self.refused = 0
+
+    @property
+    def identity(self) -> StorageIdentity:
+        """This node's own."""
+        return self._identity
+
+    def join(self, cluster_id: str) -> StorageIdentity:
+        """Belong to a cluster from now on; return the identity that says so, to be stored."""
+        self._identity = attrs.evolve(self._identity, cluster_id=cluster_id)
+        return self._identity
+
+    def get(self, peer: NodeId) -> Introduction | None:
+        """Return what a peer said of itself last; None if it was not heard since this node started."""
+        return self._known.get(peer)
+
+    def hello(self, peer: NodeId) -> Hello:
+        """Return what begins a link to a peer."""
+        own = self._identity
+        return Hello(
+            own.node_id,
+            peer,
+            self._versions.newest,
+            self._versions.oldest,
+            own.cluster_id,
+            own.incarnation,
+            own.starts,
+            self._command_version,
+        )
+
+    def answer(self, hello: Hello) -> HelloResponse:
+        """Return the answer to a peer's Hello; what it says counts only if ``refusal`` is empty."""
+        own = self._identity
+        if hello.peer_id != own.node_id:
+            # For the caller to see: it is looking for another node.
+            refusal = f"this is node {own.node_id!r}, not {hello.peer_id!r}"
+            logger.warning("node %s called here and meant node %s", hello.node_id, hello.peer_id)
+        else:
+            refusal = self._fault_of(hello.node_id, hello)
+            if refusal:
+                self._note_refusal(hello.node_id, refusal)
+            else:
+                self._remember(hello.node_id, hello)
+        return HelloResponse(
+            own.node_id,
+            self._versions.newest,
+            self._versions.oldest,
+            own.cluster_id,
+            own.incarnation,
+            own.starts,
+            self._command_version,
+            refusal,
+        )
+
+    def check(self, peer: NodeId, address: str, response: HelloResponse) -> None:
+        """Make sure that whoever answered at an address is the peer that is meant.
+
+        Raises: TransportError, saying why the link is refused, by either side.
+        """
+        if response.node_id != peer:
+            self.refuse(
+                peer, f"{address} is to be the address of node {peer!r}, but node {response.node_id!r} answers there"
+            )
+        if response.refusal:
+            self.refuse(peer, f"node {peer!r} refuses the link: {response.refusal}")
+        refusal = self._fault_of(peer, response)
+        if refusal:
+            self.refuse(peer, refusal)
+        self._remember(peer, response)
+
+    def refuse(self, peer: NodeId, refusal: str) -> NoReturn:
+        """Give up a link to a peer.
+
+        Raises: TransportError, always.
+        """
+        self._note_refusal(peer, refusal)
+        raise TransportError(refusal)
+
+    def _fault_of(self, peer: NodeId, said: Hello | HelloResponse) -> str:
+        """Return why a peer is refused, by what it says of itself; empty if it is not."""
+        own, before = self._identity, self._known.get(peer)
+        if own.cluster_id and said.cluster_id and own.cluster_id != said.cluster_id:
+            return (
+                f"node {own.node_id!r} belongs to cluster {own.cluster_id}, node {peer!r} to {said.cluster_id}; "
+                "correct the address of one, or give the one that is to move an empty storage"
+            )
+        if self._versions.agreed_with(_versions_of(said)) is None:
+            return (
+                f"node {own.node_id!r} speaks protocol {self._versions}, node {peer!r} speaks {_versions_of(said)}; "
+                "upgrade the older one to a version between"
+            )
+        if before is not None and before.incarnation == said.incarnation and said.starts < before.starts:
+            return (
+                f"the storage of node {peer!r} was seen at start {before.starts} and is at start {said.starts} now: it "
+                "is a copy, or was put back, and has forgotten what it promised; stop the node, empty its storage, and "
+                "start it again"
+            )
+        return ""
+
+    def _remember(self, peer: NodeId, said: Hello | HelloResponse) -> None:
+        self._told.pop(peer, None)
+        agreed = self._versions.agreed_with(_versions_of(said))
+        assert agreed is not None
+        self._known[peer] = Introduction(said.incarnation, said.starts, agreed, said.command_version or 1)
+        self._on_identified(peer, said.incarnation)
+
+    def _note_refusal(self, peer: NodeId, refusal: str) -> None:
+        self.refused += 1
+        if self._told.get(peer) != refusal:
+            self._told[peer] = refusal
+            logger.warning("a link with node %s is refused: %s", peer, refusal)
+
+
+def _versions_of(said: Hello | HelloResponse) -> ProtocolVersions:
+    return ProtocolVersions(said.oldest_protocol_version or said.protocol_version, said.protocol_version)

@@ -1,0 +1,146 @@
+"""What two nodes check of each other before anything else is said."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from clustercore.interfaces import Hello, HelloResponse, NodeId, StorageIdentity, TransportError
+from clustercore.runtime.introductions import Introduction, Introductions, ProtocolVersions
+from tests.unit.runtime.fakes import introductions_of
+
+A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
+
+
+def speaking(node_id: str, oldest: int, newest: int) -> Introductions:
+    """Return what speaks for a node of some version."""
+    identity = StorageIdentity(NodeId(node_id), "first", 1)
+    return Introductions(
+        identity, on_identified=lambda peer, incarnation: None, versions=ProtocolVersions(oldest, newest)
+    )
+
+
+def meet(caller: Introductions, called: Introductions) -> None:
+    """Have one node call another, as a link does. Raises: TransportError."""
+    caller.check(called.identity.node_id, "there:1", called.answer(caller.hello(called.identity.node_id)))
+
+
+def test_both_sides_learn_who_the_other_is() -> None:
+    """Each tells its owner the other's incarnation, and remembers what it said."""
+    told: list[tuple[NodeId, str]] = []
+    a = introductions_of("a", starts=4, on_identified=lambda *said: told.append(said))
+    b = introductions_of("b", incarnation="other", on_identified=lambda *said: told.append(said))
+
+    meet(a, b)
+
+    assert told == [(A, "first"), (B, "other")]
+    assert (a.get(B), b.get(A)) == (Introduction("other", 1, 2, 1), Introduction("first", 4, 2, 1))
+    assert (a.refused, b.refused) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "agreed"),
+    [((1, 3), (2, 5), 3), ((2, 5), (1, 3), 3), ((2, 2), (2, 2), 2), ((1, 2), (3, 4), None), ((3, 4), (1, 2), None)],
+)
+def test_nodes_speak_the_newest_version_that_both_know(
+    ours: tuple[int, int], theirs: tuple[int, int], agreed: int | None
+) -> None:
+    """The lower of both maxima, if it is not below the higher of both minima."""
+    assert ProtocolVersions(*ours).agreed_with(ProtocolVersions(*theirs)) == agreed
+
+
+def test_nodes_of_neighbouring_versions_understand_each_other() -> None:
+    """While a cluster is upgraded node by node, the newer ones speak as the older ones do."""
+    old, new = speaking("a", 2, 3), speaking("b", 3, 4)
+
+    meet(old, new)
+
+    assert [known.protocol_version for known in (old.get(B), new.get(A)) if known] == [3, 3]
+
+
+def test_nodes_without_a_common_version_refuse_each_other() -> None:
+    """The error names both nodes' versions and says what to do, on both sides."""
+    old, new = speaking("a", 1, 1), speaking("b", 2, 3)
+
+    with pytest.raises(TransportError, match=r"node 'b' speaks protocol 2 to 3, node 'a' speaks 1; upgrade"):
+        meet(old, new)
+    with pytest.raises(TransportError, match=r"node 'a' speaks protocol 1, node 'b' speaks 2 to 3; upgrade"):
+        meet(new, old)
+    assert (old.get(B), new.get(A)) == (None, None)
+
+
+def test_hello_of_version_1_is_read_and_refused() -> None:
+    """It names no oldest version, and so knows only the one."""
+    answer = introductions_of("a").answer(Hello(B, A, 1, 0, "", "", 0, 0))
+
+    assert answer.refusal.startswith("node 'a' speaks protocol 2, node 'b' speaks 1;")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "refused"), [("x", "y", True), ("x", "x", False), ("", "y", False), ("x", "", False)]
+)
+def test_nodes_of_two_clusters_refuse_each_other(ours: str, theirs: str, refused: bool) -> None:
+    """Once both know their cluster it must be the same; one that belongs to none may still join."""
+    a, b = introductions_of("a", cluster_id=ours), introductions_of("b", cluster_id=theirs)
+
+    if refused:
+        with pytest.raises(TransportError, match="belongs to cluster y, node 'a' to x"):
+            meet(a, b)
+        assert (a.refused, b.refused) == (1, 1)
+    else:
+        meet(a, b)
+
+
+def test_the_called_node_may_be_the_one_that_refuses() -> None:
+    """Whichever side finds the fault, the caller gets its reason."""
+    a = introductions_of("a")
+
+    with pytest.raises(TransportError, match="node 'b' refuses the link: not today"):
+        a.check(B, "there:1", HelloResponse(B, refusal="not today"))
+
+    assert a.get(B) is None
+
+
+def test_address_of_another_node_is_refused() -> None:
+    """The error names the address, who was meant and who answers."""
+    with pytest.raises(TransportError, match=r"there:1 is to be the address of node 'b', but node 'c' answers there"):
+        introductions_of("a").check(B, "there:1", HelloResponse(C))
+
+
+def test_storage_that_was_put_back_is_refused() -> None:
+    """Fewer starts of the same incarnation than were seen: what it promised since is forgotten."""
+    a = introductions_of("a")
+    meet(introductions_of("b", starts=7), a)
+
+    with pytest.raises(TransportError, match="was seen at start 7 and is at start 6 now"):
+        meet(introductions_of("b", starts=6), a)
+
+    meet(introductions_of("b", starts=8), a)
+    meet(introductions_of("b", incarnation="wiped", starts=1), a)
+    assert a.get(B) == Introduction("wiped", 1, 2, 1)
+
+
+def test_refusal_is_news_only_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A peer that calls again and again fills no log; another reason, or the same after a success, is told."""
+    caplog.set_level(logging.WARNING, logger="clustercore")
+    a = introductions_of("a", cluster_id="x")
+    stranger, friend = introductions_of("b", cluster_id="y"), introductions_of("b", cluster_id="x")
+
+    for caller in (stranger, stranger, stranger):
+        a.answer(caller.hello(A))
+    assert (len(caplog.records), a.refused) == (1, 3)
+
+    for caller in (friend, stranger):
+        a.answer(caller.hello(A))
+    assert (len(caplog.records), a.refused) == (2, 4)
+
+
+def test_node_that_joined_says_so() -> None:
+    """From then on it names its cluster, and refuses others."""
+    a = introductions_of("a")
+
+    assert a.join("x") == StorageIdentity(A, "first", 1, "x")
+
+    assert a.hello(B).cluster_id == "x"
+    assert a.answer(introductions_of("b", cluster_id="y").hello(A)).refusal != ""

@@ -1,0 +1,222 @@
+"""What older versions wrote is read for ever: the bytes in tests/data/v*, which nothing writes anew."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from clustercore import Node
+from clustercore.interfaces import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    Configuration,
+    Entry,
+    EntryKind,
+    ForwardFailure,
+    ForwardProposals,
+    HardState,
+    Hello,
+    HelloResponse,
+    LogIndex,
+    Message,
+    NodeId,
+    NodeStatus,
+    PeerStatus,
+    PreVoteRequest,
+    PreVoteResponse,
+    ProposalsApplied,
+    ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+    ReadIndexRequest,
+    RequestVoteRequest,
+    RequestVoteResponse,
+    Role,
+    Round,
+    Server,
+    Snapshot,
+    StatusRequest,
+    StatusResponse,
+    StorageIdentity,
+    StoredState,
+    Term,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
+    decode_entry,
+)
+from clustercore.raft.configuration import decode_configuration
+from clustercore_grpc.codec import decode_envelope
+from clustercore_kv import KeyValueMachine, Put, encode_command
+from clustercore_kv.snapshot import decode_snapshot
+from clustercore_memory import MemoryNetwork, MemoryTransport
+from clustercore_sqlite import SqliteStorage, files
+from clustercore_static import StaticDiscovery
+from tests.unit.storage.files import load, log_of
+
+V1 = Path(__file__).parents[1] / "data" / "v1"
+N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
+
+
+def index(number: int) -> LogIndex:
+    """Shorten the tables below."""
+    return LogIndex(number)
+
+
+ENTRIES = (
+    Entry.create(index(1), Term(1), EntryKind.NO_OP),
+    Entry.create(index(2), Term(1), EntryKind.COMMAND, b"first"),
+    Entry.create(index(3), Term(2), EntryKind.NO_OP),
+    Entry.create(index(4), Term(2), EntryKind.COMMAND, b""),
+    Entry.create(index(5), Term(2), EntryKind.COMMAND, bytes(range(200))),
+)
+STATUS = NodeStatus(
+    N1,
+    Role.LEADER,
+    Term(2),
+    N1,
+    index(5),
+    index(4),
+    index(1),
+    index(5),
+    3,
+    (PeerStatus(N2, index(5), index(6), 0), PeerStatus(N3, index(2), index(3), 3)),
+)
+# What each line of messages.txt says. Fields that version 1 did not have are as if nobody had set them.
+MESSAGES: tuple[Message, ...] = (
+    Hello(N1, N2, 1, 0, "", "", 0, 0),
+    HelloResponse(N2, 1, 0, "", "", 0, 0, ""),
+    PreVoteRequest(Term(3), N1, index(5), Term(2)),
+    PreVoteResponse(Term(2), Term(3), True),
+    RequestVoteRequest(Term(3), N1, index(5), Term(2), True),
+    RequestVoteResponse(Term(3), True),
+    AppendEntriesRequest(Term(2), N1, index(0), Term(0), index(3), ENTRIES, Round(9)),
+    AppendEntriesRequest(Term(2), N1, index(5), Term(2), index(5), (), Round(10)),
+    AppendEntriesResponse(Term(2), True, index(0), index(5), Term(0), index(0), Round(9)),
+    AppendEntriesResponse(Term(2), False, index(7), index(0), Term(1), index(2), Round(9)),
+    TimeoutNowRequest(Term(2), N1),
+    TimeoutNowResponse(Term(3)),
+    ForwardProposals(7, (b"x", b"y")),
+    ProposalsApplied(7, Term(2), index(6), (b"X", b"Y")),
+    ProposalsFailed(8, ForwardFailure.NOT_LEADER, N2, "not here"),
+    ReadIndexRequest(9),
+    ReadIndexReady(9, index(5)),
+    ReadIndexRefused(10, None),
+    StatusRequest(11),
+    StatusResponse(STATUS, 11),
+)
+# A snapshot travelled in one message then. Nodes that speak that version are refused before they send one.
+NOT_COMPARED = ("InstallSnapshotRequest", "InstallSnapshotResponse")
+
+
+def recorded(name: str) -> list[tuple[str, bytes]]:
+    """Return what each line of a file names, and its bytes."""
+    lines = (V1 / name).read_text(encoding="ascii").splitlines()
+    return [(kind, bytes.fromhex(encoded)) for kind, _, encoded in (line.rpartition(" ") for line in lines)]
+
+
+def copy_of(name: str, folder: Path) -> Path:
+    """Return a copy of a recorded database, which opening it may change."""
+    return Path(shutil.copyfile(V1 / name, folder / name))
+
+
+def test_messages_of_version_1_are_read() -> None:
+    """Each means what it meant, so that a node of that version is understood well enough to be refused clearly."""
+    read = [decode_envelope(encoded) for kind, encoded in recorded("messages.txt") if kind not in NOT_COMPARED]
+
+    assert tuple(read) == MESSAGES
+
+
+@pytest.mark.parametrize("encoded", [encoded for kind, encoded in recorded("messages.txt") if kind in NOT_COMPARED])
+def test_snapshot_messages_of_version_1_can_be_parsed(encoded: bytes) -> None:
+    """The numbers of their fields were not given another type."""
+    assert type(decode_envelope(encoded)).__name__ in NOT_COMPARED
+
+
+def test_entries_of_version_1_are_read_and_written_alike() -> None:
+    """Each entry is what it was, and is encoded to the same bytes: logs of old and new nodes must be equal."""
+    read = [(kind, decode_entry(encoded)) for kind, encoded in recorded("entries.txt")]
+
+    assert read == [(entry.kind.name, entry) for entry in ENTRIES]
+    assert [entry.encoded for _, entry in read] == [encoded for _, encoded in recorded("entries.txt")]
+
+
+def test_configuration_of_version_1_is_read() -> None:
+    """With its learner, its old voters and its ids."""
+    [(_, encoded)] = recorded("configuration.txt")
+
+    assert decode_configuration(encoded) == Configuration.with_servers(
+        [Server(N1, True, False, "127.0.0.1:7101", "aa"), Server(N2, False, True)],
+        old_voters=frozenset({N1, N3}),
+        cluster_id="cc",
+    )
+
+
+def test_snapshot_of_the_store_of_version_1_is_read() -> None:
+    """The key-value store has every key, with its value."""
+    [(_, encoded)] = recorded("kv_snapshot.txt")
+    KeyValueMachine().restore(encoded)
+
+    pairs = list(decode_snapshot(encoded).store.pairs())
+    assert [(key, value) for key, value, _ in pairs] == [(f"key{n}", f"value{n}".encode()) for n in range(8)]
+
+
+async def test_storage_of_version_1_is_read_and_upgraded(tmp_path: Path) -> None:
+    """All that it held is there, nobody owns it yet, and from then on it has the format of this version."""
+    path = copy_of("node.db", tmp_path)
+
+    stored = await load(path)
+
+    assert stored == StoredState(
+        HardState(Term(2), N1), Snapshot(index(2), Term(1), b"whole state"), ENTRIES[1:], identity=None
+    )
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (files.FORMAT_VERSION,)
+    assert int.from_bytes(path.read_bytes()[60:64], "big") == files.FORMAT_VERSION
+
+
+async def test_storage_of_version_1_gets_an_identity(tmp_path: Path) -> None:
+    """It is kept beside what was there."""
+    path, identity = copy_of("new.db", tmp_path), StorageIdentity(N1, "made now", 1)
+
+    async with SqliteStorage(path) as storage:
+        assert await storage.load() == StoredState()
+        await storage.save_identity(identity)
+
+    assert await load(path) == StoredState(identity=identity)
+
+
+async def test_upgrade_of_a_storage_that_is_cut_off_is_made_again(tmp_path: Path) -> None:
+    """A crash right after the commit, before the database file itself is written, is found in the log."""
+    path, crashed = copy_of("node.db", tmp_path), tmp_path / "crashed"
+    crashed.mkdir()
+    async with SqliteStorage(path) as storage:
+        before = await storage.load()
+        await storage.save_identity(StorageIdentity(N1, "one", 1))
+        shutil.copyfile(V1 / "node.db", crashed / "node.db")
+        shutil.copyfile(log_of(path), log_of(crashed / "node.db"))
+
+    stored = await load(crashed / "node.db")
+
+    assert (stored.hard_state, stored.entries) == (before.hard_state, before.entries)
+
+
+async def test_node_of_version_1_goes_on(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A node that is started on what one of version 1 left has all its keys, and takes new ones."""
+    machine = KeyValueMachine()
+    async with Node(
+        "n1",
+        machine=machine,
+        transport=MemoryTransport(MemoryNetwork(), "n1"),
+        storage=SqliteStorage(copy_of("kv.db", tmp_path)),
+        discovery=StaticDiscovery({}),
+        voters=["n1"],
+    ) as node:
+        await node.propose(encode_command(Put("key8", b"value8")))
+        pairs = list(decode_snapshot(machine.snapshot()).store.pairs())
+
+    assert [(key, value) for key, value, _ in pairs] == [(f"key{n}", f"value{n}".encode()) for n in range(9)]
