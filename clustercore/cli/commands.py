@@ -9,6 +9,7 @@ from clustercore.cli.kv import kv
 from clustercore.cli.plugins_command import plugins
 from clustercore.cli.serve import serve
 from clustercore.cli.status import status
+from clustercore.cli.trace import trace
 
 __all__ = ["root"]
 
@@ -19,5 +20,5 @@ def root() -> None:
     """Replicated state that survives the loss of machines: run nodes, ask them, and see what they bear."""
 
 
-for command in (demo, serve, kv, status, plugins):
+for command in (demo, serve, kv, status, plugins, trace):
     root.add_command(command)

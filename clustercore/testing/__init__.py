@@ -1,6 +1,6 @@
 """What tests of a clustered application share: histories of what clients saw, and a checker of linearizability.
 
-It imports no plugin and no test framework.
+It imports no plugin and no test framework. What simulations leave to be looked at is in ``clustercore.testing.trace``.
 """
 
 from clustercore.testing.history import (

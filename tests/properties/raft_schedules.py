@@ -13,14 +13,19 @@ from enum import Enum
 import attrs
 
 from clustercore.raft.config import RaftConfig
+from clustercore.raft.messages import PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse
 from clustercore.raft.types import NodeId, ReadId, Role
 from tests.properties.raft_invariants import Invariants
 from tests.properties.raft_world import World
 
-__all__ = ["WEIGHTS", "Event", "Setup", "Step", "healed", "random_schedule", "run"]
+__all__ = ["WEIGHTS", "Event", "Setup", "Step", "carry_out", "healed", "random_schedule", "run"]
 
 # A pool this large only grows stale; the oldest messages are lost then.
 MAX_POOL = 120
+# A leader that hears nobody steps down after some heartbeats, and stands an election timeout later.
+MAX_WAKES = 30
+
+VoteMessage = PreVoteRequest | PreVoteResponse | RequestVoteRequest | RequestVoteResponse
 
 
 class Event(Enum):
@@ -54,6 +59,8 @@ class Event(Enum):
     AMONG = "some talk among themselves"
     # Some hear their leader for long enough that the others take it for lost.
     REIGN = "some are led on"
+    # A node asks for votes and some answer; nothing else goes on, and what a winner sends is on its way.
+    STAND = "a node stands"
 
 
 # How often a seeded schedule has each: enough calm to elect and commit, enough trouble to need it again.
@@ -83,6 +90,7 @@ WEIGHTS = {
     Event.CALM: 1.2,
     Event.AMONG: 1.5,
     Event.REIGN: 0.7,
+    Event.STAND: 1.5,
 }
 
 Step = tuple[Event, int, int]
@@ -100,8 +108,8 @@ class Setup:
     # The place of a node whose disk is slow, and never finishes more than one write at a time; -1 for none.
     slow: int = -1
 
-    def build(self, invariants: Invariants) -> World:
-        """Make the world."""
+    def build(self, invariants: Invariants, world: type[World] = World) -> World:
+        """Make the world, of the given class."""
         config = RaftConfig(
             max_append_entries=self.max_append_entries,
             max_append_bytes=self.max_append_bytes,
@@ -111,7 +119,7 @@ class Setup:
             max_clock_drift=0,
         )
         names = [f"n{number}" for number in range(1, self.nodes + 1)]
-        return World(names, config=config, seed=self.seed, watchers=[invariants])
+        return world(names, config=config, seed=self.seed, watchers=[invariants])
 
 
 def random_schedule(seed: int, length: int) -> tuple[Setup, list[Step]]:
@@ -137,11 +145,13 @@ def run(setup: Setup, steps: Sequence[Step]) -> tuple[World, Invariants]:
     invariants = Invariants()
     world = setup.build(invariants)
     for number, step in enumerate(steps):
-        _do(world, setup.slow, number, step)
+        carry_out(world, setup, number, step)
     return world, invariants
 
 
-def _do(world: World, slow: int, number: int, step: Step) -> None:
+def carry_out(world: World, setup: Setup, number: int, step: Step) -> None:
+    """Carry out the step of that number, from 0."""
+    slow = setup.slow
     event, first, second = step
     names = list(world.nodes)
     name = names[first % len(names)]
@@ -174,6 +184,9 @@ def _do(world: World, slow: int, number: int, step: Step) -> None:
             woken = late[first % len(late)]
             world.expire(woken)
             _talk(world, [other for place, other in enumerate(names) if second >> place & 1 or other == woken], beats=0)
+    elif event is Event.STAND:
+        if node.is_up:
+            _stand(world, name, [other for place, other in enumerate(names) if second >> place & 1 or other == name])
     elif event is Event.REPLAY:
         if world.past:
             world.replay(first % len(world.past))
@@ -266,6 +279,35 @@ def _talk(world: World, group: Sequence[NodeId], beats: int) -> None:
             if place is None:
                 break
             world.deliver(place)
+
+
+def _stand(world: World, candidate: NodeId, group: Sequence[NodeId]) -> None:
+    """Let a node stand, if need be twice: who hears of a later term only then must ask again."""
+    state = world.nodes[candidate].core.state
+    for _ in range(2):
+        for _ in range(MAX_WAKES):
+            if state.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+                break
+            world.expire(candidate)
+        _vote(world, [name for name in group if world.nodes[name].is_up])
+        if state.role is Role.LEADER:
+            break
+
+
+def _vote(world: World, group: Sequence[NodeId]) -> None:
+    """Deliver what these nodes ask and answer about votes, until they have come to an end."""
+    while True:
+        for name in group:
+            world.flush(name)
+        places = (
+            place
+            for place, packet in enumerate(world.pool)
+            if isinstance(packet.message, VoteMessage) and {packet.sender, packet.to} <= set(group)
+        )
+        place = next(places, None)
+        if place is None:
+            return
+        world.deliver(place)
 
 
 def healed(world: World) -> None:
