@@ -24,7 +24,8 @@ __all__ = ["serve"]
 
 logger = logging.getLogger("clustercore.serve")
 
-# A node stops within a write and a farewell. One that has not by then hangs, and must not outlive its operator's wish.
+# A node stops within a write, an election timeout and a farewell. One that has not by then hangs, and must not outlive
+# its operator's wish.
 _STOP_LIMIT_S = 30
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LEVELS = ("debug", "info", "warning", "error")
@@ -44,8 +45,9 @@ Tell = Callable[[dict[str, Any]], None]
 def serve(config_path: Path, log_level: str, exit_with_stdin: bool, as_json: bool) -> None:
     """Run the node that a configuration file describes.
 
-    Logs to standard error, one line for each change of role. SIGTERM and SIGINT stop it, with exit code 0. With --json,
-    standard output gets a line for each event: serving, role, stopped.
+    Logs to standard error, one line for each change of role. SIGTERM and SIGINT stop it, with exit code 0: a leader
+    hands over first, for at most an election timeout, unless a second signal comes. With --json, standard output gets a
+    line for each event: serving, role, stopping, stopped.
     """
     logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
     try:
@@ -57,49 +59,78 @@ def serve(config_path: Path, log_level: str, exit_with_stdin: bool, as_json: boo
     run(_serve, plan, exit_with_stdin, print_json if as_json else _tell_nobody)
 
 
+class _Stop:
+    """Ends the node: in order when asked once, at once when asked again."""
+
+    def __init__(self, node_id: str, tell: Tell) -> None:
+        self._node_id = node_id
+        self._tell = tell
+        # Why, in the order of asking.
+        self.reasons: list[str] = []
+        # Around the life of the node, and around the body of its block: leaving that lets it hand over.
+        self.life = trio.CancelScope()
+        self.body = trio.CancelScope()
+        self.is_serving = False
+
+    def ask(self, reason: str) -> None:
+        """Stop in order, or at once if it was asked before or the node does not serve yet."""
+        self.reasons.append(reason)
+        # SIGALRM's default action ends the process, whatever Python is doing.
+        signal.alarm(_STOP_LIMIT_S)
+        if self.is_serving and len(self.reasons) == 1:
+            logger.info("node %s: %s: stopping; a second signal stops it at once", self._node_id, reason)
+            self._tell({"event": "stopping", "node_id": self._node_id, "reason": reason})
+            self.body.cancel()
+        else:
+            self.life.cancel()
+
+
 async def _serve(plan: NodePlan, exit_with_stdin: bool, tell: Tell) -> None:
-    reasons: list[str] = []
+    stop = _Stop(plan.node_id, tell)
     async with trio.open_nursery() as nursery:
-        await nursery.start(_stop_on_signal, nursery.cancel_scope, reasons)
+        await nursery.start(_stop_on_signal, stop)
         if exit_with_stdin:
-            nursery.start_soon(_stop_at_end_of_stdin, nursery.cancel_scope, reasons)
-        await _run_node(plan, tell)
+            nursery.start_soon(_stop_at_end_of_stdin, stop)
+        with stop.life:
+            await _run_node(plan, stop, tell)
+        nursery.cancel_scope.cancel()
     # The limit has done its duty.
     signal.alarm(0)
-    reason = ", ".join(reasons)
+    reason = ", ".join(stop.reasons)
     logger.info("node %s: stopped by %s", plan.node_id, reason)
     tell({"event": "stopped", "node_id": plan.node_id, "reason": reason})
 
 
-async def _run_node(plan: NodePlan, tell: Tell) -> None:
+async def _run_node(plan: NodePlan, stop: _Stop, tell: Tell) -> None:
     async with plan.make_node() as node:
         logger.info("node %s: serving at %s", plan.node_id, node.address)
         tell({"event": "serving", "node_id": plan.node_id, "address": node.address})
+        stop.is_serving = True
         # The node itself logs its changes of role.
-        async for change in node.role_changes():
-            tell(
-                {
-                    "event": "role",
-                    "node_id": plan.node_id,
-                    "role": change.role.value,
-                    "term": change.term,
-                    "leader_id": change.leader_id,
-                }
-            )
+        with stop.body:
+            async for change in node.role_changes():
+                tell(
+                    {
+                        "event": "role",
+                        "node_id": plan.node_id,
+                        "role": change.role.value,
+                        "term": change.term,
+                        "leader_id": change.leader_id,
+                    }
+                )
 
 
-async def _stop_on_signal(
-    scope: trio.CancelScope, reasons: list[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def _stop_on_signal(stop: _Stop, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
-            _stop(scope, reasons, signal.Signals(number).name)
-            # The handlers end with this block: a second signal ends the process as it would any other.
-            return
+            stop.ask(signal.Signals(number).name)
+            if stop.life.cancel_called:
+                # The handlers end with this block: a further signal ends the process as it would any other.
+                return
 
 
-async def _stop_at_end_of_stdin(scope: trio.CancelScope, reasons: list[str]) -> None:
+async def _stop_at_end_of_stdin(stop: _Stop) -> None:
     """Stop when nobody holds the other end of the pipe any more.
 
     This is how a child notices the death of its parent: the kernel closes the pipe also after a SIGKILL. Whatever is
@@ -109,14 +140,7 @@ async def _stop_at_end_of_stdin(scope: trio.CancelScope, reasons: list[str]) -> 
         await trio.lowlevel.wait_readable(0)
         if not os.read(0, 65536):
             break
-    _stop(scope, reasons, "end of standard input")
-
-
-def _stop(scope: trio.CancelScope, reasons: list[str], reason: str) -> None:
-    reasons.append(reason)
-    # SIGALRM's default action ends the process, whatever Python is doing.
-    signal.alarm(_STOP_LIMIT_S)
-    scope.cancel()
+    stop.ask("end of standard input")
 
 
 def _tell_nobody(_: dict[str, Any]) -> None:

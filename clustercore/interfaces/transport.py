@@ -99,6 +99,11 @@ class Transport(ABC):
         """Give back all resources. No task and no open connection is left. The default does nothing."""
         return None
 
+    @property
+    def max_message_bytes(self) -> int | None:
+        """The largest encoded message that a link carries; None, the default, if there is no limit."""
+        return None
+
     @abstractmethod
     async def serve(self, accept: AcceptLink, *, task_status: trio.TaskStatus[str]) -> None:
         """Listen, and run ``accept(link)`` in a task of its own for each link that a peer opens, until cancelled.
@@ -134,7 +139,8 @@ class Service:
 
     # The full protobuf name of the service, as in "clustercore.v1.KeyValue".
     name: str
-    # By method name. A handler raises ServiceError for a request it can never answer.
+    # By method name. A handler raises ServiceError for a request it can never answer. Whatever else it raises ends this
+    # one call, with LinkClosed at the caller, and is logged; the node goes on.
     unary: Mapping[str, UnaryHandler] = attrs.field(factory=dict)
     streams: Mapping[str, StreamHandler] = attrs.field(factory=dict)
 

@@ -39,7 +39,7 @@ from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, 
 from clustercore.runtime.applier import Applier, restore
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
-from clustercore.runtime.forwarder import Forwarder
+from clustercore.runtime.forwarder import MAX_REQUEST_BYTES, Forwarder
 from clustercore.runtime.incoming import Acceptor
 from clustercore.runtime.introductions import Introductions
 from clustercore.runtime.lanes import Lanes
@@ -107,7 +107,10 @@ class Assembly:
             self.proposals,
             leader_id=lambda: self._core.state.leader_id,
             outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.BULK),
+            wake_engine=lambda: self.engine.wake(),
             timeout_s=config.forward_timeout_s,
+            # What a transport carries is known for entries, and a request with as many bytes of commands is no larger.
+            max_request_bytes=min(MAX_REQUEST_BYTES, config.raft.max_append_bytes),
         )
         self.read_indexes = ReadIndexes(
             node.node_id,
@@ -116,8 +119,10 @@ class Assembly:
             outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
             timeout_s=config.raft.election_timeout_s,
         )
-        # A tenth of the time that a lease is worth at most.
-        self._clock_guard = ClockGuard(wall_clock, tolerance_s=config.raft.election_timeout_s / 10)
+        # A lease ends before the followers' protection by what their clocks may have gained meanwhile. A step of up to
+        # half of that may stay unnoticed, and leaves the other half to the clocks.
+        margin_s = config.raft.election_timeout_s * (1 - 1 / (1 + config.raft.max_clock_drift))
+        self._clock_guard = ClockGuard(wall_clock, tolerance_s=margin_s / 2)
         self.leaderships = Leaderships(lease_until=self.lease_until, term=lambda: self._core.state.current_term)
         self.applier = Applier(
             machine,
@@ -150,6 +155,7 @@ class Assembly:
             read_indexes=self.read_indexes,
             status=self.status,
             max_command_bytes=config.max_command_bytes,
+            max_message_bytes=transport.max_message_bytes,
         )
         if isinstance(transport, ServiceTransport):
             transport.offer(machine.services(node))

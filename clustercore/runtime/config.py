@@ -9,6 +9,10 @@ from clustercore.raft.config import RaftConfig
 
 __all__ = ["NodeConfig"]
 
+# What the encoding of a message takes beside the entries or commands in it: for each of them, and once.
+_ENTRY_OVERHEAD_BYTES = 8
+_MESSAGE_OVERHEAD_BYTES = 1024
+
 
 @attrs.frozen(kw_only=True)
 class NodeConfig:
@@ -61,4 +65,19 @@ class NodeConfig:
             raise ConfigError(
                 f"max_command_bytes is {self.max_command_bytes}; it must be at most max_pending_bytes "
                 f"({self.max_pending_bytes})"
+            )
+
+    def check_transport(self, max_message_bytes: int | None) -> None:
+        """Check that a transport carries the largest message there will be: what is too large would never arrive.
+
+        Raises: ConfigError, naming both limits.
+        """
+        largest = max(self.raft.max_append_bytes, self.max_command_bytes)
+        entries = max(self.raft.max_append_entries, self.max_pending_proposals)
+        least = largest + entries * _ENTRY_OVERHEAD_BYTES + _MESSAGE_OVERHEAD_BYTES
+        if max_message_bytes is not None and max_message_bytes < least:
+            name = "max_append_bytes" if largest == self.raft.max_append_bytes else "max_command_bytes"
+            raise ConfigError(
+                f"max_message_bytes of the transport is {max_message_bytes}; it must be at least {least} with {name} = "
+                f"{largest} and up to {entries} entries or commands in a message"
             )

@@ -136,6 +136,10 @@ class Engine:
             self._wake_forwarder()
         self._wakeup.set()
 
+    def wake(self) -> None:
+        """Look again: proposals are queued that were elsewhere."""
+        self._wakeup.set()
+
     def read(self, read_id: ReadId) -> None:
         """Queue a question for an index to read at."""
         self._reads.append(read_id)

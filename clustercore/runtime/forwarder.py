@@ -44,10 +44,26 @@ class _Request:
     leader_id: NodeId
     groups: list[Group]
     fate: _Fate = _Fate.UNSENT
-    answer: ProposalsApplied | ProposalsFailed | None = None
+    # What the leader answered so far: results come in parts if they are large, in any order.
+    first_index: LogIndex | None = None
+    results: dict[LogIndex, Applied] = attrs.field(factory=dict)
+    failure: ProposalsFailed | None = None
     settled: trio.Event = attrs.field(factory=trio.Event)
     # Takes the request back from its link if it is not sent yet.
     withdraw: Callable[[], object] = attrs.field(default=lambda: None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a result for every command."""
+        return len(self.results) >= sum(len(group.commands) for group in self.groups)
+
+    def take_results(self, part: ProposalsApplied) -> None:
+        """Note the results of consecutive commands; the first part holds the first command's index, if not more."""
+        first_index = part.first_index
+        self.first_index = first_index if self.first_index is None else min(self.first_index, first_index)
+        for offset, result in enumerate(part.results):
+            index = LogIndex(first_index + offset)
+            self.results[index] = Applied(index, part.term, result)
 
 
 class Forwarder:
@@ -64,13 +80,17 @@ class Forwarder:
         *,
         leader_id: Callable[[], NodeId | None],
         outbox_to: Callable[[NodeId], Outbox | None],
+        wake_engine: Callable[[], None],
         timeout_s: float,
+        max_request_bytes: int = MAX_REQUEST_BYTES,
     ) -> None:
         self._node_id = node_id
         self._proposals = proposals
         self._leader_id = leader_id
         self._outbox_to = outbox_to
+        self._wake_engine = wake_engine
         self._timeout_s = timeout_s
+        self._max_request_bytes = max_request_bytes
         self._wakeup = Wakeup()
         self._open: dict[int, _Request] = {}
         self._last_request_id = 0
@@ -94,8 +114,13 @@ class Forwarder:
     def receive(self, leader_id: NodeId, answer: ProposalsApplied | ProposalsFailed) -> None:
         """Take an answer; one to a request that is settled already changes nothing."""
         request = self._open.get(answer.request_id)
-        if request is not None and request.leader_id == leader_id and request.fate is _Fate.SENT:
-            request.answer = answer
+        if request is None or request.leader_id != leader_id or request.fate is not _Fate.SENT:
+            return
+        if isinstance(answer, ProposalsFailed):
+            request.failure = answer
+        else:
+            request.take_results(answer)
+        if request.failure is not None or request.is_complete:
             self._settle(request, _Fate.ANSWERED)
 
     def give_up_on(self, leader_id: NodeId) -> None:
@@ -110,7 +135,7 @@ class Forwarder:
             return None
         if leader_id == self._resting and trio.current_time() < self._rests_until:
             return None
-        groups = self._proposals.take_queued(MAX_REQUEST_BYTES)
+        groups = self._proposals.take_queued(self._max_request_bytes)
         if not groups:
             return None
         self._last_request_id += 1
@@ -162,42 +187,43 @@ class Forwarder:
 
     def _conclude(self, request: _Request) -> bool:
         """Answer a request's groups and return True, or queue them again and return False."""
-        answer = request.answer
-        match answer:
-            case ProposalsApplied():
-                self._hand_out(request.groups, answer)
+        groups = self._hand_out(request)
+        failure = request.failure
+        match failure:
             case ProposalsFailed(failure=ForwardFailure.UNKNOWN):
-                self._fail(request.groups, lambda: OutcomeUnknown(f"leader {request.leader_id!r}: {answer.detail}"))
+                self._fail(groups, lambda: OutcomeUnknown(f"leader {request.leader_id!r}: {failure.detail}"))
             case ProposalsFailed(failure=ForwardFailure.REFUSED):
                 # It would refuse them again: a limit of its configuration is lower than here, or it is stopping.
-                self._fail(request.groups, lambda: ProposalRefused(f"leader {request.leader_id!r}: {answer.detail}"))
+                self._fail(groups, lambda: ProposalRefused(f"leader {request.leader_id!r}: {failure.detail}"))
             case None if request.fate is not _Fate.UNSENT:
                 self._fail(
-                    request.groups,
+                    groups,
                     lambda: OutcomeUnknown(
                         f"leader {request.leader_id!r} got the command from {self._node_id!r} but gave no answer; it "
                         "may still be applied"
                     ),
                 )
             case _:
-                self._proposals.put_back(request.groups)
+                self._proposals.put_back(groups)
+                # This node may be the leader by now.
+                self._wake_engine()
                 return False
         return True
 
-    def _hand_out(self, groups: Sequence[Group], answer: ProposalsApplied) -> None:
-        if len(answer.results) != sum(len(group.commands) for group in groups):
-            count = len(answer.results)
-            self._fail(groups, lambda: OutcomeUnknown(f"the leader answered with {count} results, not one for each"))
-            return
-        applied = [
-            Applied(LogIndex(answer.first_index + offset), answer.term, result)
-            for offset, result in enumerate(answer.results)
-        ]
-        start = 0
-        for group in groups:
-            end = start + len(group.commands)
-            self._proposals.finish(group, applied[start:end])
-            start = end
+    def _hand_out(self, request: _Request) -> list[Group]:
+        """Answer the groups whose results are all there; return the others."""
+        if request.first_index is None:
+            return request.groups
+        others: list[Group] = []
+        end = request.first_index
+        for group in request.groups:
+            start, end = end, LogIndex(end + len(group.commands))
+            results = [request.results[LogIndex(index)] for index in range(start, end) if index in request.results]
+            if len(results) == len(group.commands):
+                self._proposals.finish(group, results)
+            else:
+                others.append(group)
+        return others
 
     def _fail(self, groups: Sequence[Group], make_error: Callable[[], ClusterError]) -> None:
         for group in groups:

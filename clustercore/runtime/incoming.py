@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -23,7 +24,7 @@ from clustercore.interfaces.messages import (
     StatusResponse,
 )
 from clustercore.interfaces.transport import Link
-from clustercore.interfaces.values import NodeStatus
+from clustercore.interfaces.values import Applied, NodeStatus
 from clustercore.raft.messages import (
     AppendEntriesRequest,
     InstallSnapshotRequest,
@@ -47,6 +48,10 @@ logger = logging.getLogger("clustercore")
 MAX_OPEN_REQUESTS = 128
 
 
+# Of a message that the transport carries, what is kept for all that is no result; and for each result, its own header.
+_RESERVED_BYTES = 256
+_RESULT_OVERHEAD_BYTES = 8
+
 # Forwarded requests of one link that are recognised when they come again: many times what a sender has open at once.
 _REQUESTS_REMEMBERED = 256
 
@@ -63,6 +68,7 @@ class Acceptor:
         read_indexes: ReadIndexes,
         status: Callable[[], NodeStatus],
         max_command_bytes: int,
+        max_message_bytes: int | None,
     ) -> None:
         """Prepare to accept."""
         self._introductions = introductions
@@ -71,6 +77,7 @@ class Acceptor:
         self._read_indexes = read_indexes
         self._status = status
         self._max_command_bytes = max_command_bytes
+        self._max_message_bytes = math.inf if max_message_bytes is None else max_message_bytes
 
     async def accept(self, link: Link) -> None:
         """Answer one link until it ends. This is what ``Transport.serve`` calls."""
@@ -139,7 +146,7 @@ class Acceptor:
         self._engine.propose(
             Group(
                 message.commands,
-                on_done=lambda result: conversation.answer(_answer_of(request_id, result)),
+                on_done=lambda result: conversation.answer(*_answers_of(request_id, result, self._max_message_bytes)),
                 may_forward=False,
             )
         )
@@ -188,24 +195,64 @@ class _Conversation:
             await self._room.park()
         self._open += 1
 
-    def answer(self, message: Message) -> None:
-        """Queue the answer to a request."""
+    def answer(self, *messages: Message) -> None:
+        """Queue the answer to a request, be it of several messages."""
         self._open -= 1
-        self.outbox.post(message)
+        for message in messages:
+            self.outbox.post(message)
         self._make_room()
 
     def _make_room(self) -> None:
         self._room.unpark()
 
 
-def _answer_of(request_id: int, result: GroupResult) -> ProposalsApplied | ProposalsFailed:
+def _answers_of(
+    request_id: int, result: GroupResult, max_message_bytes: float
+) -> list[ProposalsApplied | ProposalsFailed]:
     match result:
         case NotLeader(leader_id=leader_id):
-            return ProposalsFailed(request_id, ForwardFailure.NOT_LEADER, leader_id, str(result))
+            return [ProposalsFailed(request_id, ForwardFailure.NOT_LEADER, leader_id, str(result))]
         case OutcomeUnknown():
-            return ProposalsFailed(request_id, ForwardFailure.UNKNOWN, None, str(result))
+            return [ProposalsFailed(request_id, ForwardFailure.UNKNOWN, None, str(result))]
         case Exception():
-            return ProposalsFailed(request_id, ForwardFailure.REFUSED, None, str(result))
+            return [ProposalsFailed(request_id, ForwardFailure.REFUSED, None, str(result))]
         case _:
-            first = result[0]
-            return ProposalsApplied(request_id, first.term, first.index, tuple(applied.result for applied in result))
+            return _results_in_parts(request_id, result, max_message_bytes - _RESERVED_BYTES)
+
+
+def _results_in_parts(
+    request_id: int, results: Sequence[Applied], max_bytes: float
+) -> list[ProposalsApplied | ProposalsFailed]:
+    """Put results into as few answers as fit. A result that fits none is left out, and what is known of it said last.
+
+    The first answer is of the first command, with a result or none, so that the caller can tell which results it got.
+    """
+    parts: list[list[bytes]] = [[]]
+    firsts = [results[0].index]
+    room = max_bytes
+    too_large: list[Applied] = []
+    for applied in results:
+        size = len(applied.result) + _RESULT_OVERHEAD_BYTES
+        if size > max_bytes:
+            too_large.append(applied)
+        # What follows a result that is left out is not consecutive with what came before it.
+        if size > room or (too_large and too_large[-1].index == applied.index - 1):
+            parts.append([])
+            firsts.append(applied.index)
+            room = max_bytes
+        if size <= max_bytes:
+            parts[-1].append(applied.result)
+            room -= size
+    answers: list[ProposalsApplied | ProposalsFailed] = [
+        ProposalsApplied(request_id, results[0].term, first_index, tuple(part))
+        for number, (first_index, part) in enumerate(zip(firsts, parts, strict=True))
+        if part or number == 0
+    ]
+    if too_large:
+        worst = max(too_large, key=lambda applied: len(applied.result))
+        detail = (
+            f"the command at index {worst.index} is applied, but its result of {len(worst.result)} bytes does not fit "
+            f"into a message of {max_bytes:g} bytes; ask the leader itself, or raise max_message_bytes"
+        )
+        answers.append(ProposalsFailed(request_id, ForwardFailure.UNKNOWN, None, detail))
+    return answers

@@ -34,6 +34,7 @@ class Leaderships:
         self._term = term
         # The time each running body asked for to end in.
         self._bodies: dict[trio.CancelScope, float] = {}
+        # Set when the last of them has ended; made anew with the first.
         self._ended = trio.Event()
         self._changed = trio.Event()
         self._is_stopped = False
@@ -50,6 +51,8 @@ class Leaderships:
                 raise NodeStopped("the node has stopped; it leads no more")
             await self._changed.wait()
         with trio.CancelScope(deadline=self._lease_until() - cleanup_s) as scope:
+            if not self._bodies:
+                self._ended = trio.Event()
             self._bodies[scope] = cleanup_s
             try:
                 yield self._term()
@@ -74,7 +77,6 @@ class Leaderships:
     async def wait_ended(self) -> None:
         """Wait until no body runs."""
         while self._bodies:
-            self._ended = trio.Event()
             await self._ended.wait()
 
     def stop(self) -> None:

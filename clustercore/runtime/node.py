@@ -75,7 +75,7 @@ class Node(NodeHandle):
             wall_clock: The time of day in seconds, against which the monotonic clock is checked for lease reads.
             rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
 
-        Raises: ConfigError if the node id is empty.
+        Raises: ConfigError if the node id is empty, or the transport carries less than the configuration allows.
         """
         if not node_id:
             raise ConfigError("node_id is empty; it must be this node's unique name")
@@ -86,6 +86,7 @@ class Node(NodeHandle):
         self._discovery = discovery
         self._voters = None if voters is None else frozenset(NodeId(voter) for voter in voters)
         self._config = config if config is not None else NodeConfig()
+        self._config.check_transport(transport.max_message_bytes)
         self._wall_clock = wall_clock
         self._rng = rng if rng is not None else Random()
         self._was_entered = False

@@ -81,6 +81,10 @@ class GrpcTransport(ServiceTransport):
             # What the block raised is not ours to wrap in a group.
             await self._nursery_manager.__aexit__(None, None, None)
 
+    @property
+    def max_message_bytes(self) -> int:
+        return self._options.max_message_bytes
+
     async def serve(self, accept: AcceptLink, *, task_status: trio.TaskStatus[str]) -> None:
         await Server(self._loop, self._options, accept, self._services).run(task_status=task_status)
 

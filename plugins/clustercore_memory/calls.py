@@ -6,14 +6,17 @@ caller of one whose response would have to cross a cut: a stream that silently l
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import trio
 import trio.abc
 
-from clustercore.interfaces import LinkClosed, ServiceError, TransportError
+from clustercore.interfaces import ClusterError, LinkClosed, ServiceError, TransportError
 
 __all__ = ["Call", "Responses"]
+
+log = logging.getLogger(__name__)
 
 # Responses a stream's handler may be ahead of its reader.
 _BUFFERED_RESPONSES = 16
@@ -48,6 +51,12 @@ class Call:
                 self.failure = error
             except _CutOff as error:
                 self.failure = error
+            except ClusterError as error:
+                self.failure = LinkClosed(f"{self._method}: {error}")
+            except Exception:
+                # A bug in one request of one application; the node goes on, the caller and the log are told.
+                log.exception("the handler of %s failed", self._method)
+                self.failure = LinkClosed(f"the handler of {self._method} failed")
             else:
                 self.failure = None
 

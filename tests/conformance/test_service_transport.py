@@ -23,8 +23,13 @@ class Shouting:
         self.cancelled = trio.Event()
         self.service = Service(
             "test.v1.Shouting",
-            unary={"Shout": self.shout, "Refuse": self.refuse, "Wait": self.wait},
-            streams={"Count": self.count, "Refuse": self.refuse_stream, "Wait": self.wait_stream},
+            unary={"Shout": self.shout, "Refuse": self.refuse, "Wait": self.wait, "Break": self.break_down},
+            streams={
+                "Count": self.count,
+                "Refuse": self.refuse_stream,
+                "Wait": self.wait_stream,
+                "Break": self.break_down_stream,
+            },
         )
 
     async def shout(self, request: bytes) -> bytes:
@@ -46,6 +51,13 @@ class Shouting:
 
     async def refuse_stream(self, request: bytes, send: Send) -> None:
         raise ServiceError("never")
+
+    async def break_down(self, request: bytes) -> bytes:
+        raise RuntimeError("a bug in the handler")
+
+    async def break_down_stream(self, request: bytes, send: Send) -> None:
+        await send(b"first")
+        raise RuntimeError("a bug in the handler")
 
     async def wait_stream(self, request: bytes, send: Send) -> None:
         try:
@@ -104,6 +116,21 @@ async def test_call_that_is_refused_is_a_service_error(calls: Calls) -> None:
                 await calls.client.call(calls.address, "test.v1.Shouting/Refuse", b"")
 
             assert await calls.client.call(calls.address, "test.v1.Shouting/Shout", b"on") == b"ON"
+
+
+async def test_handler_with_a_bug_ends_its_own_call_only(calls: Calls, caplog: pytest.LogCaptureFixture) -> None:
+    """What it raises is LinkClosed at the caller, is logged with its traceback, and the server goes on."""
+    with trio.fail_after(LIMIT_S):
+        async with calls.client, calls.serving():
+            with pytest.raises(LinkClosed, match="Break"):
+                await calls.client.call(calls.address, "test.v1.Shouting/Break", b"")
+            async with calls.client.open_stream(calls.address, "test.v1.Shouting/Break", b"") as responses:
+                assert await responses.receive() == b"first"
+                with pytest.raises(LinkClosed, match="Break"):
+                    await responses.receive()
+
+            assert await calls.client.call(calls.address, "test.v1.Shouting/Shout", b"on") == b"ON"
+    assert caplog.text.count('raise RuntimeError("a bug in the handler")') == 2
 
 
 @pytest.mark.parametrize("method", ["test.v1.Shouting/Whisper", "test.v1.Nothing/Shout"])

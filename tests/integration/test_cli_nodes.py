@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+
+from clustercore.cli.demo.ports import PortReservation
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -63,8 +67,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Return a function that starts a node and waits until it leads. What still runs at the end is killed."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def serve(*options: str, stdin: int = subprocess.DEVNULL) -> Served:
-        config = write_config(tmp_path, 0)
+    def serve(*options: str, stdin: int = subprocess.DEVNULL, config: Path | None = None, waits: bool = True) -> Served:
+        config = config or write_config(tmp_path, 0)
         process = subprocess.Popen(
             [*COMMAND, "serve", "--json", "--config", str(config), *options],
             stdin=stdin,
@@ -75,7 +79,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         assert process.stdout is not None
         serving = json.loads(process.stdout.readline())
         assert serving["event"] == "serving"
-        while json.loads(process.stdout.readline()).get("role") != "leader":
+        while waits and json.loads(process.stdout.readline()).get("role") != "leader":
             pass
         return Served(process, serving["address"], config)
 
@@ -85,6 +89,35 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             process.kill()
         # Closes the pipes, too.
         process.communicate()
+
+
+def write_cluster(folder: Path, ports: tuple[int, ...], election_timeout_s: float) -> list[Path]:
+    """Write the files of a cluster with a node at each port."""
+    members = {f"n{number}": f"127.0.0.1:{port}" for number, port in enumerate(ports, 1)}
+    files = []
+    for name, address in members.items():
+        path = folder / f"{name}.toml"
+        path.write_text(
+            f"""
+            node_id = "{name}"
+            transport = {{ plugin = "grpc", listen = "{address}" }}
+            storage = {{ plugin = "sqlite", path = "{name}.db" }}
+            discovery = {{ plugin = "static", members = {{ {", ".join(f'{n} = "{a}"' for n, a in members.items())} }} }}
+            machine = {{ plugin = "kv" }}
+            raft = {{ election_timeout_s = {election_timeout_s} }}
+            """
+        )
+        files.append(path)
+    return files
+
+
+def wait_leader(node: Served) -> str:
+    """Read what a node tells until it knows a leader."""
+    assert node.process.stdout is not None
+    while True:
+        leader_id: str | None = json.loads(node.process.stdout.readline()).get("leader_id")
+        if leader_id is not None:
+            return leader_id
 
 
 def write_config(folder: Path, port: int) -> Path:
@@ -116,6 +149,51 @@ def test_serve_stops_in_order_on_a_signal(serve: Serve, number: signal.Signals) 
     assert outcome.json == {"event": "stopped", "node_id": "n1", "reason": number.name}
     assert sum("leader in term 1" in line for line in outcome.err.splitlines()) == 1
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_leader_hands_over_before_it_stops(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
+    """A signal at the leader of three makes another the leader of the next term, and then the process ends well."""
+    with closing(PortReservation(3)) as ports:
+        files = write_cluster(tmp_path, ports.ports, election_timeout_s=1)
+        nodes = {path.stem: serve(config=path, waits=False) for path in files}
+        [leader_id] = {wait_leader(node) for node in nodes.values()}
+        # From now on the leader knows of a follower that has its log.
+        assert clustercore("kv", "put", "key", "value", "--node", nodes[leader_id].address).code == 0
+
+        nodes[leader_id].process.send_signal(number)
+        outcome = nodes[leader_id].end()
+
+        assert outcome.code == 0
+        assert outcome.json == {"event": "stopped", "node_id": leader_id, "reason": number.name}
+        log = outcome.err.splitlines()
+        [follows] = [line for line in log if re.search(rf"{leader_id}: follower in term 2, leader n[123]$", line)]
+        assert leader_id not in follows.rsplit(" ", 1)[1]
+        assert log.index(follows) < next(n for n, line in enumerate(log) if line.endswith(f"stopped by {number.name}"))
+
+
+def test_second_signal_stops_a_node_that_is_handing_over(serve: Serve, tmp_path: Path) -> None:
+    """Nobody can take over, since the two others stand still; the second signal ends the wait, and the node well."""
+    with closing(PortReservation(3)) as ports:
+        files = write_cluster(tmp_path, ports.ports, election_timeout_s=5)
+        nodes = {path.stem: serve(config=path, waits=False) for path in files}
+        [leader_id] = {wait_leader(node) for node in nodes.values()}
+        leader = nodes.pop(leader_id)
+        assert clustercore("kv", "put", "key", "value", "--node", leader.address).code == 0
+        for node in nodes.values():
+            node.process.send_signal(signal.SIGSTOP)
+
+        leader.process.send_signal(signal.SIGTERM)
+        assert leader.process.stdout is not None
+        while json.loads(leader.process.stdout.readline())["event"] != "stopping":
+            pass
+        leader.process.send_signal(signal.SIGTERM)
+        outcome = leader.end()
+
+        assert outcome.code == 0
+        assert outcome.json["reason"] == "SIGTERM, SIGTERM"
+        for node in nodes.values():
+            node.process.send_signal(signal.SIGCONT)
 
 
 def test_serve_ends_with_its_standard_input(serve: Serve) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from h2.connection import H2Connection
 from trio.testing import wait_all_tasks_blocked
 
 from clustercore.interfaces import (
@@ -21,6 +22,7 @@ from clustercore.interfaces import (
     ServiceError,
 )
 from clustercore_grpc import GrpcTransport
+from tests.integration.grpc_peers import connect_raw
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -258,6 +260,23 @@ async def test_leaving_a_stream_cancels_its_handler() -> None:
 
         assert await client.call(address, "test.App/Echo", b"on") == b"on"
         assert client._client.connection_count == 1
+
+
+async def test_client_that_left_before_the_handler_began_lets_it_not_run_on() -> None:
+    """The end of a stream that arrives together with its request comes before there is a handler to be cancelled."""
+    app = Application()
+    async with serving(app) as (address, _):
+        client = H2Connection()
+        client.initiate_connection()
+        headers = [(":method", "POST"), (":scheme", "http"), (":path", "/test.App/Hang"), (":authority", address)]
+        client.send_headers(1, [*headers, ("te", "trailers"), ("content-type", "application/grpc")])
+        client.send_data(1, bytes(5), end_stream=True)
+        client.reset_stream(1)
+        async with await connect_raw(address) as stream:
+            await stream.send_all(client.data_to_send())
+            await wait_all_tasks_blocked(0.05)
+
+            assert app.notes in ([], ["started", "cancelled"])
 
 
 async def test_client_that_vanishes_cancels_the_handler() -> None:

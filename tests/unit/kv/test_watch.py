@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import SupportsIndex
 
 import pytest
 import trio
@@ -268,3 +271,46 @@ async def test_restore_tells_watchers_that_lack_changes(nursery: trio.Nursery) -
 
     assert [(error.revision, error.oldest_revision) for error in behind] == [(1, 2)]
     assert told == [EventBatch((KvEvent("a", b"3", 3),), 3)]
+
+
+class _CountedDeque(deque[KvEvent]):
+    """Counts the events that are looked at, by position or one after the other."""
+
+    looks = 0
+
+    def __getitem__(self, position: SupportsIndex) -> KvEvent:  # type: ignore[override]  # slices are not used
+        self.looks += 1
+        return super().__getitem__(position)
+
+    def __iter__(self) -> Iterator[KvEvent]:
+        for event in super().__iter__():
+            self.looks += 1
+            yield event
+
+
+async def test_watcher_costs_little_for_each_change_however_long_the_history(nursery: trio.Nursery) -> None:
+    """A watcher that is up to date looks for its place, by halves, and at the change; not at all that came before."""
+    machine = KeyValueMachine()
+    for number in range(4000):
+        do(machine, Put("key", b"%d" % number))
+    events = _CountedDeque(machine._history._events)
+    machine._history._events = events
+    told = [0] * 20
+
+    async def follow(number: int) -> None:
+        watcher = machine.watch("key")
+        while True:
+            told[number] += len((await watcher.receive()).events)
+
+    for number in range(len(told)):
+        nursery.start_soon(follow, number)
+    await wait_all_tasks_blocked()
+    events.looks = 0
+
+    for _ in range(10):
+        do(machine, Put("key", b""))
+        await wait_all_tasks_blocked()
+
+    assert told == [10] * 20
+    # Twice for each change: with it, and to find that there is no other. Halving 4000 takes 12 looks.
+    assert events.looks / (10 * 20) < 2 * 13 + 2

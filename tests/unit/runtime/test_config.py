@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from clustercore.interfaces import ConfigError
+from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
 
 
@@ -17,6 +18,7 @@ from clustercore.runtime.config import NodeConfig
         ("max_command_bytes", 1),
         ("snapshot_entries", 1),
         ("snapshot_tail_entries", 0),
+        ("snapshot_tail_bytes", 0),
     ],
 )
 def test_counts_have_a_least_value(name: str, least: int) -> None:
@@ -51,3 +53,18 @@ def test_one_command_fits_into_what_may_be_pending() -> None:
 
     with pytest.raises(ConfigError, match=r"max_command_bytes is 101; it must be at most max_pending_bytes \(100\)"):
         NodeConfig(max_command_bytes=101, max_pending_bytes=100)
+
+
+@pytest.mark.parametrize(("append", "command", "named"), [(5000, 4000, "max_append"), (4000, 5000, "max_command")])
+def test_transport_must_carry_the_largest_message(append: int, command: int, named: str) -> None:
+    """Entries that do not fit into a message would never reach a follower; the text names both limits."""
+    config = NodeConfig(
+        raft=RaftConfig(max_append_bytes=append, max_append_entries=10),
+        max_command_bytes=command,
+        max_pending_proposals=20,
+    )
+    config.check_transport(None)
+    config.check_transport(6184)
+
+    with pytest.raises(ConfigError, match=rf"max_message_bytes.* 6183; .* at least 6184 with {named}_bytes = 5000"):
+        config.check_transport(6183)

@@ -40,6 +40,8 @@ class Bench:
     proposals: Proposals = attrs.field(factory=lambda: Proposals(node_id=A, max_commands=10_000, max_bytes=10**9))
     outboxes: dict[NodeId, Outbox] = attrs.field(factory=lambda: {B: Outbox(), C: Outbox()})
     links: dict[NodeId, FakeLink] = attrs.field(factory=lambda: {B: FakeLink(), C: FakeLink()})
+    # Who led each time the engine was woken.
+    engine_wakes: list[NodeId | None] = attrs.field(factory=list)
     forwarder: Forwarder = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -48,6 +50,7 @@ class Bench:
             self.proposals,
             leader_id=lambda: self.leader_id,
             outbox_to=self.outboxes.get,
+            wake_engine=lambda: self.engine_wakes.append(self.leader_id),
             timeout_s=TIMEOUT_S,
         )
 
@@ -158,13 +161,43 @@ async def test_a_request_is_bounded_in_bytes() -> None:
         assert [len(commands) for commands in bench.sent_to(B)] == [2, 1]
 
 
-async def test_answers_with_the_wrong_number_of_results_are_unknown() -> None:
-    """A leader that answers with too few results has applied something, but nobody can tell what."""
+async def test_results_that_come_in_parts_are_put_together() -> None:
+    """In whatever order the parts arrive: the indexes say which commands they are of."""
     async with running() as bench:
-        await bench.propose(b"x", b"y")
+        await bench.propose(b"x", b"y", b"z")
+        await bench.answer(B, applied(1, 8, b"Y", b"Z"))
+        assert bench.answers == {}
         await bench.answer(B, applied(1, 7, b"X"))
 
-        assert bench.kinds() == {b"x": OutcomeUnknown, b"y": OutcomeUnknown}
+        results = {command: result[0].result for command, result in bench.answers.items()}  # type: ignore[index]  # no error
+        assert results == {b"x": b"X", b"y": b"Y", b"z": b"Z"}
+
+
+async def test_results_that_are_missing_are_unknown_and_the_others_are_handed_out(autojump_clock: MockClock) -> None:
+    """A leader that says no more about some commands, or only that it cannot tell, has told of the others."""
+    async with running() as bench:
+        await bench.propose(b"x", b"y", b"z")
+        await bench.answer(B, applied(1, 7))
+        await bench.answer(B, applied(1, 8, b"Y"))
+        await bench.answer(B, failed(1, ForwardFailure.UNKNOWN))
+        assert bench.kinds() == {b"x": OutcomeUnknown, b"y": list, b"z": OutcomeUnknown}
+
+        await bench.propose(b"v", b"w")
+        await bench.answer(B, applied(2, 9, b"V"))
+        await trio.sleep(TIMEOUT_S)
+        await wait_all_tasks_blocked()
+        assert bench.kinds() | {b"v": list, b"w": OutcomeUnknown} == bench.kinds()
+
+
+async def test_engine_is_woken_by_what_comes_back() -> None:
+    """This node may lead by now, and would append it only with the next heartbeat."""
+    async with running() as bench:
+        await bench.propose(b"x")
+        bench.leader_id = A
+        await bench.answer(B, failed(1, ForwardFailure.NOT_LEADER))
+
+        assert bench.proposals.has_queued
+        assert bench.engine_wakes == [A]
 
 
 # --- Certainly not done ---

@@ -95,7 +95,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def accepting(max_commands: int = 1000, *, introduced: bool = True) -> AsyncIterator[Bench]:
+async def accepting(
+    max_commands: int = 1000, max_message_bytes: int | None = 1000, *, introduced: bool = True
+) -> AsyncIterator[Bench]:
     """Accept one link while the block lasts; usually from "b", who has said so."""
     proposals = Proposals(node_id=NodeId("a"), max_commands=max_commands, max_bytes=1000)
     engine = FakeEngine(proposals)
@@ -111,6 +113,7 @@ async def accepting(max_commands: int = 1000, *, introduced: bool = True) -> Asy
         read_indexes=bench.read_indexes,
         status=lambda: STATUS,
         max_command_bytes=10,
+        max_message_bytes=max_message_bytes,
     )
 
     async def accept() -> None:
@@ -171,6 +174,51 @@ async def test_forwarded_proposals_are_answered_by_what_became_of_them() -> None
         assert (second.failure, second.leader_id) == (ForwardFailure.NOT_LEADER, "c")
         assert isinstance(third, ProposalsFailed)
         assert (third.failure, third.detail) == (ForwardFailure.UNKNOWN, "lost office")
+
+
+async def test_results_too_large_for_one_message_go_in_several() -> None:
+    """Each within what the transport carries: one that is not would end the link, for everybody."""
+    async with accepting() as bench:
+        await bench.deliver(ForwardProposals(1, (b"x",) * 5))
+        results = [applied(index, bytes([index]) * 300) for index in range(4, 9)]
+        bench.finish(bench.engine.proposed[0], results)
+        await wait_all_tasks_blocked()
+
+        parts = [message for message in bench.link.sent if isinstance(message, ProposalsApplied)]
+        assert parts == bench.link.sent
+        assert [(part.request_id, part.first_index, len(part.results)) for part in parts] == [
+            (1, 4, 2),
+            (1, 6, 2),
+            (1, 8, 1),
+        ]
+        assert [result for part in parts for result in part.results] == [result.result for result in results]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts"),
+    [
+        ((900, 1, 1), [(4, 0), (5, 2)]),
+        ((1, 900, 1), [(4, 1), (6, 1)]),
+        ((1, 900, 800), [(4, 1)]),
+        ((900,), [(4, 0)]),
+    ],
+)
+async def test_result_too_large_for_any_message_is_unknown_alone(
+    sizes: tuple[int, ...], parts: list[tuple[int, int]]
+) -> None:
+    """The command is applied, which the text says; others get their results. The first part tells where they begin."""
+    async with accepting() as bench:
+        await bench.deliver(ForwardProposals(1, (b"x",) * len(sizes)), StatusRequest(7))
+        bench.finish(bench.engine.proposed[0], [applied(4 + n, bytes(size)) for n, size in enumerate(sizes)])
+        await wait_all_tasks_blocked()
+
+        _, *answers, last = bench.link.sent
+        assert [
+            (part.first_index, len(part.results)) for part in answers if isinstance(part, ProposalsApplied)
+        ] == parts
+        assert isinstance(last, ProposalsFailed)
+        assert last.failure is ForwardFailure.UNKNOWN
+        assert f"at index {4 + sizes.index(900)} is applied, but its result of 900 bytes" in last.detail
 
 
 async def test_commands_beyond_the_limit_are_refused_whole() -> None:
@@ -325,7 +373,7 @@ async def test_repeated_proposals_are_appended_once() -> None:
 
 async def test_link_is_not_read_while_too_much_in_answers_waits() -> None:
     """An answer is given once, so none is dropped; whoever reads no answers gets no more questions answered."""
-    async with accepting() as bench:
+    async with accepting(max_message_bytes=None) as bench:
         bench.link.hold()
         await bench.deliver(*(ForwardProposals(number, (b"x",)) for number in range(2)), StatusRequest(7))
         large = Applied(LogIndex(1), Term(1), bytes(MAX_BYTES))
