@@ -12,6 +12,7 @@ from clustercore.interfaces.errors import (
     InvariantError,
     LinkClosed,
     LogCorrupt,
+    NeverApplied,
     NodeStopped,
     NotLeader,
     OutcomeUnknown,
@@ -21,12 +22,16 @@ from clustercore.interfaces.errors import (
     ProposalError,
     ProposalRefused,
     ServiceError,
+    SessionExpired,
+    SessionLimit,
     StateMachineError,
     StorageError,
     StorageFull,
+    TokenSettled,
     TooStale,
     TransferFailed,
     TransportError,
+    VersionNotEnabled,
 )
 from clustercore.interfaces.messages import (
     OLDEST_PROTOCOL_VERSION,
@@ -57,7 +62,15 @@ from clustercore.interfaces.transport import (
     Transport,
     UnaryHandler,
 )
-from clustercore.interfaces.values import Applied, Consistency, NodeStatus, PeerStatus, ReadResult, RoleChange
+from clustercore.interfaces.values import (
+    Applied,
+    Consistency,
+    NodeStatus,
+    PeerStatus,
+    ReadResult,
+    RoleChange,
+    SessionToken,
+)
 from clustercore.raft.entry import Entry, EntryKind, MalformedEntry, decode_entry
 from clustercore.raft.messages import (
     AppendEntriesRequest,
@@ -105,6 +118,7 @@ __all__ = [
     "MalformedEntry",
     "Member",
     "Message",
+    "NeverApplied",
     "NodeHandle",
     "NodeId",
     "NodeStatus",
@@ -134,6 +148,9 @@ __all__ = [
     "Service",
     "ServiceError",
     "ServiceTransport",
+    "SessionExpired",
+    "SessionLimit",
+    "SessionToken",
     "Snapshot",
     "StateMachine",
     "StateMachineError",
@@ -148,10 +165,12 @@ __all__ = [
     "Term",
     "TimeoutNowRequest",
     "TimeoutNowResponse",
+    "TokenSettled",
     "TooStale",
     "TransferFailed",
     "Transport",
     "TransportError",
     "UnaryHandler",
+    "VersionNotEnabled",
     "decode_entry",
 ]

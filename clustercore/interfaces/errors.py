@@ -6,6 +6,7 @@ once, at its boundary, with ``raise ... from``. ``trio.Cancelled`` is never tran
 
 from __future__ import annotations
 
+from clustercore.interfaces.values import SessionToken
 from clustercore.raft.errors import ClusterError, InvariantError
 from clustercore.raft.types import LogIndex, NodeId
 
@@ -16,6 +17,7 @@ __all__ = [
     "InvariantError",
     "LinkClosed",
     "LogCorrupt",
+    "NeverApplied",
     "NodeStopped",
     "NotLeader",
     "OutcomeUnknown",
@@ -25,12 +27,16 @@ __all__ = [
     "ProposalError",
     "ProposalRefused",
     "ServiceError",
+    "SessionExpired",
+    "SessionLimit",
     "StateMachineError",
     "StorageError",
     "StorageFull",
+    "TokenSettled",
     "TooStale",
     "TransferFailed",
     "TransportError",
+    "VersionNotEnabled",
 ]
 
 
@@ -73,8 +79,68 @@ class InvalidCommand(ProposalError, ValueError):
     """Never will be done: the state machine or a size limit refuses this command. Trying again is useless."""
 
 
+class VersionNotEnabled(ProposalRefused):
+    """Not done: a member of the cluster does not know commands of this version yet. Propose an older one, or wait."""
+
+    def __init__(self, version: int, enabled: int) -> None:
+        super().__init__(
+            f"the command is of version {version}, and up to {enabled} is switched on here; upgrade every member, or "
+            "propose a command of an older version"
+        )
+        self.version = version
+        self.enabled = enabled
+
+
 class OutcomeUnknown(ProposalError):
-    """The command may or may not be applied, now or later. Repeat it only if applying it twice is harmless."""
+    """The command may or may not be applied, now or later. Repeat it only if applying it twice is harmless.
+
+    From a session it has a ``token``: ``resolve`` tells what became of the command.
+    """
+
+    def __init__(self, message: str, token: SessionToken | None = None) -> None:
+        super().__init__(message)
+        self.token = token
+
+
+# --- Sessions ------------------------------------------------------------------------------------------------------
+
+
+class SessionExpired(ProposalError):
+    """The session has ended: the cluster heard nothing of it for too long, or it was closed. Open another.
+
+    Nothing proposed in it will be applied any more. ``may_be_applied`` says whether the command may have been, before.
+    """
+
+    def __init__(self, session_id: int, *, may_be_applied: bool) -> None:
+        super().__init__(
+            f"session {session_id} has ended; the command "
+            + ("may have been applied before that" if may_be_applied else "was not applied")
+            + ", and will not be any more. Open another session"
+        )
+        self.session_id = session_id
+        self.may_be_applied = may_be_applied
+
+
+class SessionLimit(ProposalRefused):
+    """Not done: the cluster keeps as many sessions, outcomes or bytes of results as it may. The text says which."""
+
+
+class NeverApplied(ProposalError):
+    """Never will be done: the command's token was resolved before the command came. Propose it anew if it is wanted."""
+
+    def __init__(self, token: SessionToken) -> None:
+        super().__init__(f"{token} was resolved before its command was applied; it will never be")
+        self.token = token
+
+
+class TokenSettled(ProposalError):
+    """What became of this token was told before, and is not kept. Its command will not be applied any more."""
+
+    def __init__(self, token: SessionToken) -> None:
+        super().__init__(
+            f"what became of {token} was told before, and is not kept; use a token of prepare() to ask again and again"
+        )
+        self.token = token
 
 
 class TooStale(ClusterError):

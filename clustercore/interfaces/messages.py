@@ -80,6 +80,8 @@ class ForwardProposals:
     request_id: int
     # One or more.
     commands: tuple[bytes, ...] = attrs.field(repr=show_length)
+    # The ``EntryKind`` of each, one byte each; empty if all are COMMAND.
+    kinds: bytes = b""
 
 
 @attrs.frozen

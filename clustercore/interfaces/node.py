@@ -20,7 +20,9 @@ class NodeHandle(ABC):
         """The node's name in the cluster."""
 
     @abstractmethod
-    async def propose(self, command: bytes, *, forward: bool = True, give_up_s: float | None = None) -> Applied:
+    async def propose(
+        self, command: bytes, *, forward: bool = True, give_up_s: float | None = None, version: int = 1
+    ) -> Applied:
         """Replicate a command and wait until it is applied on the leader.
 
         Waits for room when too much is pending, and for a leader when none is known; bound it with a cancel scope.
@@ -30,10 +32,13 @@ class NodeHandle(ABC):
             forward: On a node that is not the leader, pass the command on. False raises NotLeader instead.
             give_up_s: Raise ProposalRefused once the command has waited this many seconds for room or for a leader. A
                 cancel scope cannot tell that from a command whose outcome is unknown. None waits on.
+            version: The version of the machine's commands that this one is made for, at most what is switched on.
+                ``StateMachine.apply_version`` gets it.
 
         Cancellation: the outcome is unknown, except that a command still waiting for room or a leader is not done.
         Raises:
             InvalidCommand: never will be done: refused by the state machine, or larger than the limit.
+            VersionNotEnabled: not done: not every member of the cluster knows the version.
             NotLeader: not done (only with ``forward=False``).
             ProposalRefused: not done: see ``give_up_s``; or the leader's limits are lower than here, or it is stopping.
             NodeStopped: not done.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from clustercore.interfaces.errors import InvalidCommand
 from clustercore.interfaces.transport import Service
@@ -26,6 +26,10 @@ class StateMachine(ABC):
     rebuilt from the newest snapshot and the log after it.
     """
 
+    # The highest version of its commands that the machine understands. When all members of the cluster announce a
+    # version, it is switched on, for ever (``Node.command_version``); a node whose machine does not know it then halts.
+    version: ClassVar[int] = 1
+
     @abstractmethod
     def apply(self, index: LogIndex, command: bytes) -> bytes:
         """Carry out one committed command and return its result, which goes to the proposer.
@@ -37,6 +41,17 @@ class StateMachine(ABC):
             index: The command's log index, growing from call to call.
             command: The bytes that were proposed.
         """
+
+    def apply_version(self, index: LogIndex, command: bytes, version: int) -> bytes:
+        """Apply a command that was made for a version of the machine's commands: what the node calls.
+
+        Override it, rather than ``apply`` alone, in a machine that has had several; the default ignores the version.
+
+        Args:
+            version: What ``propose`` was given, from 1. It was switched on before in the log, so that every member
+                understands it. An old command keeps its version, and must give the result it always gave.
+        """
+        return self.apply(index, command)
 
     @abstractmethod
     def snapshot(self) -> bytes:

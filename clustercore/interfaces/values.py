@@ -8,7 +8,7 @@ import attrs
 
 from clustercore.raft.types import LogIndex, NodeId, Role, Term
 
-__all__ = ["Applied", "Consistency", "NodeStatus", "PeerStatus", "ReadResult", "RoleChange"]
+__all__ = ["Applied", "Consistency", "NodeStatus", "PeerStatus", "ReadResult", "RoleChange", "SessionToken"]
 
 
 @attrs.frozen
@@ -19,6 +19,16 @@ class Applied:
     term: Term
     # What the state machine's ``apply`` returned.
     result: bytes
+
+
+@attrs.frozen
+class SessionToken:
+    """Names one command of a client session, before and after its outcome is known. Two numbers: store them at will."""
+
+    # The index of the log entry that opened the session.
+    session_id: int
+    # The command's number in it, from 1.
+    sequence: int
 
 
 class Consistency(Enum):

@@ -7,6 +7,7 @@ beside this one, one per chapter of the paper; this one only brings each input t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, assert_never
 
 from clustercore.raft.check_quorum import maybe_step_down
@@ -205,12 +206,15 @@ class RaftCore:
             maybe_confirm_reads(state, now)
         return self._finish()
 
-    def propose(self, commands: Sequence[bytes], now: float) -> Effects:
+    def propose(self, commands: Sequence[bytes], now: float, *, kinds: Sequence[EntryKind] = ()) -> Effects:
         """Append one or more commands to the log, all of them or none, if this node is the leader (Raft §5.3).
 
         A leader that is handing over takes none (thesis §3.10), and neither does one with more than
         ``max_uncommitted_bytes`` in its log that are not committed. The first effect is ProposalsAppended or
         ProposalsRefused.
+
+        Args:
+            kinds: One for each command, none of them the core's own (NO_OP, CONFIGURATION). Empty if all are COMMAND.
         """
         state = self._state
         room_bytes = self.proposal_room_bytes
@@ -219,8 +223,10 @@ class RaftCore:
             return (ProposalsRefused(state.leader_id),)
         first_index = LogIndex(state.log.last_index + 1)
         entries = tuple(
-            Entry.create(LogIndex(first_index + offset), state.current_term, EntryKind.COMMAND, command)
-            for offset, command in enumerate(commands)
+            Entry.create(LogIndex(first_index + offset), state.current_term, kind, command)
+            for offset, (kind, command) in enumerate(
+                zip(kinds or repeat(EntryKind.COMMAND, len(commands)), commands, strict=True)
+            )
         )
         state.emit(ProposalsAppended(state.current_term, first_index))
         state.persist_entries(entries, now)

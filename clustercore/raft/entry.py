@@ -40,6 +40,9 @@ class EntryKind(IntEnum):
     COMMAND = 2
     # The cluster's members (thesis §4.1): an encoded ``Configuration``. It counts from when it is in the log.
     CONFIGURATION = 3
+    # Clients' sessions (thesis §6.3), and versions of the application's commands. To the core they are commands.
+    SESSION = 4
+    VERSION = 5
 
 
 _KINDS = {int(kind): kind for kind in EntryKind}

@@ -9,10 +9,16 @@ from collections.abc import Callable
 import trio
 
 from clustercore.interfaces.errors import InvalidCommand, NodeStopped, StateMachineError
-from clustercore.interfaces.state_machine import StateMachine
 from clustercore.raft.effects import Apply, RestoreSnapshot
-from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.entry import Entry
 from clustercore.raft.types import LogIndex, Snapshot
+from clustercore.runtime.replicated_state import (
+    ReplicatedState,
+    VersionNotUnderstood,
+    join_snapshot,
+    split_snapshot,
+)
+from clustercore.runtime.session_entries import MalformedOperation
 from clustercore.runtime.signals import Wakeup
 
 __all__ = ["Applier", "restore"]
@@ -29,15 +35,15 @@ class Applier:
 
     def __init__(
         self,
-        machine: StateMachine,
+        state: ReplicatedState,
         *,
         last_applied: LogIndex,
         snapshot_entries: int,
         on_applied: Callable[[Entry, bytes], None],
         on_snapshot: Callable[[Snapshot], None],
     ) -> None:
-        """Prepare; ``run`` makes it live. The machine holds the state after ``last_applied``."""
-        self._machine = machine
+        """Prepare; ``run`` makes it live. It holds what the entries up to ``last_applied`` made."""
+        self._state = state
         self._last_applied = last_applied
         self._snapshot_index = last_applied
         self._snapshot_entries = snapshot_entries
@@ -79,7 +85,7 @@ class Applier:
         Raises: InvalidCommand if it can never answer; StateMachineError if it raised anything else.
         """
         try:
-            return self._machine.query(query), self._last_applied
+            return self._state.machine.query(query), self._last_applied
         except InvalidCommand:
             raise
         except Exception as error:
@@ -117,16 +123,19 @@ class Applier:
             heapq.heappop(self._waiting)[2].set()
 
     def _apply(self, entry: Entry) -> None:
-        result = b""
-        if entry.kind is EntryKind.COMMAND:
-            try:
-                result = self._machine.apply(entry.index, entry.command)
-            except Exception as error:
-                raise StateMachineError(
-                    entry.index,
-                    f"the state machine raised {error!r} for the command at index {entry.index}; apply must not raise, "
-                    "as every node would meet the same command. Mend the machine, then start the node again",
-                ) from error
+        try:
+            result = self._state.apply(entry)
+        except (VersionNotUnderstood, MalformedOperation) as error:
+            raise StateMachineError(
+                entry.index,
+                f"the entry at index {entry.index} was written by a newer version, and cannot be left out: {error}",
+            ) from error
+        except Exception as error:
+            raise StateMachineError(
+                entry.index,
+                f"the state machine raised {error!r} for the command at index {entry.index}; apply must not raise, "
+                "as every node would meet the same command. Mend the machine, then start the node again",
+            ) from error
         self._last_applied = entry.index
         self._on_applied(entry, result)
         if entry.index - self._snapshot_index >= self._snapshot_entries:
@@ -135,23 +144,25 @@ class Applier:
 
     def _take_snapshot(self, index: LogIndex) -> bytes:
         try:
-            return self._machine.snapshot()
+            return join_snapshot(self._state.preamble(), self._state.machine.snapshot())
         except Exception as error:
             raise StateMachineError(index, f"the state machine raised {error!r} from snapshot at {index}") from error
 
     def _restore(self, snapshot: Snapshot) -> None:
-        restore(self._machine, snapshot)
+        restore(self._state, snapshot)
         self._last_applied = self._snapshot_index = snapshot.last_included_index
         self._wake_waiting()
 
 
-def restore(machine: StateMachine, snapshot: Snapshot) -> None:
-    """Put a snapshot's state into a machine.
+def restore(state: ReplicatedState, snapshot: Snapshot) -> None:
+    """Put a snapshot's state in place of what there is.
 
-    Raises: StateMachineError if the machine cannot read it.
+    Raises: StateMachineError if it cannot be read.
     """
     try:
-        machine.restore(snapshot.data)
+        preamble, machine_bytes = split_snapshot(snapshot.data)
+        state.restore_preamble(preamble)
+        state.machine.restore(machine_bytes)
     except Exception as error:
         raise StateMachineError(
             snapshot.last_included_index,

@@ -47,6 +47,10 @@ from clustercore.runtime.leading import Leaderships
 from clustercore.runtime.peers import PeerLane
 from clustercore.runtime.proposals import Proposals
 from clustercore.runtime.reads import ClockGuard, ReadIndexes
+from clustercore.runtime.replicated_state import ReplicatedState
+from clustercore.runtime.session_entries import SessionLimits
+from clustercore.runtime.submitter import Submitter
+from clustercore.runtime.versions import CommandVersions
 from clustercore.runtime.writer import OwnSnapshot, Writer
 
 __all__ = ["Assembly"]
@@ -91,13 +95,14 @@ class Assembly:
         self._node_id = node.node_id
         self._config = config
         snapshot_index = stored.snapshot.last_included_index if stored.snapshot is not None else BEFORE_LOG
+        self.replicated = ReplicatedState(machine)
         if stored.snapshot is not None:
-            restore(machine, stored.snapshot)
+            restore(self.replicated, stored.snapshot)
         self._core = _core_of(node.node_id, configuration, stored, config, rng)
         self.proposals = Proposals(
             node_id=node.node_id, max_commands=config.max_pending_proposals, max_bytes=config.max_pending_bytes
         )
-        self._introductions = Introductions(identity, on_identified=self._identified)
+        self._introductions = Introductions(identity, on_identified=self._identified, command_version=machine.version)
         self._transport = transport
         self._rng = rng
         self._lanes = Lanes(self._make_lane, farewell_s=config.raft.election_timeout_s)
@@ -125,7 +130,7 @@ class Assembly:
         self._clock_guard = ClockGuard(wall_clock, tolerance_s=margin_s / 2)
         self.leaderships = Leaderships(lease_until=self.lease_until, term=lambda: self._core.state.current_term)
         self.applier = Applier(
-            machine,
+            self.replicated,
             last_applied=snapshot_index,
             snapshot_entries=config.snapshot_entries,
             on_applied=self.proposals.applied,
@@ -147,6 +152,18 @@ class Assembly:
             wake_forwarder=self._forwarder.wake,
             on_heard=self.leaderships.renew,
             on_read_index=self.read_indexes.answered_by_core,
+            session_limits=SessionLimits(
+                config.max_sessions, config.max_session_outstanding, config.max_session_result_bytes
+            ),
+        )
+        self.submitter = Submitter(node.node_id, self.proposals, self.engine.propose)
+        self.command_versions = CommandVersions(
+            node.node_id,
+            machine.version,
+            members=lambda: self._members(),
+            is_leader=lambda: self.engine.is_leader,
+            enabled=lambda: self.replicated.command_version,
+            enable=self.engine.enable_version,
         )
         self.acceptor = Acceptor(
             introductions=self._introductions,
@@ -174,6 +191,12 @@ class Assembly:
         self.leaderships.stop()
         self.applier.stop()
         self.engine.role.end()
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """Where the node's tasks live, once it has started."""
+        assert self._nursery is not None
+        return self._nursery
 
     def lease_until(self) -> float:
         """Return until when no other node can lead (Trio's clock); minus infinity if unknown, or the clock in doubt."""
@@ -213,8 +236,7 @@ class Assembly:
         if isinstance(message, TimeoutNowRequest) and not self.leaderships.is_empty:
             # Whoever is told to stand may lead at once: what runs only while this node leads must have ended before.
             self.leaderships.end()
-            assert self._nursery is not None
-            self._nursery.start_soon(self._post_when_ended, peer, message)
+            self.nursery.start_soon(self._post_when_ended, peer, message)
         else:
             self._lanes.post(peer, lane, message)
 
@@ -245,6 +267,9 @@ class Assembly:
 
     def _identified(self, peer: NodeId, incarnation: str) -> None:
         logger.debug("node %s has storage %s", peer, incarnation)
+        said = self._introductions.get(peer)
+        if said is not None:
+            self.command_versions.announce(peer, said.command_version)
 
     async def _receive(self, peer: NodeId, message: Message) -> None:
         """Take what a peer answers on a link this node opened."""
@@ -284,6 +309,11 @@ class Assembly:
         if (before.leader_id, before.term) != (after.leader_id, after.term):
             self.read_indexes.leader_changed()
             self.leaderships.end()
+        self.command_versions.look()
+
+    def _members(self) -> frozenset[NodeId]:
+        """Everybody who applies the log: this node, and those it is sent to."""
+        return frozenset((self._node_id, *self._core.state.configuration.peers_of(self._node_id)))
 
 
 def _core_of(

@@ -6,6 +6,7 @@ import attrs
 
 from clustercore.interfaces.errors import ConfigError
 from clustercore.raft.config import RaftConfig
+from clustercore.runtime.session_entries import MAX_UNSETTLED
 
 __all__ = ["NodeConfig"]
 
@@ -27,6 +28,12 @@ class NodeConfig:
     max_pending_proposals: int = 4096
     max_pending_bytes: int = 64 * 1024 * 1024
     max_command_bytes: int = 1024 * 1024
+    # Sessions of clients, in the whole cluster; results that are kept for all of them, in bytes; and outcomes that are
+    # kept for one of them, half for commands under way and half for those whose outcome was never asked for. The
+    # leader's values count. They bound the memory and the snapshots of every node.
+    max_sessions: int = 10_000
+    max_session_result_bytes: int = 64 * 1024 * 1024
+    max_session_outstanding: int = 256
     # A snapshot is taken after this many applied entries since the last one.
     snapshot_entries: int = 100_000
     # Entries kept in the log behind a snapshot, so that a slow follower need not get the snapshot: as many as fit both.
@@ -42,17 +49,24 @@ class NodeConfig:
 
     def __attrs_post_init__(self) -> None:
         """Check the ranges."""
-        least = {"snapshot_tail_entries": 0, "snapshot_tail_bytes": 0}
+        least = {"snapshot_tail_entries": 0, "snapshot_tail_bytes": 0, "max_session_outstanding": 2}
         for name in (
             "max_pending_proposals",
             "max_pending_bytes",
             "max_command_bytes",
+            "max_sessions",
+            "max_session_result_bytes",
+            "max_session_outstanding",
             "snapshot_entries",
             "snapshot_tail_entries",
             "snapshot_tail_bytes",
         ):
             if getattr(self, name) < least.get(name, 1):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least.get(name, 1)}")
+        if self.max_session_outstanding > MAX_UNSETTLED:
+            raise ConfigError(
+                f"max_session_outstanding is {self.max_session_outstanding}; it must be at most {MAX_UNSETTLED}"
+            )
         for name in ("connect_timeout_s", "reconnect_min_s", "reconnect_max_s", "forward_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 seconds")

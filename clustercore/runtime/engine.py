@@ -28,6 +28,7 @@ from clustercore.raft.effects import (
     Send,
     SendSnapshot,
 )
+from clustercore.raft.entry import EntryKind
 from clustercore.raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -37,8 +38,10 @@ from clustercore.raft.messages import (
 )
 from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Snapshot, WriteId
 from clustercore.runtime.applier import Applier
-from clustercore.runtime.proposals import Group, Proposals
+from clustercore.runtime.leader_clock import LeaderClock
+from clustercore.runtime.proposals import Group, Proposals, kinds_of
 from clustercore.runtime.reads import Freshness
+from clustercore.runtime.session_entries import EnableVersion, SessionLimits, encode_stamp, encode_version_entry
 from clustercore.runtime.signals import Newest, Wakeup
 from clustercore.runtime.writer import ReadSnapshot, StorageJob
 
@@ -71,6 +74,7 @@ class Engine:
         wake_forwarder: Callable[[], None],
         on_heard: Callable[[], None],
         on_read_index: Callable[[tuple[ReadId, ...], LogIndex | None], None],
+        session_limits: SessionLimits,
     ) -> None:
         """Prepare; ``run`` makes it live."""
         self._core = core
@@ -82,6 +86,9 @@ class Engine:
         self._wake_forwarder = wake_forwarder
         self._on_heard = on_heard
         self._on_read_index = on_read_index
+        self._session_limits = session_limits
+        # A leader runs several times in an election timeout; if it did not, it was stopped.
+        self._leader_clock = LeaderClock(core.state.config.election_timeout_s)
         # What to ask the core for in one go.
         self._reads: list[ReadId] = []
         self.freshness = Freshness()
@@ -107,6 +114,7 @@ class Engine:
         while True:
             with trio.move_on_at(self._core.deadline):
                 await self._wakeup.wait()
+            self._leader_clock.tick(trio.current_time())
             while self._inputs:
                 self._inputs.popleft()()
             if self._core.deadline <= trio.current_time():
@@ -177,6 +185,10 @@ class Engine:
         """Return the node to hand over to; None if this one does not lead or none is fit."""
         return self._core.best_successor(trio.current_time())
 
+    def enable_version(self, version: int) -> None:
+        """Queue that commands up to a version be switched on, if this node leads; otherwise nothing happens."""
+        self._queue(lambda: self._enable_version(version))
+
     def snapshot_saved(self, last_included_index: LogIndex, keep_from: LogIndex) -> None:
         """Queue that this node's own snapshot is durable."""
         self._queue(lambda: self._carry_out(self._core.snapshot_taken(last_included_index, keep_from)))
@@ -213,8 +225,16 @@ class Engine:
 
     def _append_proposals(self, room_bytes: int) -> None:
         groups = self._proposals.take_queued(min(MAX_BATCH_BYTES, room_bytes))
+        kinds = [EntryKind(kind) for kind in kinds_of(groups)]
         commands = [command for group in groups for command in group.commands]
-        effects = self._core.propose(commands, trio.current_time())
+        now = trio.current_time()
+        if EntryKind.SESSION in kinds:
+            stamp = encode_stamp(self._session_limits.stamp(self._leader_clock.led_ms(now)))
+            commands = [
+                command + stamp if kind is EntryKind.SESSION else command
+                for kind, command in zip(kinds, commands, strict=True)
+            ]
+        effects = self._core.propose(commands, now, kinds=kinds)
         match effects[0]:
             case ProposalsAppended(first_index=first_index):
                 self._proposals.appended(groups, first_index)
@@ -224,6 +244,11 @@ class Engine:
                 # The first is too large for the room there is. More comes with a commit, and that with an input.
                 self._proposals.put_back(groups)
         self._carry_out(effects)
+
+    def _enable_version(self, version: int) -> None:
+        entry = encode_version_entry(EnableVersion(version))
+        # Nobody waits for it. A node that does not lead, or hands over, appends nothing; the next leader will.
+        self._carry_out(self._core.propose([entry], trio.current_time(), kinds=[EntryKind.VERSION]))
 
     def _refuse_unforwardable(self) -> None:
         state = self._core.state
@@ -284,6 +309,8 @@ class Engine:
             # A leader that goes on leading has no change of role; it cannot lead two terms in a row without one.
             self._proposals.leadership_lost(before.term)
         after = RoleChange(effect.role, effect.term, effect.leader_id)
+        if after.role is Role.LEADER:
+            self._leader_clock.start(trio.current_time())
         self.role.set(after)
         if after.role is not Role.LEADER:
             self._refuse_unforwardable()

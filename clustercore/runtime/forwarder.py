@@ -14,7 +14,7 @@ from clustercore.interfaces.messages import ForwardFailure, ForwardProposals, Pr
 from clustercore.interfaces.values import Applied
 from clustercore.raft.types import LogIndex, NodeId
 from clustercore.runtime.outbox import Outbox
-from clustercore.runtime.proposals import Group, Proposals
+from clustercore.runtime.proposals import Group, Proposals, kinds_of
 from clustercore.runtime.signals import Wakeup
 
 __all__ = ["Forwarder"]
@@ -150,7 +150,9 @@ class Forwarder:
             return
         mail = outbox.post(
             ForwardProposals(
-                request.request_id, tuple(command for group in request.groups for command in group.commands)
+                request.request_id,
+                tuple(command for group in request.groups for command in group.commands),
+                kinds_of(request.groups),
             ),
             on_sent=lambda: self._sent(request),
             on_dropped=lambda: self._settle(request, _Fate.UNSENT),

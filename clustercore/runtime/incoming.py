@@ -25,6 +25,7 @@ from clustercore.interfaces.messages import (
 )
 from clustercore.interfaces.transport import Link
 from clustercore.interfaces.values import Applied, NodeStatus
+from clustercore.raft.entry import EntryKind
 from clustercore.raft.messages import (
     AppendEntriesRequest,
     InstallSnapshotRequest,
@@ -38,6 +39,7 @@ from clustercore.runtime.introductions import Introductions
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
 from clustercore.runtime.reads import ReadIndexes
+from clustercore.runtime.session_entries import command_in
 
 __all__ = ["Acceptor"]
 
@@ -131,10 +133,9 @@ class Acceptor:
 
     async def _propose(self, message: ForwardProposals, conversation: _Conversation) -> None:
         request_id = message.request_id
-        too_large = [len(command) for command in message.commands if len(command) > self._max_command_bytes]
-        if too_large or not message.commands:
-            detail = f"commands of {too_large} bytes; from 1 command, of at most {self._max_command_bytes} bytes"
-            conversation.answer(ProposalsFailed(request_id, ForwardFailure.REFUSED, None, detail))
+        fault = _fault_of(message, self._max_command_bytes)
+        if fault is not None:
+            conversation.answer(ProposalsFailed(request_id, ForwardFailure.REFUSED, None, fault))
             return
         if self._engine.is_leader:
             # A full leader leaves its peers' requests open, of which each has few, and that is felt by the proposers.
@@ -148,6 +149,7 @@ class Acceptor:
                 message.commands,
                 on_done=lambda result: conversation.answer(*_answers_of(request_id, result, self._max_message_bytes)),
                 may_forward=False,
+                kinds=message.kinds,
             )
         )
 
@@ -206,10 +208,27 @@ class _Conversation:
         self._room.unpark()
 
 
+def _fault_of(message: ForwardProposals, max_command_bytes: int) -> str | None:
+    """Say why none of what is forwarded may be appended; None if it may be."""
+    commands = message.commands
+    kinds = message.kinds or bytes([EntryKind.COMMAND]) * len(commands)
+    if not commands or len(kinds) != len(commands):
+        return f"{len(commands)} commands of {len(kinds)} kinds; one kind for each, and at least one"
+    try:
+        sizes = [len(command_in(EntryKind(kind), command)) for kind, command in zip(kinds, commands, strict=True)]
+    except ValueError as error:
+        return str(error)
+    too_large = [size for size in sizes if size > max_command_bytes]
+    return f"commands of {too_large} bytes; at most {max_command_bytes} bytes are allowed" if too_large else None
+
+
 def _answers_of(
     request_id: int, result: GroupResult, max_message_bytes: float
 ) -> list[ProposalsApplied | ProposalsFailed]:
     match result:
+        case NodeStopped():
+            # Not done, and another node will lead: for the sender it is as if this one had never led.
+            return [ProposalsFailed(request_id, ForwardFailure.NOT_LEADER, None, str(result))]
         case NotLeader(leader_id=leader_id):
             return [ProposalsFailed(request_id, ForwardFailure.NOT_LEADER, leader_id, str(result))]
         case OutcomeUnknown():

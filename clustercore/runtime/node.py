@@ -21,20 +21,23 @@ from clustercore.interfaces.errors import (
     InvalidCommand,
     NodeStopped,
     NotLeader,
-    ProposalRefused,
     TooStale,
     TransferFailed,
+    VersionNotEnabled,
 )
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
 from clustercore.interfaces.transport import Transport
-from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange
+from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange, SessionToken
+from clustercore.raft.entry import EntryKind
 from clustercore.raft.types import Configuration, NodeId, Role, Term
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.groups import leaves_of
-from clustercore.runtime.proposals import Group, GroupResult
+from clustercore.runtime.replicated_state import FIRST_VERSION
+from clustercore.runtime.session_entries import Outcome, VersionedCommand, decode_answer, encode_version_entry
+from clustercore.runtime.sessions import Session, SessionClient
 
 __all__ = ["Node"]
 
@@ -227,7 +230,9 @@ class Node(NodeHandle):
             raise NodeStopped(f"node {self._node_id!r} has not started; its address is not known yet")
         return self._address
 
-    async def propose(self, command: bytes, *, forward: bool = True, give_up_s: float | None = None) -> Applied:
+    async def propose(
+        self, command: bytes, *, forward: bool = True, give_up_s: float | None = None, version: int = 1
+    ) -> Applied:
         """Replicate a command and wait until it is applied on the leader.
 
         Waits for room when too much is pending, and for a leader when none is known; bound it with a cancel scope.
@@ -237,54 +242,99 @@ class Node(NodeHandle):
             forward: On a node that is not the leader, pass the command on. False raises NotLeader instead.
             give_up_s: Raise ProposalRefused once the command has waited this many seconds for room or for a leader. A
                 cancel scope cannot tell that from a command whose outcome is unknown. None waits on.
+            version: The version of the machine's commands that this one is made for, at most what is switched on.
+                ``StateMachine.apply_version`` gets it.
 
         Cancellation: the outcome is unknown, except that a command still waiting for room or a leader is not done.
         Raises:
             InvalidCommand: never will be done: refused by the state machine, or larger than the limit.
+            VersionNotEnabled: not done: not every member of the cluster knows the version.
             NotLeader: not done (only with ``forward=False``).
             ProposalRefused: not done: see ``give_up_s``; or the leader's limits are lower than here, or it is stopping.
             NodeStopped: not done.
             OutcomeUnknown: may still be done: the leader changed, or the connection to it was lost.
         """
         assembly = self._running()
+        self._check_command(command, version)
+        if version == FIRST_VERSION:
+            return await assembly.submitter.submit(EntryKind.COMMAND, command, forward=forward, give_up_s=give_up_s)
+        entry = encode_version_entry(VersionedCommand(version, command))
+        applied = await assembly.submitter.submit(EntryKind.VERSION, entry, forward=forward, give_up_s=give_up_s)
+        answer = decode_answer(applied.result)
+        if answer.outcome is not Outcome.APPLIED:
+            raise VersionNotEnabled(version, self.command_version)
+        return Applied(applied.index, applied.term, answer.result)
+
+    def _check_command(self, command: bytes, version: int) -> None:
+        """Refuse a command that may not be proposed.
+
+        Raises: InvalidCommand, VersionNotEnabled.
+        """
         limit = self._config.max_command_bytes
         if len(command) > limit:
             raise InvalidCommand(f"the command has {len(command)} bytes; max_command_bytes allows {limit}")
+        if version < FIRST_VERSION:
+            raise InvalidCommand(f"version is {version}; it must be at least {FIRST_VERSION}")
+        enabled = self.command_version
+        if version > enabled:
+            # What is switched on here comes before this command in the log of every leader to come.
+            raise VersionNotEnabled(version, enabled)
         self._machine.validate(command)
-        give_up_at = math.inf if give_up_s is None else trio.current_time() + give_up_s
-        with trio.move_on_at(give_up_at) as patience:
-            await assembly.proposals.wait_room()
-        if patience.cancelled_caught:
-            raise self._refused("no room", give_up_s)
-        done = trio.Event()
-        answers: list[GroupResult] = []
 
-        def take(result: GroupResult) -> None:
-            answers.append(result)
-            done.set()
+    @property
+    def command_version(self) -> int:
+        """The highest version of the application's commands that is switched on, as far as this node has applied.
 
-        group = Group((command,), on_done=take, may_forward=forward)
-        assembly.engine.propose(group)
-        try:
-            with trio.move_on_at(give_up_at) as patience:
-                await done.wait()
-            if patience.cancelled_caught:
-                if assembly.proposals.withdraw(group):
-                    raise self._refused("no leader", give_up_s)
-                # On its way already: only its answer tells what became of it.
-                group.is_given_up = True
-                await done.wait()
-        except trio.Cancelled:
-            group.is_given_up = not assembly.proposals.withdraw(group)
-            raise
-        answer = answers[0]
-        if isinstance(answer, ClusterError):
-            raise answer
-        return answer[0]
+        It is the highest one that all members of the cluster have announced (``StateMachine.version``), and never
+        falls. Propose no command of a higher version.
 
-    def _refused(self, reason: str, waited_s: float | None) -> ProposalRefused:
-        return ProposalRefused(
-            f"node {self._node_id!r} had {reason} for the command within {waited_s} s; nothing was done"
+        Raises: NodeStopped if the node is not running.
+        """
+        return self._running().replicated.command_version
+
+    @asynccontextmanager
+    async def session(self, *, ttl_s: float = 60.0, give_up_s: float | None = None) -> AsyncIterator[Session]:
+        """Open a session, in which each command is applied exactly once: ``async with node.session() as s``.
+
+        The session repeats what may be lost, whoever leads. Leaving the block closes it, which takes a second at most;
+        with commands in it that are not resolved or released it is left to expire instead, so that their tokens can be
+        resolved for ``ttl_s`` more.
+
+        Args:
+            ttl_s: The session expires when the cluster hears nothing of it for so many seconds in which it has a
+                leader. The node keeps it alive while the block lasts. From 1 second to 30 days.
+            give_up_s: Raise ProposalRefused or OutcomeUnknown if it is not open after so many seconds. None waits on.
+
+        Cancellation: nobody uses the session that may have been opened, and it expires.
+        Raises:
+            ConfigError: ``ttl_s`` is out of range.
+            SessionLimit: the cluster keeps as many sessions as it may.
+            ProposalRefused, OutcomeUnknown: see ``give_up_s``. There may be a session then that expires unused.
+            NodeStopped: the node is not running.
+        """
+        assembly = self._running()
+        async with self._session_client(assembly).open(assembly.nursery, ttl_s, give_up_s) as session:
+            yield session
+
+    async def resolve(self, token: SessionToken, *, give_up_s: float | None = None) -> Applied | None:
+        """Learn what became of a command of any session, such as one of a program that has ended.
+
+        If it was not applied, from now on it never will be. Repeats itself until there is an answer. The answer stays
+        the same as long as the session lives and has not released the token.
+
+        Returns: where it was applied, and its result; None if it was not and never will be.
+
+        Cancellation: the command may or may not be kept from being applied; resolve it again.
+        Raises: as ``Session.resolve``.
+        """
+        return await self._session_client(self._running()).resolve(token, give_up_s)
+
+    def _session_client(self, assembly: Assembly) -> SessionClient:
+        return SessionClient(
+            assembly.submitter,
+            check=self._check_command,
+            command_version=lambda: assembly.replicated.command_version,
+            max_outstanding=self._config.max_session_outstanding,
         )
 
     async def read(

@@ -13,11 +13,13 @@ import attrs
 
 from clustercore.interfaces.errors import ClusterError, NodeStopped, OutcomeUnknown, ProposalRefused
 from clustercore.interfaces.values import Applied
-from clustercore.raft.entry import Entry
+from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.types import LogIndex, NodeId, Term
 from clustercore.runtime.signals import Wakeup
 
-__all__ = ["Group", "GroupResult", "Proposals"]
+__all__ = ["Group", "GroupResult", "Proposals", "kinds_of"]
+
+_COMMAND = bytes([EntryKind.COMMAND])
 
 # The outcome of a group: its results in order, or why there are none.
 GroupResult = Sequence[Applied] | ClusterError
@@ -32,6 +34,8 @@ class Group:
     on_done: Callable[[GroupResult], None]
     # False: answer "not the leader" rather than pass it on. So forwarding never goes round in circles.
     may_forward: bool
+    # The ``EntryKind`` of each command, one byte each; given as empty if all are COMMAND.
+    kinds: bytes = b""
     size_bytes: int = attrs.field(init=False)
     # Nobody waits for it to be tried again: once it is known not to be done, that is its answer.
     is_given_up: bool = attrs.field(init=False, default=False)
@@ -41,6 +45,7 @@ class Group:
 
     def __attrs_post_init__(self) -> None:
         self.size_bytes = sum(len(command) for command in self.commands)
+        self.kinds = self.kinds or _COMMAND * len(self.commands)
 
 
 class Proposals:
@@ -207,3 +212,9 @@ class Proposals:
 
     def _is_full(self) -> bool:
         return self._commands >= self._max_commands or self._bytes >= self._max_bytes
+
+
+def kinds_of(groups: Sequence[Group]) -> bytes:
+    """Return the kind of each command of the groups, one byte each; nothing if all are COMMAND, as most are."""
+    kinds = b"".join(group.kinds for group in groups)
+    return kinds if kinds.strip(_COMMAND) else b""

@@ -186,6 +186,8 @@ class SimulatedCluster:
         # Every step that says something about a run, to compare two runs.
         self.trace: list[tuple[float, str]] = []
         self.violations: list[str] = []
+        # What a node that is started from now on runs.
+        self.make_machine: Callable[[], Journal] = Journal
         # What was added to every machine's time of day.
         self.clock_step_s = 0.0
 
@@ -210,7 +212,7 @@ class SimulatedCluster:
         assert machine.node is None
         if machine.disk.crashed:
             machine.disk = machine.disk.after_crash()
-        machine.machine, machine.power = Journal(), trio.CancelScope()
+        machine.machine, machine.power = self.make_machine(), trio.CancelScope()
         machine.stop_asked, machine.ended, machine.error = trio.Event(), trio.Event(), None
         await self.nursery.start(self._live, machine)
         return machine

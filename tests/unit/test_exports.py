@@ -22,14 +22,16 @@ PUBLIC = {
         AcceptLink AppendEntriesRequest AppendEntriesResponse Applied ClusterError ConfigError Configuration Consistency
         Discovery DiscoverySnapshot Entry EntryKind ForwardFailure ForwardProposals HardState Hello
         HelloResponse InstallSnapshotRequest InstallSnapshotResponse InvalidCommand InvariantError Lane Link
-        LinkClosed LogCorrupt LogIndex MalformedEntry Member Message NodeHandle NodeId NodeStatus NodeStopped
-        NotLeader OLDEST_PROTOCOL_VERSION OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable
-        PluginError PreVoteRequest PreVoteResponse ProposalError ProposalRefused ProposalsApplied ProposalsFailed
-        ReadIndexReady ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse Role
-        RoleChange Round Server Service ServiceError ServiceTransport Snapshot StateMachine StateMachineError
-        StatusRequest StatusResponse Storage StorageError StorageFull StorageIdentity StoredState StreamHandler Term
-        TimeoutNowRequest TimeoutNowResponse TooStale TransferFailed Transport TransportError UnaryHandler
-        decode_entry
+        LinkClosed LogCorrupt LogIndex MalformedEntry Member Message NeverApplied NodeHandle NodeId NodeStatus
+        NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout
+        PeerUnreachable PluginError PreVoteRequest PreVoteResponse ProposalError ProposalRefused ProposalsApplied
+        ProposalsFailed ReadIndexReady ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest
+        RequestVoteResponse Role
+        RoleChange Round Server Service ServiceError ServiceTransport SessionExpired SessionLimit SessionToken Snapshot
+        StateMachine StateMachineError StatusRequest StatusResponse Storage StorageError StorageFull StorageIdentity
+        StoredState StreamHandler Term
+        TimeoutNowRequest TimeoutNowResponse TokenSettled TooStale TransferFailed Transport TransportError UnaryHandler
+        VersionNotEnabled decode_entry
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet

@@ -61,7 +61,9 @@ class FakeNode(NodeHandle):
     def node_id(self) -> NodeId:
         return LEADER
 
-    async def propose(self, command: bytes, *, forward: bool = True, give_up_s: float | None = None) -> Applied:
+    async def propose(
+        self, command: bytes, *, forward: bool = True, give_up_s: float | None = None, version: int = 1
+    ) -> Applied:
         await trio.lowlevel.checkpoint()
         self.give_up_s.append(give_up_s)
         self.proposals += 1

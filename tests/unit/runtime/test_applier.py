@@ -15,6 +15,7 @@ from clustercore.interfaces import Entry, EntryKind, Snapshot, StateMachineError
 from clustercore.raft.effects import Apply, RestoreSnapshot
 from clustercore.raft.types import LogIndex, Term
 from clustercore.runtime.applier import ENTRIES_PER_CHECKPOINT, Applier, restore
+from clustercore.runtime.replicated_state import ReplicatedState
 from tests.simulation.cluster import Journal
 
 
@@ -50,7 +51,7 @@ class Bench:
     def applier(self, *, last_applied: int = 0, snapshot_entries: int = 1000) -> Applier:
         """The applier, not running."""
         return Applier(
-            self.machine,
+            ReplicatedState(self.machine),
             last_applied=LogIndex(last_applied),
             snapshot_entries=snapshot_entries,
             on_applied=lambda entry, result: self.results.append((entry.index, result)),
@@ -157,7 +158,7 @@ async def test_machine_that_raises_from_snapshot_ends_the_applier() -> None:
 def test_machine_that_raises_from_restore_is_a_state_machine_error() -> None:
     """Bytes that the machine cannot read are named by the index they stand for."""
     with pytest.raises(StateMachineError, match="up to index 7") as caught:
-        restore(Journal(), Snapshot(LogIndex(7), Term(1), b"not json"))
+        restore(ReplicatedState(Journal()), Snapshot(LogIndex(7), Term(1), b"not json"))
 
     assert caught.value.index == 7
     assert isinstance(caught.value.__cause__, ValueError)

@@ -37,6 +37,8 @@ from clustercore.raft.types import Configuration, LogIndex, ReadId, Round, Term,
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.engine import MAX_BATCH_BYTES, MAX_WAITING_MESSAGES, Engine
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
+from clustercore.runtime.replicated_state import ReplicatedState
+from clustercore.runtime.session_entries import SessionLimits
 from clustercore.runtime.writer import ReadSnapshot, StorageJob
 from tests.simulation.cluster import Journal
 
@@ -118,7 +120,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
     read_answers: list[tuple[tuple[ReadId, ...], LogIndex | None]] = []
     proposals = Proposals(node_id=A, max_commands=1_000_000, max_bytes=10**9)
     applier = Applier(
-        Journal(),
+        ReplicatedState(Journal()),
         last_applied=LogIndex(0),
         snapshot_entries=1000,
         on_applied=proposals.applied,
@@ -134,6 +136,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
         wake_forwarder=lambda: forwarder_calls.append("wake"),
         on_heard=lambda: None,
         on_read_index=lambda read_ids, read_index: read_answers.append((read_ids, read_index)),
+        session_limits=SessionLimits(max_sessions=10, max_outstanding=8, max_result_bytes=1000),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.run)

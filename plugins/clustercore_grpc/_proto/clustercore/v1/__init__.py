@@ -6,7 +6,11 @@
 __all__ = (
     "AppendEntriesRequest",
     "AppendEntriesResponse",
+    "CloseSession",
+    "CommandAnswer",
+    "CommandOutcome",
     "Configuration",
+    "EnableVersion",
     "Entry",
     "EntryKind",
     "Envelope",
@@ -16,6 +20,9 @@ __all__ = (
     "HelloResponse",
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",
+    "KeepAlive",
+    "KeptOutcome",
+    "OpenSession",
     "PeerStatus",
     "PreVoteRequest",
     "PreVoteResponse",
@@ -26,12 +33,21 @@ __all__ = (
     "ReadIndexRequest",
     "RequestVoteRequest",
     "RequestVoteResponse",
+    "ResolveCommand",
     "Role",
     "Server",
+    "SessionCommand",
+    "SessionEntry",
+    "SessionRecord",
+    "SessionTable",
+    "SnapshotPreamble",
+    "Stamp",
     "StatusRequest",
     "StatusResponse",
     "TimeoutNowRequest",
     "TimeoutNowResponse",
+    "VersionEntry",
+    "VersionedCommand",
 )
 
 from dataclasses import dataclass
@@ -42,6 +58,54 @@ from ...message_pool import default_message_pool
 
 _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
+
+
+class CommandOutcome(betterproto2.Enum):
+    UNSPECIFIED = 0
+
+    APPLIED = 1
+
+    NEVER = 2
+
+    NO_ROOM = 3
+
+    NOT_ENABLED = 4
+
+    SETTLED = 5
+
+    NO_SESSION = 6
+
+    LIMIT = 7
+
+    DONE = 8
+
+    @classmethod
+    def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
+        return {
+            0: "COMMAND_OUTCOME_UNSPECIFIED",
+            1: "COMMAND_OUTCOME_APPLIED",
+            2: "COMMAND_OUTCOME_NEVER",
+            3: "COMMAND_OUTCOME_NO_ROOM",
+            4: "COMMAND_OUTCOME_NOT_ENABLED",
+            5: "COMMAND_OUTCOME_SETTLED",
+            6: "COMMAND_OUTCOME_NO_SESSION",
+            7: "COMMAND_OUTCOME_LIMIT",
+            8: "COMMAND_OUTCOME_DONE",
+        }
+
+    @classmethod
+    def betterproto_renamed_proto_names_to_value(cls) -> dict[str, int]:
+        return {
+            "COMMAND_OUTCOME_UNSPECIFIED": 0,
+            "COMMAND_OUTCOME_APPLIED": 1,
+            "COMMAND_OUTCOME_NEVER": 2,
+            "COMMAND_OUTCOME_NO_ROOM": 3,
+            "COMMAND_OUTCOME_NOT_ENABLED": 4,
+            "COMMAND_OUTCOME_SETTLED": 5,
+            "COMMAND_OUTCOME_NO_SESSION": 6,
+            "COMMAND_OUTCOME_LIMIT": 7,
+            "COMMAND_OUTCOME_DONE": 8,
+        }
 
 
 class EntryKind(betterproto2.Enum):
@@ -56,6 +120,16 @@ class EntryKind(betterproto2.Enum):
     Its command is an encoded Configuration.
     """
 
+    SESSION = 4
+    """
+    Its command is an encoded SessionEntry.
+    """
+
+    VERSION = 5
+    """
+    Its command is an encoded VersionEntry.
+    """
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
@@ -63,6 +137,8 @@ class EntryKind(betterproto2.Enum):
             1: "ENTRY_KIND_NO_OP",
             2: "ENTRY_KIND_COMMAND",
             3: "ENTRY_KIND_CONFIGURATION",
+            4: "ENTRY_KIND_SESSION",
+            5: "ENTRY_KIND_VERSION",
         }
 
     @classmethod
@@ -72,6 +148,8 @@ class EntryKind(betterproto2.Enum):
             "ENTRY_KIND_NO_OP": 1,
             "ENTRY_KIND_COMMAND": 2,
             "ENTRY_KIND_CONFIGURATION": 3,
+            "ENTRY_KIND_SESSION": 4,
+            "ENTRY_KIND_VERSION": 5,
         }
 
 
@@ -176,6 +254,34 @@ default_message_pool.register_message("clustercore.v1", "AppendEntriesResponse",
 
 
 @dataclass(eq=False, repr=False)
+class CloseSession(betterproto2.Message):
+    session_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "CloseSession", CloseSession)
+
+
+@dataclass(eq=False, repr=False)
+class CommandAnswer(betterproto2.Message):
+    """
+    What the proposer of such an entry gets as its result.
+    """
+
+    outcome: "CommandOutcome" = betterproto2.field(
+        1, betterproto2.TYPE_ENUM, default_factory=lambda: CommandOutcome(0)
+    )
+
+    index: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    term: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    result: "bytes" = betterproto2.field(4, betterproto2.TYPE_BYTES)
+
+
+default_message_pool.register_message("clustercore.v1", "CommandAnswer", CommandAnswer)
+
+
+@dataclass(eq=False, repr=False)
 class Configuration(betterproto2.Message):
     cluster_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
@@ -188,6 +294,14 @@ class Configuration(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "Configuration", Configuration)
+
+
+@dataclass(eq=False, repr=False)
+class EnableVersion(betterproto2.Message):
+    enabled: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "EnableVersion", EnableVersion)
 
 
 @dataclass(eq=False, repr=False)
@@ -301,6 +415,11 @@ class ForwardProposals(betterproto2.Message):
 
     commands: "list[bytes]" = betterproto2.field(2, betterproto2.TYPE_BYTES, repeated=True)
 
+    kinds: "bytes" = betterproto2.field(3, betterproto2.TYPE_BYTES)
+    """
+    The EntryKind of each command, one byte each. Empty if all are ENTRY_KIND_COMMAND.
+    """
+
 
 default_message_pool.register_message("clustercore.v1", "ForwardProposals", ForwardProposals)
 
@@ -373,6 +492,40 @@ class InstallSnapshotResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "InstallSnapshotResponse", InstallSnapshotResponse)
+
+
+@dataclass(eq=False, repr=False)
+class KeepAlive(betterproto2.Message):
+    session_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    settled_below: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    unsettled: "list[int]" = betterproto2.field(3, betterproto2.TYPE_UINT64, repeated=True)
+
+
+default_message_pool.register_message("clustercore.v1", "KeepAlive", KeepAlive)
+
+
+@dataclass(eq=False, repr=False)
+class KeptOutcome(betterproto2.Message):
+    sequence: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    answer: "CommandAnswer | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("clustercore.v1", "KeptOutcome", KeptOutcome)
+
+
+@dataclass(eq=False, repr=False)
+class OpenSession(betterproto2.Message):
+    """
+    What entries of the kinds SESSION and VERSION hold. Field meanings: clustercore/runtime/session_entries.py.
+    """
+
+    ttl_ms: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "OpenSession", OpenSession)
 
 
 @dataclass(eq=False, repr=False)
@@ -500,6 +653,16 @@ default_message_pool.register_message("clustercore.v1", "RequestVoteResponse", R
 
 
 @dataclass(eq=False, repr=False)
+class ResolveCommand(betterproto2.Message):
+    session_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    sequence: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "ResolveCommand", ResolveCommand)
+
+
+@dataclass(eq=False, repr=False)
 class Server(betterproto2.Message):
     """
     A member of the cluster. Field meanings: clustercore/raft/types.py.
@@ -517,6 +680,105 @@ class Server(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "Server", Server)
+
+
+@dataclass(eq=False, repr=False)
+class SessionCommand(betterproto2.Message):
+    session_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    sequence: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    settled_below: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    unsettled: "list[int]" = betterproto2.field(4, betterproto2.TYPE_UINT64, repeated=True)
+
+    version: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
+
+    command: "bytes" = betterproto2.field(6, betterproto2.TYPE_BYTES)
+
+
+default_message_pool.register_message("clustercore.v1", "SessionCommand", SessionCommand)
+
+
+@dataclass(eq=False, repr=False)
+class SessionEntry(betterproto2.Message):
+    open: "OpenSession | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    One of the first five, and what the leader that appended it added.
+    """
+
+    command: "SessionCommand | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+
+    keep_alive: "KeepAlive | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+
+    resolve: "ResolveCommand | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+
+    close: "CloseSession | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
+
+    stamp: "Stamp | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("clustercore.v1", "SessionEntry", SessionEntry)
+
+
+@dataclass(eq=False, repr=False)
+class SessionRecord(betterproto2.Message):
+    session_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    ttl_ms: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    heard_ms: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    settled_below: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
+    unsettled: "list[int]" = betterproto2.field(5, betterproto2.TYPE_UINT64, repeated=True)
+
+    outcomes: "list[KeptOutcome]" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("clustercore.v1", "SessionRecord", SessionRecord)
+
+
+@dataclass(eq=False, repr=False)
+class SessionTable(betterproto2.Message):
+    time_ms: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    stamp_term: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    stamp_led_ms: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    sessions: "list[SessionRecord]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("clustercore.v1", "SessionTable", SessionTable)
+
+
+@dataclass(eq=False, repr=False)
+class SnapshotPreamble(betterproto2.Message):
+    """
+    The part of a snapshot that is not the state machine's own.
+    """
+
+    command_version: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    sessions: "SessionTable | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("clustercore.v1", "SnapshotPreamble", SnapshotPreamble)
+
+
+@dataclass(eq=False, repr=False)
+class Stamp(betterproto2.Message):
+    led_ms: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    max_sessions: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    max_outstanding: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    max_result_bytes: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("clustercore.v1", "Stamp", Stamp)
 
 
 @dataclass(eq=False, repr=False)
@@ -571,3 +833,26 @@ class TimeoutNowResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("clustercore.v1", "TimeoutNowResponse", TimeoutNowResponse)
+
+
+@dataclass(eq=False, repr=False)
+class VersionedCommand(betterproto2.Message):
+    version: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    command: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
+
+
+default_message_pool.register_message("clustercore.v1", "VersionedCommand", VersionedCommand)
+
+
+@dataclass(eq=False, repr=False)
+class VersionEntry(betterproto2.Message):
+    enable: "EnableVersion | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    One of both.
+    """
+
+    command: "VersionedCommand | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("clustercore.v1", "VersionEntry", VersionEntry)
