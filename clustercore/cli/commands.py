@@ -7,6 +7,7 @@ import click
 from clustercore.cli.demo import demo
 from clustercore.cli.kv import kv
 from clustercore.cli.plugins_command import plugins
+from clustercore.cli.retry import retry
 from clustercore.cli.serve import serve
 from clustercore.cli.status import status
 from clustercore.cli.trace import trace
@@ -20,5 +21,5 @@ def root() -> None:
     """Replicated state that survives the loss of machines: run nodes, ask them, and see what they bear."""
 
 
-for command in (demo, serve, kv, status, plugins, trace):
+for command in (demo, serve, kv, status, plugins, retry, trace):
     root.add_command(command)

@@ -14,13 +14,14 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from clustercore.interfaces import Discovery, PluginError, StateMachine, Storage, Transport
+from clustercore.interfaces import Discovery, PluginError, RetryPolicy, StateMachine, Storage, Transport
 from clustercore.runtime.kinds import suggest
 from clustercore.runtime.structure import construct
 
 __all__ = [
     "DISCOVERY",
     "INTERFACES",
+    "RETRY_POLICY",
     "STATE_MACHINE",
     "STORAGE",
     "TRANSPORT",
@@ -52,9 +53,10 @@ DISCOVERY: PluginInterface[Discovery] = PluginInterface("discovery", "clustercor
 STATE_MACHINE: PluginInterface[StateMachine] = PluginInterface(
     "state machine", "clustercore.state_machines", StateMachine
 )
+RETRY_POLICY: PluginInterface[RetryPolicy] = PluginInterface("retry policy", "clustercore.retry_policies", RetryPolicy)
 
-# What a node is made of.
-INTERFACES: tuple[PluginInterface[object], ...] = (TRANSPORT, STORAGE, DISCOVERY, STATE_MACHINE)
+# What a node is made of, and what its clients use.
+INTERFACES: tuple[PluginInterface[object], ...] = (TRANSPORT, STORAGE, DISCOVERY, STATE_MACHINE, RETRY_POLICY)
 
 
 @attrs.frozen

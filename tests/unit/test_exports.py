@@ -19,19 +19,20 @@ from clustercore import interfaces
 PUBLIC = {
     "clustercore": "Node NodeConfig RaftConfig",
     "clustercore.interfaces": """
-        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied ClusterError ConfigError Configuration Consistency
-        Discovery DiscoverySnapshot Entry EntryKind ForwardFailure ForwardProposals HardState Hello
-        HelloResponse InstallSnapshotRequest InstallSnapshotResponse InvalidCommand InvariantError Lane Link
-        LinkClosed LogCorrupt LogIndex MalformedEntry Member Message NeverApplied NodeHandle NodeId NodeStatus
-        NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout
-        PeerUnreachable PluginError PreVoteRequest PreVoteResponse ProposalError ProposalRefused ProposalsApplied
-        ProposalsFailed ReadIndexReady ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest
-        RequestVoteResponse Role
-        RoleChange Round Server Service ServiceError ServiceTransport SessionExpired SessionLimit SessionToken Snapshot
-        StateMachine StateMachineError StatusRequest StatusResponse Storage StorageError StorageFull StorageIdentity
-        StoredState StreamHandler Term
-        TimeoutNowRequest TimeoutNowResponse TokenSettled TooStale TransferFailed Transport TransportError UnaryHandler
-        VersionNotEnabled decode_entry
+        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts CategoryLimits
+        CategoryStatistics Classification ClusterError ConfigError Configuration Consistency Discovery
+        DiscoverySnapshot Entry EntryKind ErrorCategory ErrorStatistics ForwardFailure ForwardProposals
+        HardState Hello HelloResponse InstallSnapshotRequest InstallSnapshotResponse InvalidCommand
+        InvariantError Lane LimitChange Link LinkClosed LogCorrupt LogIndex MalformedEntry Member Message
+        NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OutcomeUnknown
+        PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest PreVoteResponse
+        ProposalError ProposalRefused ProposalsApplied ProposalsFailed ReadIndexReady ReadIndexRefused
+        ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse RetryCall RetryDecision RetryEvent
+        RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server Service ServiceError
+        ServiceTransport SessionExpired SessionLimit SessionToken Snapshot StateMachine StateMachineError
+        StatusRequest StatusResponse StopReason Storage StorageError StorageFull StorageIdentity StoredState
+        StreamHandler TargetStatistics Term TimeoutNowRequest TimeoutNowResponse TokenSettled TooStale
+        TransferFailed Transport TransportError UnaryHandler VersionNotEnabled decode_entry
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet
