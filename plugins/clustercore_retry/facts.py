@@ -39,18 +39,16 @@ class Facts:
 
 
 # Of an error that has none of these there is nothing to read. Most errors have none.
-_FIELDS = tuple(
-    [
-        "status",
-        "code",
-        "status_code",
-        "response",
-        "headers",
-        "trailing_metadata",
-        "details",
-        "grpc_status_code",
-        "retry_after_s",
-    ]
+_FIELDS = (
+    "status",
+    "code",
+    "status_code",
+    "response",
+    "headers",
+    "trailing_metadata",
+    "details",
+    "grpc_status_code",
+    "retry_after_s",
 )
 _NOTHING = Facts(None, None, None)
 
