@@ -48,6 +48,7 @@ PUBLIC = {
         Put PutResult Refused Result Scan ScanResult WatchFellBehind Watcher decode_result encode_command
     """,
     "clustercore_memory": "MemoryNetwork MemoryStorage MemoryTransport",
+    "clustercore_retry": "BudgetConfig CATEGORY_DEFAULTS CategoryRetryPolicy RULES RetryRule",
     "clustercore_sqlite": "SqliteStorage",
     "clustercore_static": "StaticDiscovery",
 }

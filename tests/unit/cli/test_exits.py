@@ -133,7 +133,7 @@ def test_plugins_lists_what_is_installed() -> None:
 
     assert "clustercore_sqlite:SqliteStorage" in table.output
     found = json.loads(as_json.output)
-    assert list(found) == ["transport", "storage", "discovery", "state machine", "client"]
+    assert list(found) == ["transport", "storage", "discovery", "state machine", "retry policy", "client"]
     assert {"grpc", "memory"} <= {plugin["name"] for plugin in found["transport"]}
     assert found["client"][0]["target"] == "clustercore_kv:KeyValueClient"
 
