@@ -145,6 +145,7 @@ def run_chaos(seed: int) -> tuple[list[tuple[float, str]], Ledger]:
         ledger.check(cluster)
         check_disks(cluster, ledger)
         _check_real_time_order(ledger)
+        ledger.check_history()
         return cluster.trace, ledger
 
     return simulate(main, size=rng.choice([1, 3, 3, 5]), seed=seed, config=config, write_s=rng.choice([0.0, 0.01, 0.2]))

@@ -70,12 +70,12 @@ class Journal(StateMachine):
             raise InvalidCommand("the journal takes anything but this")
 
     def query(self, query: bytes) -> bytes:
-        """Return the last command, unless asked to fail."""
+        """Return the last command that begins with the query, unless asked to fail."""
         if query == b"raise":
             raise RuntimeError("the machine cannot answer")
         if query == b"invalid":
             raise InvalidCommand("the journal answers anything but this")
-        return self.lines[-1][1] if self.lines else b""
+        return next((command for _, command in reversed(self.lines) if command.startswith(query)), b"")
 
     def snapshot(self) -> bytes:
         return json.dumps([(index, command.decode()) for index, command in self.lines]).encode()

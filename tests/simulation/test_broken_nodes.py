@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import trio
 
 from clustercore.raft.effects import PersistEntries, PersistHardState
-from clustercore.raft.types import NodeId, Snapshot, Term, WriteId
+from clustercore.raft.types import LogIndex, NodeId, ReadId, Snapshot, Term, WriteId
 from clustercore.runtime import applier, engine, forwarder, proposals, writer
 from tests.simulation.chaos import run_chaos
 
@@ -63,6 +64,24 @@ def forgets_to_restore(patch: Patch) -> None:
     patch.setattr(applier.Applier, "_restore", only_count)
 
 
+def reads_without_asking(patch: Patch) -> None:
+    """A leader takes its own word for it that it still leads."""
+
+    def answer_at_once(self: engine.Engine, read_id: ReadId) -> None:
+        self._on_read_index((read_id,), self.commit_index if self.is_leader else None)
+
+    patch.setattr(engine.Engine, "read", answer_at_once)
+
+
+def reads_before_it_has_applied(patch: Patch) -> None:
+    """A node knows up to where it must have applied, and does not wait for it."""
+
+    async def wait_for_nothing(self: applier.Applier, index: LogIndex) -> None:
+        await trio.lowlevel.checkpoint()
+
+    patch.setattr(applier.Applier, "wait_applied", wait_for_nothing)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_it", "first_seed"),
@@ -73,6 +92,8 @@ def forgets_to_restore(patch: Patch) -> None:
         (forwards_again_what_may_have_arrived, 0),
         (proposes_again_what_was_in_its_log, 1),
         (forgets_to_restore, 0),
+        (reads_without_asking, 9),
+        (reads_before_it_has_applied, 0),
     ],
 )
 def test_broken_node_is_found(break_it: Callable[[Patch], None], first_seed: int, monkeypatch: Patch) -> None:
