@@ -14,7 +14,9 @@ import attrs
 import pytest
 import trio
 
-from clustercore.interfaces import Consistency, ProposalRefused
+from clustercore.interfaces import Applied, Consistency, ProposalRefused
+from clustercore.runtime.sessions import Session
+from clustercore.testing import MapPut
 from tests.simulation.cancelling import Attempt, Moment, cancel_at_every_checkpoint, running_tasks
 from tests.simulation.cluster import SimulatedCluster, SimulatedNode, eventually, simulate, small_config
 from tests.simulation.workload import Ledger, propose, read
@@ -23,7 +25,7 @@ from tests.simulation.workload import Ledger, propose, read
 PREFIX = "k "
 
 # Virtual seconds in which a call that was cancelled, or what it began that goes on by itself, has come to its end.
-PATIENCE_S = 20.0
+PATIENCE_S = 10.0
 
 
 @attrs.define(eq=False)
@@ -39,10 +41,15 @@ class Bench:
         leader = await self.cluster.leader()
         return leader if leads else next(machine for machine in self.cluster.on if machine is not leader)
 
-    async def propose(self, machine: SimulatedNode, *, give_up_s: float | None = None) -> None:
-        """Propose a new command."""
+    def new_command(self) -> bytes:
+        """Return a command that nobody proposed yet, and note that somebody will."""
         command = f"{PREFIX}{next(self._numbers)}".encode()
         self.ledger.attempted.append(command)
+        return command
+
+    async def propose(self, machine: SimulatedNode, *, give_up_s: float | None = None) -> None:
+        """Propose a new command."""
+        command = self.new_command()
         applied = await propose(self.ledger, machine.running, PREFIX, command, client=machine.name, give_up_s=give_up_s)
         self.ledger.acknowledged.append((command, applied))
 
@@ -51,16 +58,24 @@ class Bench:
         await read(self.ledger, machine.running, PREFIX, consistency, client=machine.name)
 
     async def cancel_everywhere(
-        self, make_call: Callable[[], Awaitable[object]], moment: Moment, *, has_result: bool = False
+        self,
+        make_call: Callable[[], Awaitable[object]],
+        moment: Moment,
+        *,
+        has_result: bool = False,
+        then: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         """Cancel a call at every checkpoint, and look at what it leaves each time.
 
-        A call that has a result returns it from its last checkpoint: cancelled then, it has it already.
+        A call that has a result returns it from its last checkpoint: cancelled then, it has it already. What is to be
+        done after each attempt is done in ``then``.
         """
         tasks = running_tasks()
 
         async def look(attempt: Attempt) -> None:
             assert attempt.was_reached or not attempt.was_cancelled
+            if then is not None:
+                await then()
             # A transfer goes on without its caller, until it is given up after an election timeout.
             await trio.sleep(2 * self.cluster.config.raft.election_timeout_s)
             # A task that is left would run on: then they never are the same again.
@@ -281,5 +296,87 @@ def test_cancelled_wait_for_a_leader_is_over(moment: Moment) -> None:
             await machine.running.wait_leader()
 
         await bench.cancel_everywhere(wait, moment)
+
+    run(test)
+
+
+@pytest.mark.slow
+@moments
+@both
+def test_cancelled_command_of_a_session_is_resolved(moment: Moment, leads: bool) -> None:
+    """``Session.propose``: afterwards its token tells where it was applied, or that it never will be."""
+
+    async def test(bench: Bench) -> None:
+        machine = await bench.machine(leads=leads)
+        command = b""
+
+        async def propose_in(session: Session) -> None:
+            nonlocal command
+            command = bench.new_command()
+            with bench.ledger.recorder.record("session", MapPut(PREFIX, command.decode())) as pending:
+                applied = await session.propose(command)
+                pending.answer(None)
+            bench.ledger.acknowledged.append((command, applied))
+
+        async def resolve_in(session: Session) -> None:
+            is_answered = any(command == answered for answered, _ in bench.ledger.acknowledged)
+            # It has no token if it is answered, or if nothing was sent.
+            tokens = session.unresolved
+            assert len(tokens) <= (not is_answered)
+            applied = await session.resolve(tokens[0]) if tokens else None
+            if applied is not None:
+                bench.ledger.acknowledged.append((command, applied))
+            elif not is_answered:
+                bench.ledger.refused.append(command)
+            assert session.unresolved == ()
+
+        async with machine.running.session() as session:
+            await bench.cancel_everywhere(
+                lambda: propose_in(session), moment, has_result=True, then=lambda: resolve_in(session)
+            )
+
+    run(test)
+
+
+@pytest.mark.slow
+@moments
+@both
+def test_cancelled_session_is_over(moment: Moment, leads: bool) -> None:
+    """``session``, opened, used and left: nothing keeps it alive."""
+
+    async def test(bench: Bench) -> None:
+        machine = await bench.machine(leads=leads)
+
+        async def use_session() -> None:
+            async with machine.running.session() as session:
+                await session.propose(bench.new_command())
+
+        await bench.cancel_everywhere(use_session, moment)
+
+    run(test)
+
+
+@pytest.mark.slow
+@moments
+@pytest.mark.parametrize("was_proposed", [True, False])
+def test_cancelled_resolve_can_be_repeated(moment: Moment, was_proposed: bool) -> None:
+    """``Session.resolve`` and ``Node.resolve``, here and elsewhere: the answer is the same whoever asks, each time."""
+
+    async def test(bench: Bench) -> None:
+        machine, other = await bench.machine(leads=True), await bench.machine(leads=False)
+        answers: list[Applied | None] = []
+        async with machine.running.session() as session:
+            token = session.prepare()
+            applied = await session.propose(bench.new_command(), token=token) if was_proposed else None
+
+            async def resolve() -> None:
+                answers.append(await session.resolve(token))
+                answers.append(await machine.running.resolve(token))
+                answers.append(await other.running.resolve(token))
+
+            await bench.cancel_everywhere(resolve, moment, has_result=True)
+            session.release(token)
+
+        assert set(answers) == {applied}
 
     run(test)
