@@ -62,3 +62,32 @@ def test_quorum_value_ignores_others_and_takes_the_unknown_for_nothing() -> None
     known = {NodeId("a"): LogIndex(5), NodeId("x"): LogIndex(9), NodeId("y"): LogIndex(9)}
 
     assert quorum_value(Configuration.of("abc"), known) == 0
+
+
+@pytest.mark.parametrize(
+    ("granted", "denied", "result"),
+    [
+        ("ab", "", VoteResult.PENDING),
+        ("cd", "", VoteResult.PENDING),
+        ("abcd", "", VoteResult.WON),
+        ("bc", "", VoteResult.PENDING),
+        ("bcd", "", VoteResult.WON),
+        ("cde", "ab", VoteResult.LOST),
+        ("ab", "de", VoteResult.LOST),
+        ("", "de", VoteResult.LOST),
+    ],
+)
+def test_joint_configuration_needs_both_majorities(granted: str, denied: str, result: VoteResult) -> None:
+    """From a, b, c to c, d, e: neither the old nor the new voters elect anybody alone (thesis §4.3)."""
+    votes = {NodeId(name): True for name in granted} | {NodeId(name): False for name in denied}
+
+    assert vote_result(Configuration.of("cde", old_voters="abc"), votes) is result
+
+
+def test_joint_quorum_value_is_what_both_majorities_have_reached() -> None:
+    """The lower of the two counts; a configuration of nobody reaches nothing."""
+    joint = Configuration.of("cde", old_voters="abc")
+    values = {NodeId(name): value for name, value in zip("abcde", (9, 8, 3, 7, 5), strict=True)}
+
+    assert quorum_value(joint, values) == 5
+    assert quorum_value(Configuration(), values) == 0

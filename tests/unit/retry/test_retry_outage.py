@@ -46,7 +46,7 @@ async def _call_for(policy: CategoryRetryPolicy, service: Service, seconds: int)
 
 
 async def test_outage_is_not_fed_and_retries_recover_after_it(autojump_clock: MockClock) -> None:
-    """Ten minutes of outage see fewer retries than a tenth of first attempts and 0.1/s; later errors are retried again."""
+    """Ten minutes see fewer retries than a tenth of first attempts and 0.1/s; later errors are retried again."""
     policy = CategoryRetryPolicy(is_idempotent=True, rng=Random(1))
     service = Service()
     await _call_for(policy, service, 60)
