@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from tests.simulation.cluster import SimulatedCluster, simulate, small_config
+from tests.simulation.node_trace import NodeTrace
 from tests.simulation.workload import Ledger, check_disks, client
 
 __all__ = ["run_chaos"]
@@ -116,8 +117,13 @@ class Chaos:
 
 
 def run_chaos(seed: int) -> tuple[list[tuple[float, str]], Ledger]:
-    """Run one seed; return what happened, and what clients were told. It raises what an invariant finds."""
+    """Run one seed; return what happened, the trace's hash last, and what clients were told.
+
+    It raises what an invariant finds, and then leaves a trace.
+    """
     rng = Random(seed)
+    test = "tests/simulation/test_node_chaos.py::test_chaos_loses_nothing"
+    trace = NodeTrace(f"chaos-{seed}", f"CHAOS_SEEDS={seed}-{seed} python -m pytest {test}")
     config = small_config(
         snapshot_entries=rng.choice([4, 20, 1000]),
         snapshot_tail_entries=rng.choice([0, 3]),
@@ -146,9 +152,11 @@ def run_chaos(seed: int) -> tuple[list[tuple[float, str]], Ledger]:
         check_disks(cluster, ledger)
         _check_real_time_order(ledger)
         ledger.check_history()
+        cluster.note(trace.hash(cluster.names, seed))
         return cluster.trace, ledger
 
-    return simulate(main, size=rng.choice([1, 3, 3, 5]), seed=seed, config=config, write_s=rng.choice([0.0, 0.01, 0.2]))
+    size, write_s = rng.choice([1, 3, 3, 5]), rng.choice([0.0, 0.01, 0.2])
+    return simulate(main, size=size, seed=seed, config=config, write_s=write_s, trace=trace)
 
 
 async def _keep_proposing(cluster: SimulatedCluster, ledger: Ledger, name: str, prefix: str, pause_s: float) -> None:

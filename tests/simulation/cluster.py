@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from random import Random
 from typing import TypeVar
 
@@ -33,9 +33,11 @@ from clustercore.interfaces import (
 )
 from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
+from clustercore.testing.trace import Recorder
 from clustercore_memory import MemoryNetwork, MemoryTransport
 from clustercore_static import StaticDiscovery
 from tests.simulation.disk import SimulatedCrash, SimulatedDisk, SimulatedStorage, Unsynced
+from tests.simulation.node_trace import NodeTrace
 
 __all__ = ["Journal", "SimulatedCluster", "SimulatedNode", "eventually", "simulate", "small_config"]
 
@@ -170,8 +172,10 @@ class SimulatedCluster:
         seed: int = 0,
         config: NodeConfig | None = None,
         write_s: float = 0,
+        recorder: Recorder | None = None,
     ) -> None:
         """Prepare the machines; ``start`` switches one on."""
+        self._recorder = recorder
         self.nursery = nursery
         self.seed = seed
         self.rng = Random(seed)
@@ -250,6 +254,8 @@ class SimulatedCluster:
         finally:
             machine.crashes += machine.disk.crashed
             machine.ended.set()
+            if self._recorder is not None:
+                self._recorder.crashed(NodeId(machine.name), is_orderly=not machine.disk.crashed)
         if not has_started:
             task_status.started()
 
@@ -331,6 +337,8 @@ class SimulatedCluster:
     def note(self, text: str) -> None:
         """Add a step to the trace."""
         self.trace.append((trio.current_time(), text))
+        if self._recorder is not None:
+            self._recorder.noted(text)
 
     def _note_vote(self, name: str, hard_state: HardState) -> None:
         if hard_state.voted_for is not None:
@@ -340,7 +348,7 @@ class SimulatedCluster:
 
     def note_role(self, name: str, role: str, term: int, leader_id: str | None) -> None:
         """Note what a node says of its role, each time it changes."""
-        self.note(f"{name} {role} {term} {leader_id}")
+        self.trace.append((trio.current_time(), f"{name} {role} {term} {leader_id}"))
         if leader_id is not None and self.leaders.setdefault(term, leader_id) != leader_id:
             self.violations.append(f"term {term} has two leaders: {self.leaders[term]} and {leader_id}, says {name}")
 
@@ -383,23 +391,35 @@ def simulate(
     seed: int = 0,
     config: NodeConfig | None = None,
     write_s: float = 0,
+    trace: NodeTrace | None = None,
 ) -> T:
     """Run ``main`` with a cluster whose nodes are off, in virtual time, every choice decided by the seed.
 
-    A run that does not end within an hour of its own time is stuck, and fails.
+    A run that does not end within an hour of its own time is stuck, and fails. One that fails leaves its ``trace``, if
+    one was to be kept.
     """
+    recorder = trace.recorder if trace is not None else None
 
     async def run() -> T:
         async with trio.open_nursery() as nursery:
-            cluster = SimulatedCluster(nursery, size, seed=seed, config=config, write_s=write_s)
+            cluster = SimulatedCluster(nursery, size, seed=seed, config=config, write_s=write_s, recorder=recorder)
             with cluster.watch_roles(), trio.fail_after(3600):
                 result = await main(cluster)
             assert not cluster.violations, cluster.violations
             nursery.cancel_scope.cancel()
         return result
 
-    with _seeded_scheduler(seed):
-        return trio.run(run, clock=MockClock(autojump_threshold=0))
+    with ExitStack() as stack:
+        stack.enter_context(_seeded_scheduler(seed))
+        if trace is not None:
+            stack.enter_context(trace.recording())
+        try:
+            return trio.run(run, clock=MockClock(autojump_threshold=0))
+        except Exception as error:
+            if trace is not None:
+                options = {"config": attrs.asdict(config or small_config()), "write_s": write_s}
+                trace.keep(trace.header("abcdefg"[:size], seed, options), error)
+            raise
 
 
 @contextmanager

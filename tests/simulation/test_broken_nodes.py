@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -10,6 +11,9 @@ import trio
 from clustercore.raft.effects import PersistEntries, PersistHardState
 from clustercore.raft.types import LogIndex, NodeId, ReadId, Snapshot, Term, WriteId
 from clustercore.runtime import applier, engine, forwarder, proposals, writer
+from clustercore.testing.trace import read_trace
+from clustercore.testing.trace.events import Violated
+from clustercore.testing.trace.failures import FOLDER_VARIABLE
 from tests.simulation.chaos import run_chaos
 
 Patch = pytest.MonkeyPatch
@@ -96,10 +100,18 @@ def reads_before_it_has_applied(patch: Patch) -> None:
         (reads_before_it_has_applied, 0),
     ],
 )
-def test_broken_node_is_found(break_it: Callable[[Patch], None], first_seed: int, monkeypatch: Patch) -> None:
-    """One of a few dozen seeds shows what is wrong."""
+def test_broken_node_is_found(
+    break_it: Callable[[Patch], None], first_seed: int, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    """One of a few dozen seeds shows what is wrong, and leaves a trace that ends where it showed."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     break_it(monkeypatch)
 
     with pytest.RaisesGroup(AssertionError, flatten_subgroups=True):
         for seed in range(first_seed, first_seed + 40):
             run_chaos(seed)
+
+    (path,) = tmp_path.iterdir()
+    trace = read_trace(path)
+    assert isinstance(trace.events[-1], Violated)
+    assert {"sent", "delivered", "write_durable", "committed", "crashed"} <= {event.kind for event in trace.events}
