@@ -4,8 +4,6 @@ A run is watched by a ``Recorder``, written by ``write_trace``, read by ``read_t
 format is in ``clustercore.testing.trace.events`` and ``clustercore.testing.trace.file``.
 """
 
-from __future__ import annotations
-
 from clustercore.testing.trace.codec import TraceError
 from clustercore.testing.trace.events import EntryRef, Event
 from clustercore.testing.trace.failures import FailedRun, keep_failure, trace_folder
