@@ -9,16 +9,22 @@ from __future__ import annotations
 from clustercore.raft.quorum import VoteResult, vote_result
 from clustercore.raft.roles import step_down
 from clustercore.raft.state import RaftState
+from clustercore.raft.types import Configuration
 
-__all__ = ["maybe_step_down"]
+__all__ = ["hears_quorum_of", "maybe_step_down"]
+
+
+def hears_quorum_of(state: RaftState, configuration: Configuration, now: float) -> bool:
+    """Say whether a quorum of these members answered this leader within the last election timeout."""
+    since = now - state.config.election_timeout_s
+    heard = {peer: progress.last_contact > since for peer, progress in state.progress.items()}
+    heard[state.node_id] = True
+    return vote_result(configuration, heard) is VoteResult.WON
 
 
 def maybe_step_down(state: RaftState, now: float) -> bool:
     """As leader, step down if no majority answered within the last election timeout; return whether it did."""
-    since = now - state.config.election_timeout_s
-    heard = {peer: progress.last_contact > since for peer, progress in state.progress.items()}
-    heard[state.node_id] = True
-    if vote_result(state.configuration, heard) is VoteResult.WON:
+    if hears_quorum_of(state, state.configuration, now):
         return False
     step_down(state, now)
     return True

@@ -54,13 +54,14 @@ def _encode_server(server: Server) -> bytes:
             varint_field(3, server.is_promoted),
             bytes_field(4, server.address.encode()) if server.address else b"",
             bytes_field(5, server.incarnation.encode()) if server.incarnation else b"",
+            varint_field(6, server.is_leaving),
         )
     )
 
 
 def _decode_server(encoded: bytes) -> Server:
     texts = {1: "", 4: "", 5: ""}
-    flags = {2: False, 3: False}
+    flags = {2: False, 3: False, 6: False}
     for number, _, value in read_fields(encoded):
         if isinstance(value, bytes):
             if number in texts:
@@ -69,4 +70,4 @@ def _decode_server(encoded: bytes) -> Server:
             flags[number] = bool(value)
     if not texts[1]:
         raise MalformedConfiguration("a server in it has no node id")
-    return Server(NodeId(texts[1]), flags[2], flags[3], texts[4], texts[5])
+    return Server(NodeId(texts[1]), flags[2], flags[3], texts[4], texts[5], flags[6])

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, assert_never
 from clustercore.raft.check_quorum import maybe_step_down
 from clustercore.raft.commit import maybe_apply, maybe_commit, maybe_restore_snapshot
 from clustercore.raft.config import RaftConfig
+from clustercore.raft.configuration import MalformedConfiguration
+from clustercore.raft.configuration_history import ConfigurationHistory
 from clustercore.raft.effects import Effects, ProposalsAppended, ProposalsRefused, Reply, RoleChanged
 from clustercore.raft.election import (
     ask_around,
@@ -31,6 +33,12 @@ from clustercore.raft.leadership_transfer import (
     start_transfer,
 )
 from clustercore.raft.log import RaftLog
+from clustercore.raft.membership import (
+    change_configuration,
+    maybe_leave,
+    maybe_promote_or_readmit,
+    peer_identified,
+)
 from clustercore.raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -98,6 +106,8 @@ class RaftCore:
         config: RaftConfig,
         rng: Random,
         now: float,
+        new_cluster_id: str,
+        incarnation: str = "",
         hard_state: HardState | None = None,
         snapshot: Snapshot | None = None,
         entries: Sequence[Entry] = (),
@@ -106,6 +116,23 @@ class RaftCore:
 
         What is stored is durable; what was committed is not known, beyond the snapshot, until a leader says so.
         The state machine must hold the snapshot's state.
+
+        Args:
+            node_id: This node's name in the cluster.
+            configuration: The members to start with; the stored ones count instead as soon as there are any. With a
+                ``cluster_id`` the cluster is formed already. Without, all its voters must vote for the first leader,
+                who forms it. Without servers, this node waits to be added to a cluster.
+            config: Timing and limits.
+            rng: The only source of chance.
+            now: The time now.
+            new_cluster_id: The cluster's id if this node comes to form it: as good as unique, and not empty.
+            incarnation: The identity of this node's storage, made once with it. Empty if there is none: then a wiped
+                disk goes unnoticed.
+            hard_state: The stored term and vote, if any.
+            snapshot: The stored snapshot, if any.
+            entries: The stored log.
+
+        Raises: InvariantError if what is stored contradicts itself.
         """
         hard_state = hard_state if hard_state is not None else HardState()
         log = _log_from(snapshot, entries)
@@ -117,12 +144,15 @@ class RaftCore:
             )
         self._state = RaftState(
             node_id=node_id,
-            configuration=configuration,
             config=config,
             rng=rng,
+            incarnation=incarnation,
+            new_cluster_id=new_cluster_id,
             log=log,
+            configurations=_configurations_from(configuration, snapshot, entries),
             current_term=hard_state.current_term,
             voted_for=hard_state.voted_for,
+            is_founder=hard_state.is_founder,
             commit_index=snapshot_index,
             last_applied=snapshot_index,
             durable_index=log.last_index,
@@ -161,6 +191,8 @@ class RaftCore:
                 # Here and not with every round: reads start rounds of their own, and must not put off what is due.
                 state.heartbeat_deadline = now + state.config.heartbeat_interval_s
                 send_heartbeats(state, now)
+                maybe_leave(state, now)
+                maybe_promote_or_readmit(state, now)
         elif now >= state.election_deadline:
             ask_around(state, now)
         return self._finish()
@@ -174,6 +206,9 @@ class RaftCore:
         if not is_well_formed(message, state.node_id):
             refusal = _refusal_of(message, state.current_term)
             return () if refusal is None else (Reply(refusal, after=state.hard_state_gate),)
+        if isinstance(message, RaftResponse) and sender not in state.configuration.members:
+            # From a node that was removed since it was asked. Its term is its own affair now (thesis §4.2.3).
+            return ()
         # The term of a vote that is asked for is the candidate's wish; those rules decide whether to take it over.
         if message.term > state.current_term and not isinstance(message, PreVoteRequest | RequestVoteRequest):
             become_follower(state, message.term, now)
@@ -204,6 +239,7 @@ class RaftCore:
         maybe_tell_target(state, sender)
         if state.role is Role.LEADER:
             maybe_confirm_reads(state, now)
+            maybe_leave(state, now)
         return self._finish()
 
     def propose(self, commands: Sequence[bytes], now: float, *, kinds: Sequence[EntryKind] = ()) -> Effects:
@@ -242,6 +278,7 @@ class RaftCore:
         if state.role is Role.LEADER:
             maybe_commit(state)
             maybe_confirm_reads(state, now)
+            maybe_leave(state, now)
         maybe_apply(state)
         return self._finish()
 
@@ -278,6 +315,36 @@ class RaftCore:
         """Return the follower to hand over to, or None if this node does not lead or none is fit."""
         return best_successor(self._state, now)
 
+    def change_configuration(self, target: Configuration, now: float) -> Effects:
+        """Begin to change the members to ``target``, all at once, if this node leads (thesis chapter 4).
+
+        The first effect is ConfigurationAppended or ConfigurationRefused. The change is finished when a configuration
+        that is not joint is committed at or after the index it tells. Learners may come and go as they like; a new
+        voter must have caught up as a learner before, which ``is_promoted`` leaves to the leader.
+
+        Args:
+            target: All members that are to be, and not joint. It need not name the cluster's id or incarnations.
+            now: The time now.
+        """
+        change_configuration(self._state, target, now)
+        return self._finish()
+
+    def peer_identified(self, peer: NodeId, incarnation: str) -> Effects:
+        """Note the identity of a member's storage, as it told on connecting; of others nothing is noted.
+
+        Whatever an earlier storage of the peer answered must not be handed in any more after this. A leader that finds
+        another storage than the cluster counts on makes the peer a learner at one of its next heartbeats.
+        """
+        peer_identified(self._state, peer, incarnation)
+        return self._finish()
+
+    def configuration_at(self, index: LogIndex) -> Configuration:
+        """Return the members as of an applied entry, for the snapshot that is taken there.
+
+        If this node was given a newer snapshot meanwhile, they are that one's: the one being taken is never used then.
+        """
+        return self._state.configurations.at(index)
+
     def snapshot_taken(self, last_included_index: LogIndex, keep_from: LogIndex) -> Effects:
         """Drop log entries below ``keep_from``: a snapshot up to ``last_included_index`` (inclusive) is durable.
 
@@ -312,6 +379,22 @@ def _log_from(snapshot: Snapshot | None, entries: Sequence[Entry]) -> RaftLog:
         # A tail kept for slow followers. Its first entry serves as the base: the term before it is not known.
         return RaftLog(entries[1:], base_index=entries[0].index, base_term=entries[0].term)
     return RaftLog(entries, base_index=snapshot.last_included_index, base_term=snapshot.last_included_term)
+
+
+def _configurations_from(
+    configuration: Configuration, snapshot: Snapshot | None, entries: Sequence[Entry]
+) -> ConfigurationHistory:
+    since = BEFORE_LOG
+    if snapshot is not None:
+        since = snapshot.last_included_index
+        # An older version's snapshot names nobody.
+        configuration = snapshot.configuration if snapshot.configuration.servers else configuration
+    history = ConfigurationHistory(since, configuration)
+    try:
+        history.append([entry for entry in entries if entry.index > since])
+    except MalformedConfiguration as error:
+        raise InvariantError(f"the stored log has a configuration that cannot be read: {error}") from error
+    return history
 
 
 def _refusal_of(message: RaftMessage, current_term: Term) -> RaftResponse | None:

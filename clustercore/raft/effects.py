@@ -14,10 +14,24 @@ import attrs
 
 from clustercore.raft.entry import Entry
 from clustercore.raft.messages import RaftRequest, RaftResponse
-from clustercore.raft.types import HardState, LogIndex, NodeId, ReadId, Role, Snapshot, Term, WriteId
+from clustercore.raft.types import (
+    ChangeRefusal,
+    Configuration,
+    HardState,
+    LogIndex,
+    NodeId,
+    ReadId,
+    Role,
+    Snapshot,
+    Term,
+    WriteId,
+)
 
 __all__ = [
     "Apply",
+    "ConfigurationAppended",
+    "ConfigurationChanged",
+    "ConfigurationRefused",
     "Effect",
     "Effects",
     "PersistEntries",
@@ -129,6 +143,37 @@ class ProposalsRefused:
 
 
 @attrs.frozen
+class ConfigurationChanged:
+    """Other members count from now on, or an unfinished change was taken back; the newest of these is the truth.
+
+    It comes before what is sent to new members.
+    """
+
+    configuration: Configuration
+    # The entry that names them, or the last one that a snapshot with these members covers.
+    index: LogIndex
+
+
+@attrs.frozen
+class ConfigurationAppended:
+    """The change that was asked for is in the leader's log at this index. It may still be lost.
+
+    If the configuration there is joint, the leader appends the target itself once that is committed.
+    """
+
+    term: Term
+    index: LogIndex
+
+
+@attrs.frozen
+class ConfigurationRefused:
+    """The change that was asked for is not in the log; the detail says what would help."""
+
+    reason: ChangeRefusal
+    detail: str
+
+
+@attrs.frozen
 class ReadReady:
     """Whoever asked for these reads may read once it has applied ``read_index`` (thesis §6.4)."""
 
@@ -158,6 +203,9 @@ Effect = (
     | RoleChanged
     | ProposalsAppended
     | ProposalsRefused
+    | ConfigurationChanged
+    | ConfigurationAppended
+    | ConfigurationRefused
     | ReadReady
     | ReadRefused
 )

@@ -10,7 +10,7 @@ from clustercore.raft.effects import Send
 from clustercore.raft.messages import PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse
 from clustercore.raft.quorum import VoteResult, vote_result
 from clustercore.raft.replication import maybe_append_to_all
-from clustercore.raft.roles import become_candidate, become_leader, become_pre_candidate
+from clustercore.raft.roles import become_candidate, become_leader, become_pre_candidate, reset_election_deadline
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import NodeId, Role, Term
 
@@ -24,7 +24,11 @@ __all__ = [
 
 
 def ask_around(state: RaftState, now: float) -> None:
-    """Ask every other voter whether it would vote for this node (thesis §9.6)."""
+    """Ask every other member whether it would vote for this node (thesis §9.6). A node that is removed keeps quiet."""
+    if not state.may_stand:
+        # It could when the deadline was set: since then it heard that its removal is committed.
+        reset_election_deadline(state, now)
+        return
     become_pre_candidate(state, now)
     request = PreVoteRequest(
         term=Term(state.current_term + 1),
@@ -49,7 +53,10 @@ def _count_pre_vote(state: RaftState, voter: NodeId, vote_granted: bool, now: fl
 
 
 def stand_for_election(state: RaftState, now: float, *, is_leadership_transfer: bool = False) -> None:
-    """Become a candidate and ask every other voter for its vote."""
+    """Become a candidate and ask every other member for its vote.
+
+    Learners are asked too: one may have been promoted by an entry that this node does not have.
+    """
     become_candidate(state, now)
     request = RequestVoteRequest(
         term=state.current_term,
@@ -87,4 +94,9 @@ def _wins_with(state: RaftState, voter: NodeId, vote_granted: bool) -> bool:
     One that cannot be won any more just runs out: the election deadline is already random.
     """
     state.votes.setdefault(voter, vote_granted)
-    return vote_result(state.configuration, state.votes) is VoteResult.WON
+    configuration = state.configuration
+    if not configuration.is_formed:
+        # Every voter: whoever forms a cluster must know that none of them is in one already, and each of them must
+        # have the vote on its disk, by which it is told from one whose disk was wiped.
+        return all(state.votes.get(peer, False) for peer in configuration.voters)
+    return vote_result(configuration, state.votes) is VoteResult.WON

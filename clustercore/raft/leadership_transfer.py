@@ -76,6 +76,7 @@ def best_successor(state: RaftState, now: float) -> NodeId | None:
         (progress.match_index, peer)
         for peer, progress in state.progress.items()
         if peer in state.configuration.voters
+        and not state.is_wiped(peer)
         and progress.last_contact > since
         and progress.state is ProgressState.REPLICATE
     ]
@@ -88,7 +89,7 @@ def receive_timeout_now(state: RaftState, request: TimeoutNowRequest, now: float
         request.term == state.current_term
         and state.role is Role.FOLLOWER
         and state.leader_id == request.leader_id
-        and state.is_voter
+        and state.may_stand
     ):
         stand_for_election(state, now, is_leadership_transfer=True)
     state.emit(Reply(TimeoutNowResponse(state.current_term), after=state.hard_state_gate))

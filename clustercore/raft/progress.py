@@ -9,6 +9,7 @@ Three states (thesis §10.2.2; the names are those of etcd's raft):
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from enum import Enum
 
@@ -56,7 +57,13 @@ class Progress:
     # The newest round of heartbeats the follower answered in this term.
     answered_round: Round = Round(0)
     # When the follower last answered anything in this term (the caller's monotonic seconds).
-    last_contact: float = 0.0
+    last_contact: float = -math.inf
+    # The catch-up rounds of a new follower (thesis §4.2.1): a round is over when the follower has what was in the
+    # leader's log at its start, and then the next one starts. When the present one started, what it takes, and how long
+    # the last one took.
+    catch_up_target: LogIndex = BEFORE_LOG
+    catch_up_since: float = 0.0
+    last_catch_up_s: float = math.inf
 
     def has_room(self, max_inflight_appends: int, max_inflight_bytes: int) -> bool:
         """Say whether another request with entries may be sent now.
@@ -106,6 +113,21 @@ class Progress:
         self.is_paused = False
         self.next_index = max(self.next_index, LogIndex(self.match_index + 1))
         return moved
+
+    def catch_up(self, last_log_index: LogIndex, now: float) -> None:
+        """End the catch-up round if it is over, and start the next; ``last_log_index`` is the leader's."""
+        if self.match_index >= self.catch_up_target:
+            self.last_catch_up_s = now - self.catch_up_since
+            self.catch_up_target = last_log_index
+            self.catch_up_since = now
+
+    def has_caught_up(self, within_s: float, now: float) -> bool:
+        """Say whether the follower keeps up: it answers, and a round takes it less than this (thesis §4.2.1)."""
+        return (
+            self.last_catch_up_s < within_s
+            and (self.match_index >= self.catch_up_target or now - self.catch_up_since < within_s)
+            and now - self.last_contact < within_s
+        )
 
     def rejected(self, prev_log_index: LogIndex, retry_from: LogIndex) -> None:
         """Take a log mismatch at ``prev_log_index``. One that is known to be late or repeated changes nothing.

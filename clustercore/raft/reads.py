@@ -70,16 +70,16 @@ def quorum_heard_at(state: RaftState, now: float) -> float:
 
     Minus infinity if it sent none, or does not know yet how far the log was committed before its term.
     """
-    if state.role is not Role.LEADER or not _has_committed_in_term(state):
+    if state.role is not Role.LEADER or not state.has_committed_in_term:
         return -math.inf
-    if len(state.configuration.voters) == 1:
+    if state.configuration.all_voters == {state.node_id}:
         return now
     confirmed = _confirmed_round(state)
     return max((sent_at for number, sent_at in state.rounds_sent if number <= confirmed), default=-math.inf)
 
 
 def _maybe_start_round(state: RaftState, now: float) -> None:
-    if state.reads_under_way is None and state.waiting_reads and _has_committed_in_term(state):
+    if state.reads_under_way is None and state.waiting_reads and state.has_committed_in_term:
         # The round starts after the commit index is noted, so whoever answers it answers "you lead" for that index.
         state.reads_under_way = ReadBatch(Round(state.last_round + 1), state.commit_index, tuple(state.waiting_reads))
         state.waiting_reads.clear()
@@ -87,10 +87,6 @@ def _maybe_start_round(state: RaftState, now: float) -> None:
         if _confirmed_round(state) >= state.reads_under_way.round:
             # This node is a majority by itself.
             maybe_confirm_reads(state, now)
-
-
-def _has_committed_in_term(state: RaftState) -> bool:
-    return state.log.term_at(state.commit_index) == state.current_term
 
 
 def _confirmed_round(state: RaftState) -> Round:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from clustercore.raft.commit import commit_up_to
+from clustercore.raft.configuration import decode_configuration
 from clustercore.raft.effects import Reply
-from clustercore.raft.entry import Entry
+from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
-from clustercore.raft.roles import follow_leader
+from clustercore.raft.roles import follow_configuration, follow_leader
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import NO_TERM, LogIndex, Role, Term, WriteId
 
@@ -31,11 +32,15 @@ def receive_append_entries(state: RaftState, request: AppendEntriesRequest, now:
         return
     new_entries = _new_entries(state, request.entries)
     if new_entries:
-        if new_entries[0].index <= state.commit_index:
-            # What is committed never changes (Raft §5.4.3, State Machine Safety): this is not from a Raft leader.
+        if new_entries[0].index <= state.commit_index or not _are_of_this_cluster(state, new_entries):
+            # What is committed never changes (Raft §5.4.3, State Machine Safety): this is not from a Raft leader. Or it
+            # is from another cluster's.
             _reply(state, request, success=False)
             return
+        before = state.configuration
         state.persist_entries(new_entries, now)
+        if state.configuration is not before:
+            follow_configuration(state, now)
     match_index = LogIndex(request.prev_log_index + len(request.entries))
     # The log beyond match_index may be of an older term: the leader's commit index says nothing of it.
     commit_up_to(state, min(request.leader_commit, match_index))
@@ -68,6 +73,15 @@ def _new_entries(state: RaftState, entries: tuple[Entry, ...]) -> tuple[Entry, .
         if entry.index > state.log.base_index and state.log.term_at(entry.index) != entry.term:
             return entries[position:]
     return ()
+
+
+def _are_of_this_cluster(state: RaftState, entries: tuple[Entry, ...]) -> bool:
+    """Whether the configurations among the entries are of one cluster, and of this node's if that is formed."""
+    known = {state.configuration.cluster_id} if state.configuration.is_formed else set()
+    named = {
+        decode_configuration(entry.command).cluster_id for entry in entries if entry.kind is EntryKind.CONFIGURATION
+    }
+    return len(known | named) <= 1
 
 
 def _reply(

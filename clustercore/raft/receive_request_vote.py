@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from clustercore.raft.effects import Reply
 from clustercore.raft.messages import PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse
-from clustercore.raft.roles import become_follower, reset_election_deadline
+from clustercore.raft.roles import become_follower, reset_election_deadline, vote_for
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import Role
+from clustercore.raft.types import BEFORE_LOG, Role
 
 __all__ = ["receive_pre_vote", "receive_request_vote"]
 
 
 def receive_pre_vote(state: RaftState, request: PreVoteRequest, now: float) -> None:
     """Say whether this node would vote for the candidate. Nothing changes by it: no term, no vote, no deadline."""
-    granted = (
-        request.term > state.current_term
-        and not _protects_leader(state, now)
-        and state.log.is_up_to_date(request.last_log_index, request.last_log_term)
-    )
+    granted = request.term > state.current_term and not _protects_leader(state, now) and _trusts(state, request)
     response = PreVoteResponse(state.current_term, candidate_term=request.term, vote_granted=granted)
     state.emit(Reply(response, after=state.hard_state_gate))
 
@@ -34,8 +30,7 @@ def receive_request_vote(state: RaftState, request: RequestVoteRequest, now: flo
     granted = not protects and request.term == state.current_term and _may_vote_for(state, request)
     if granted:
         if state.voted_for is None:
-            state.voted_for = request.candidate_id
-            state.persist_hard_state()
+            vote_for(state, request.candidate_id)
         reset_election_deadline(state, now)
     state.emit(Reply(RequestVoteResponse(state.current_term, granted), after=state.hard_state_gate))
 
@@ -49,7 +44,20 @@ def _protects_leader(state: RaftState, now: float) -> bool:
 
 
 def _may_vote_for(state: RaftState, request: RequestVoteRequest) -> bool:
-    """One vote a term, and only for a log that holds all this node may have helped to commit (Raft §5.4.1)."""
-    if state.voted_for not in (None, request.candidate_id):
+    """One vote a term (Raft §5.2)."""
+    return state.voted_for in (None, request.candidate_id) and _trusts(state, request)
+
+
+def _trusts(state: RaftState, request: PreVoteRequest | RequestVoteRequest) -> bool:
+    """Say whether this node's vote counts, and the candidate's log holds all that it may have helped to commit.
+
+    The latter is Raft §5.4.1, and rests on a disk that forgets nothing. One that is empty may be a wiped one's, while
+    the cluster goes on elsewhere: its node helps to form a cluster with others that have nothing, and elects nobody who
+    has something. But if it has voted while it knew of no cluster, then that is on its disk, and the disk is no wiped
+    one.
+    """
+    if not state.may_vote:
+        return False
+    if not state.configuration.is_formed and not state.is_founder and request.last_log_index > BEFORE_LOG:
         return False
     return state.log.is_up_to_date(request.last_log_index, request.last_log_term)

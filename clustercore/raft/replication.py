@@ -115,6 +115,7 @@ def receive_append_entries_response(
         progress.answered_round = max(progress.answered_round, min(response.round, state.last_round))
         if progress.acknowledged(response.match_index, now):
             maybe_commit(state)
+        progress.catch_up(state.log.last_index, now)
     maybe_append(state, peer, progress, now)
 
 

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import math
 
+import attrs
+
+from clustercore.raft.configuration import encode_configuration
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.progress import Progress
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import LogIndex, NodeId, Role, Round, Term
+from clustercore.raft.types import Configuration, LogIndex, NodeId, Role, Round, Term
 
 __all__ = [
     "become_candidate",
     "become_follower",
     "become_leader",
     "become_pre_candidate",
+    "follow_configuration",
     "follow_leader",
     "protect_leader",
     "reset_election_deadline",
     "step_down",
+    "vote_for",
 ]
 
 
@@ -30,7 +35,26 @@ def reset_election_deadline(state: RaftState, now: float) -> None:
     A node that is no voter never stands.
     """
     timeout_s = state.config.election_timeout_s
-    state.election_deadline = now + state.rng.uniform(timeout_s, 2 * timeout_s) if state.is_voter else math.inf
+    state.election_deadline = now + state.rng.uniform(timeout_s, 2 * timeout_s) if state.may_stand else math.inf
+
+
+def follow_configuration(state: RaftState, now: float) -> None:
+    """After the members may have changed: follow the new ones' logs as leader, and otherwise stand only as a voter."""
+    if state.role is Role.LEADER:
+        state.progress = {
+            peer: state.progress.get(peer) or _new_follower(state, now)
+            for peer in state.configuration.peers_of(state.node_id)
+        }
+    elif state.may_stand == math.isinf(state.election_deadline):
+        reset_election_deadline(state, now)
+    state.incarnations = {
+        peer: incarnation for peer, incarnation in state.incarnations.items() if peer in state.configuration.members
+    }
+
+
+def _new_follower(state: RaftState, now: float) -> Progress:
+    last_index = state.log.last_index
+    return Progress(next_index=last_index, catch_up_target=last_index, catch_up_since=now)
 
 
 def protect_leader(state: RaftState, now: float) -> None:
@@ -91,18 +115,24 @@ def become_candidate(state: RaftState, now: float) -> None:
     """Start a new term and vote for oneself in it (Raft §5.2). The vote counts once it is durable."""
     state.role = Role.CANDIDATE
     state.current_term = Term(state.current_term + 1)
-    state.voted_for = state.node_id
+    vote_for(state, state.node_id)
     state.leader_id = None
     state.votes.clear()
-    state.persist_hard_state()
     reset_election_deadline(state, now)
 
 
+def vote_for(state: RaftState, candidate_id: NodeId) -> None:
+    """Give this node's vote in the current term. It may be shown once it is durable."""
+    state.voted_for = candidate_id
+    state.is_founder = state.is_founder or not state.configuration.is_formed
+    state.persist_hard_state()
+
+
 def become_leader(state: RaftState, now: float) -> None:
-    """Lead the term that was won, and open it with a no-op.
+    """Lead the term that was won, and open it with a no-op; a cluster's first leader opens it by forming the cluster.
 
     The leader may not commit entries of earlier terms by counting them (Raft §5.4.2); committing one of its own term
-    commits them too, and the no-op makes sure that there is one.
+    commits them too, and this one makes sure that there is one.
     """
     state.role = Role.LEADER
     state.leader_id = state.node_id
@@ -110,7 +140,8 @@ def become_leader(state: RaftState, now: float) -> None:
     state.election_deadline = math.inf
     next_index = LogIndex(state.log.last_index + 1)
     state.progress = {
-        peer: Progress(next_index, last_contact=now) for peer in state.configuration.peers_of(state.node_id)
+        peer: Progress(next_index, last_contact=now, catch_up_target=state.log.last_index, catch_up_since=now)
+        for peer in state.configuration.peers_of(state.node_id)
     }
     state.heartbeat_deadline = now + state.config.heartbeat_interval_s
     state.has_told_successor = False
@@ -118,4 +149,22 @@ def become_leader(state: RaftState, now: float) -> None:
     state.last_round = Round(1)
     state.rounds_sent.clear()
     state.rounds_sent.append((state.last_round, now))
-    state.persist_entries((Entry.create(next_index, state.current_term, EntryKind.NO_OP),), now)
+    if state.configuration.is_formed:
+        opening = Entry.create(next_index, state.current_term, EntryKind.NO_OP)
+    else:
+        members = encode_configuration(_formed(state))
+        opening = Entry.create(next_index, state.current_term, EntryKind.CONFIGURATION, members)
+    state.persist_entries((opening,), now)
+
+
+def _formed(state: RaftState) -> Configuration:
+    """Give the cluster its id, and name the storages that it counts on from now on.
+
+    All its voters have voted for this node, so all are known to have the storage that they have now.
+    """
+    incarnations = {**state.incarnations, state.node_id: state.incarnation}
+    servers = (
+        attrs.evolve(server, incarnation=incarnations.get(server.node_id, server.incarnation))
+        for server in state.configuration.servers
+    )
+    return attrs.evolve(state.configuration, servers=tuple(servers), cluster_id=state.new_cluster_id)

@@ -8,7 +8,7 @@ from clustercore.raft.errors import InvariantError
 from clustercore.raft.messages import InstallSnapshotRequest, InstallSnapshotResponse
 from clustercore.raft.progress import ProgressState
 from clustercore.raft.replication import maybe_append
-from clustercore.raft.roles import follow_leader
+from clustercore.raft.roles import follow_configuration, follow_leader
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import BEFORE_LOG, LogIndex, NodeId, Role, Snapshot
 
@@ -29,6 +29,7 @@ def receive_install_snapshot(state: RaftState, request: InstallSnapshotRequest, 
     if index > state.commit_index:
         state.persist_snapshot(Snapshot(index, request.last_included_term, request.data), now)
         state.commit_index = index
+        follow_configuration(state, now)
     # A snapshot of what is committed here already is old: the log has it all, and its leader may go on from there.
     response = InstallSnapshotResponse(state.current_term, match_index=index)
     state.emit(Reply(response, after=state.log_gate(index)))
@@ -46,6 +47,7 @@ def receive_install_snapshot_response(
         return
     if progress.acknowledged(response.match_index, now):
         maybe_commit(state)
+    progress.catch_up(state.log.last_index, now)
     if progress.state is ProgressState.SNAPSHOT:
         # Answered, but not with what was needed: the snapshot was older than the log's base. Try again.
         progress.become_probe(is_paused=False)
@@ -60,3 +62,4 @@ def compact_log(state: RaftState, last_included_index: LogIndex, keep_from: LogI
         )
     if keep_from > state.log.first_index:
         state.log.compact(LogIndex(keep_from - 1))
+        state.configurations.compact(LogIndex(keep_from - 1))

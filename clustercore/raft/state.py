@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from clustercore.raft.config import RaftConfig
-from clustercore.raft.effects import Effect, PersistEntries, PersistHardState, PersistSnapshot
+from clustercore.raft.configuration_history import ConfigurationHistory
+from clustercore.raft.effects import ConfigurationChanged, Effect, PersistEntries, PersistHardState, PersistSnapshot
 from clustercore.raft.entry import Entry
 from clustercore.raft.log import RaftLog
 from clustercore.raft.progress import Progress
@@ -77,17 +78,24 @@ class RaftState:
     """Everything a core knows (Raft Figure 2), and the effects of the call under way."""
 
     node_id: NodeId
-    configuration: Configuration
     config: RaftConfig
     # The only source of chance: same inputs and same seed, same effects.
     rng: Random
+    # The identity of this node's storage, made once with it.
+    incarnation: str
+    # The id that the cluster gets if this node is its first leader.
+    new_cluster_id: str
 
     # --- Persistent: in memory it may be ahead of the disk, and then what depends on it waits for the write. ---
 
     log: RaftLog
+    # Follows from the log and the snapshot before it.
+    configurations: ConfigurationHistory
     # Highest term seen. Never falls.
     current_term: Term = NO_TERM
     voted_for: NodeId | None = None
+    # Whether this storage has voted while the cluster was not formed.
+    is_founder: bool = False
 
     # --- Volatile, on every node ---
 
@@ -104,6 +112,9 @@ class RaftState:
     # Until then this node takes it that a leader is at work, and helps nobody to depose it (thesis §4.2.3, §6.4.1).
     # After a start, too: before it, this node may have told a leader that it follows.
     leader_protected_until: float = -math.inf
+
+    # The storage that each member has now, as far as it was told; its own is not among them.
+    incarnations: dict[NodeId, str] = attrs.field(factory=dict)
 
     # --- Volatile, on pre-candidates, candidates and leaders ---
 
@@ -145,9 +156,51 @@ class RaftState:
     effects: list[Effect] = attrs.field(factory=list)
 
     @property
-    def is_voter(self) -> bool:
-        """Whether this node's own vote counts."""
-        return self.node_id in self.configuration.voters
+    def configuration(self) -> Configuration:
+        """The members that count: the newest in the log, committed or not (Raft §6)."""
+        return self.configurations.latest
+
+    @property
+    def is_configuration_committed(self) -> bool:
+        """Whether the members that count are known to stay."""
+        return self.configurations.latest_index <= self.commit_index
+
+    @property
+    def has_committed_in_term(self) -> bool:
+        """Whether an entry of the current term is committed: only then a leader knows how far the log is."""
+        return self.log.term_at(self.commit_index) == self.current_term
+
+    @property
+    def may_vote(self) -> bool:
+        """Whether this node's storage is the one that the cluster counts on, as far as its log tells.
+
+        One whose disk was wiped has forgotten its votes, and what it acknowledged. It finds itself named with the
+        incarnation it had before, or, at an early point of the log, not at all. A learner may vote: it may have been
+        promoted by an entry that it does not have yet. So may a node that was removed, if a candidate needs it (thesis
+        §4.1): it goes by the newest configuration that names it.
+        """
+        named = self.configurations.newest_naming(self.node_id)
+        return named is not None and named.incarnation in ("", self.incarnation)
+
+    def is_wiped(self, voter: NodeId) -> bool:
+        """Whether a voter is known to have another storage than the one that the cluster counts on."""
+        server = self.configuration.get(voter)
+        if server is None or not server.incarnation:
+            return False
+        return self.incarnations.get(voter, server.incarnation) != server.incarnation
+
+    @property
+    def may_stand(self) -> bool:
+        """Whether this node may stand for election: its own vote counts, or did before a change not known committed.
+
+        The latter is a leader that removed itself and was restarted. Its log may be the only one that ends with the
+        change, and then nobody else can win (thesis §4.2.2, Figure 4.6).
+        """
+        if not self.may_vote:
+            return False
+        if self.node_id in self.configuration.all_voters:
+            return True
+        return not self.is_configuration_committed and self.node_id in self.configurations.previous.all_voters
 
     @property
     def hard_state_gate(self) -> WriteId | None:
@@ -179,34 +232,46 @@ class RaftState:
     def persist_hard_state(self) -> None:
         """Ask for the present term and vote to be made durable."""
         self.hard_state_write_id = self._next_write_id()
-        self.emit(PersistHardState(self.hard_state_write_id, HardState(self.current_term, self.voted_for)))
+        self.emit(
+            PersistHardState(self.hard_state_write_id, HardState(self.current_term, self.voted_for, self.is_founder))
+        )
 
     def persist_entries(self, entries: tuple[Entry, ...], now: float) -> None:
         """Put entries into the log, cutting what they replace, and ask for them to be made durable."""
         first_index = entries[0].index
+        before = self.configuration
         if first_index <= self.log.last_index:
             self.log.truncate_from(first_index)
+            self.configurations.truncate_from(first_index)
             self._forget_durability_from(first_index)
         self.log.append(entries)
+        self.configurations.append(entries)
         write_id = self._next_write_id()
         self._log_writes.append(_LogWrite(write_id, entries[-1].index, now))
         self.emit(PersistEntries(write_id, entries))
+        self._tell_configuration(before)
 
     def persist_snapshot(self, snapshot: Snapshot, now: float) -> None:
         """Put a snapshot in place of the log it covers, and ask for it to be made durable (Raft Figure 13)."""
         index, term = snapshot.last_included_index, snapshot.last_included_term
+        before = self.configuration
+        # An older version's snapshot names nobody: then those stay who are known to count.
+        configuration = snapshot.configuration if snapshot.configuration.servers else self.configurations.at(index)
         write_id = self._next_write_id()
         if self.log.term_at(index) == term:
             self.log.compact(index)
+            self.configurations.start_from(index, configuration)
             keep_from = self.log.first_index
         else:
             # The committed prefix is the snapshot's as well: what is durable of it stays so until the snapshot is.
             self._forget_durability_from(LogIndex(self.commit_index + 1))
             self.log.reset(index, term)
+            self.configurations.reset(index, configuration)
             keep_from = None
         self._log_writes.append(_LogWrite(write_id, index, now))
         self.installing = (write_id, snapshot)
         self.emit(PersistSnapshot(write_id, snapshot, keep_from))
+        self._tell_configuration(before)
 
     def writes_done(self, write_id: WriteId, now: float) -> None:
         """Note that all writes up to ``write_id`` are durable."""
@@ -214,6 +279,10 @@ class RaftState:
         while self._log_writes and self._log_writes[0].write_id <= write_id:
             self.durable_index = max(self.durable_index, self._log_writes.popleft().last_index)
             self.log_write_done_at = now
+
+    def _tell_configuration(self, before: Configuration) -> None:
+        if self.configuration != before:
+            self.emit(ConfigurationChanged(self.configuration, self.configurations.latest_index))
 
     def _next_write_id(self) -> WriteId:
         self.last_write_id = WriteId(self.last_write_id + 1)

@@ -17,6 +17,7 @@ import attrs
 __all__ = [
     "BEFORE_LOG",
     "NO_TERM",
+    "ChangeRefusal",
     "Configuration",
     "HardState",
     "LogIndex",
@@ -77,6 +78,9 @@ class HardState:
     # The candidate that received this node's vote in current_term, or None. Within one term it
     # changes only from None to a candidate.
     voted_for: NodeId | None = None
+    # Whether this storage has voted, be it for its own node, while the cluster was not formed yet. Once it is formed,
+    # all its first voters have; one whose disk was wiped has forgotten it. Never goes back to False.
+    is_founder: bool = False
 
 
 @attrs.frozen
@@ -93,6 +97,8 @@ class Server:
     # The identity of its storage, made once with it. A node whose storage has another one has forgotten what it voted,
     # and does not vote. Empty while unknown, which only a learner's may be.
     incarnation: str = ""
+    # Only in a joint configuration: an old voter that is no member any more once that is left.
+    is_leaving: bool = False
 
 
 @attrs.frozen
@@ -111,11 +117,15 @@ class Configuration:
     cluster_id: str = ""
     # Derived.
     voters: frozenset[NodeId] = attrs.field(init=False, eq=False, repr=False)
+    # Derived: everybody who gets the log.
+    members: frozenset[NodeId] = attrs.field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         """Derive what is asked for often."""
         voters = frozenset(server.node_id for server in self.servers if server.is_voter)
         object.__setattr__(self, "voters", voters)
+        members = frozenset(server.node_id for server in self.servers) | self.old_voters
+        object.__setattr__(self, "members", members)
 
     @classmethod
     def of(
@@ -146,6 +156,11 @@ class Configuration:
         return cls(in_order, old_voters, cluster_id)
 
     @property
+    def is_formed(self) -> bool:
+        """Whether the cluster has had a leader, who gave it its id."""
+        return bool(self.cluster_id)
+
+    @property
     def is_joint(self) -> bool:
         """Whether it decides by two majorities."""
         return bool(self.old_voters)
@@ -158,7 +173,7 @@ class Configuration:
     @property
     def learners(self) -> frozenset[NodeId]:
         """The members whose vote will not count once the configuration is not joint."""
-        return frozenset(server.node_id for server in self.servers if not server.is_voter)
+        return frozenset(server.node_id for server in self.servers if not server.is_voter and not server.is_leaving)
 
     def get(self, node_id: NodeId) -> Server | None:
         """Return a member; None if it is none, or only an old voter."""
@@ -166,8 +181,27 @@ class Configuration:
 
     def peers_of(self, node_id: NodeId) -> tuple[NodeId, ...]:
         """Return everybody else who gets the log, sorted, so that every run visits them in the same order."""
-        everybody = {server.node_id for server in self.servers} | self.old_voters
-        return tuple(sorted(everybody - {node_id}))
+        return tuple(sorted(self.members - {node_id}))
+
+
+class ChangeRefusal(Enum):
+    """Why members cannot be changed so, or not now."""
+
+    NOT_LEADER = "not leader"
+    # The leadership is being handed over.
+    TRANSFERRING = "transferring"
+    # An earlier change is not finished.
+    CHANGE_PENDING = "change pending"
+    # The leader has not committed an entry of its own term yet (Ongaro, raft-dev, July 2015).
+    TERM_NOT_COMMITTED = "term not committed"
+    # The target contradicts itself or the cluster.
+    INVALID = "invalid"
+    # The target is what counts already.
+    UNCHANGED = "unchanged"
+    # A voter to be added has not caught up as a learner.
+    NOT_CAUGHT_UP = "not caught up"
+    # Too few of the target's voters answered lately.
+    NO_QUORUM = "no quorum"
 
 
 @attrs.frozen

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from clustercore.raft.configuration import MalformedConfiguration, decode_configuration
+from clustercore.raft.entry import EntryKind
 from clustercore.raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -89,4 +91,14 @@ def _are_consecutive(message: AppendEntriesRequest) -> bool:
         and all(before.index + 1 == after.index and before.term <= after.term for before, after in pairwise(entries))
         and entries[-1].term <= message.term
         and entries[-1].index <= MAX_NUMBER
+        and all(_is_configuration(entry.command) for entry in entries if entry.kind is EntryKind.CONFIGURATION)
     )
+
+
+def _is_configuration(encoded: bytes) -> bool:
+    """Whether these are members that could elect a leader: there is no log without one."""
+    try:
+        configuration = decode_configuration(encoded)
+    except MalformedConfiguration:
+        return False
+    return configuration.is_formed and bool(configuration.voters)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from random import Random
 
+import attrs
 import trio
 
 from clustercore.interfaces.discovery import DiscoverySnapshot
@@ -98,7 +99,7 @@ class Assembly:
         self.replicated = ReplicatedState(machine)
         if stored.snapshot is not None:
             restore(self.replicated, stored.snapshot)
-        self._core = _core_of(node.node_id, configuration, stored, config, rng)
+        self._core = _core_of(identity, configuration, stored, config, rng)
         self.proposals = Proposals(
             node_id=node.node_id, max_commands=config.max_pending_proposals, max_bytes=config.max_pending_bytes
         )
@@ -106,7 +107,7 @@ class Assembly:
         self._transport = transport
         self._rng = rng
         self._lanes = Lanes(self._make_lane, farewell_s=config.raft.election_timeout_s)
-        self._lanes.follow(configuration.peers_of(node.node_id))
+        self._lanes.follow(self._core.state.configuration.peers_of(node.node_id))
         self._forwarder = Forwarder(
             node.node_id,
             self.proposals,
@@ -155,6 +156,7 @@ class Assembly:
             session_limits=SessionLimits(
                 config.max_sessions, config.max_session_outstanding, config.max_session_result_bytes
             ),
+            on_configuration_change=self._configuration_changed,
         )
         self.submitter = Submitter(node.node_id, self.proposals, self.engine.propose)
         self.command_versions = CommandVersions(
@@ -266,7 +268,7 @@ class Assembly:
         return address
 
     def _identified(self, peer: NodeId, incarnation: str) -> None:
-        logger.debug("node %s has storage %s", peer, incarnation)
+        self.engine.peer_identified(peer, incarnation)
         said = self._introductions.get(peer)
         if said is not None:
             self.command_versions.announce(peer, said.command_version)
@@ -300,7 +302,11 @@ class Assembly:
         keep_from = max(1, index + 1 - self._config.snapshot_tail_entries)
         if index > log.base_index:
             keep_from = max(keep_from, log.first_index_within(index, self._config.snapshot_tail_bytes))
+        snapshot = attrs.evolve(snapshot, configuration=self._core.configuration_at(index))
         self._writer.post(OwnSnapshot(snapshot, LogIndex(keep_from)))
+
+    def _configuration_changed(self, configuration: Configuration) -> None:
+        self._lanes.follow(configuration.peers_of(self._node_id))
 
     def _role_changed(self, before: RoleChange, after: RoleChange) -> None:
         logger.info("node %s: %s in term %d, leader %s", self._node_id, after.role.value, after.term, after.leader_id)
@@ -317,15 +323,17 @@ class Assembly:
 
 
 def _core_of(
-    node_id: NodeId, configuration: Configuration, stored: StoredState, config: NodeConfig, rng: Random
+    identity: StorageIdentity, configuration: Configuration, stored: StoredState, config: NodeConfig, rng: Random
 ) -> RaftCore:
     try:
         return RaftCore(
-            node_id=node_id,
+            node_id=identity.node_id,
             configuration=configuration,
             config=config.raft,
             rng=Random(rng.getrandbits(64)),
             now=trio.current_time(),
+            new_cluster_id=f"{rng.getrandbits(128):032x}",
+            incarnation=identity.incarnation,
             hard_state=stored.hard_state,
             snapshot=stored.snapshot,
             entries=stored.entries,

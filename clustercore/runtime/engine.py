@@ -13,6 +13,9 @@ from clustercore.interfaces.values import RoleChange
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import (
     Apply,
+    ConfigurationAppended,
+    ConfigurationChanged,
+    ConfigurationRefused,
     Effect,
     Effects,
     PersistEntries,
@@ -36,7 +39,7 @@ from clustercore.raft.messages import (
     RaftMessage,
     RaftRequest,
 )
-from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Snapshot, WriteId
+from clustercore.raft.types import Configuration, LogIndex, NodeId, ReadId, Role, Snapshot, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.leader_clock import LeaderClock
 from clustercore.runtime.proposals import Group, Proposals, kinds_of
@@ -75,6 +78,7 @@ class Engine:
         on_heard: Callable[[], None],
         on_read_index: Callable[[tuple[ReadId, ...], LogIndex | None], None],
         session_limits: SessionLimits,
+        on_configuration_change: Callable[[Configuration], None],
     ) -> None:
         """Prepare; ``run`` makes it live."""
         self._core = core
@@ -86,6 +90,7 @@ class Engine:
         self._wake_forwarder = wake_forwarder
         self._on_heard = on_heard
         self._on_read_index = on_read_index
+        self._on_configuration_change = on_configuration_change
         self._session_limits = session_limits
         # A leader runs several times in an election timeout; if it did not, it was stopped.
         self._leader_clock = LeaderClock(core.state.config.election_timeout_s)
@@ -176,6 +181,10 @@ class Engine:
     def peer_unreachable(self, peer: NodeId) -> None:
         """Queue that what was sent to a peer may be lost."""
         self._queue(lambda: self._carry_out(self._core.peer_unreachable(peer)))
+
+    def peer_identified(self, peer: NodeId, incarnation: str) -> None:
+        """Queue which storage a peer says it has."""
+        self._queue(lambda: self._carry_out(self._core.peer_identified(peer, incarnation)))
 
     def transfer_leadership(self, target: NodeId) -> None:
         """Queue that this node is to hand over to another."""
@@ -280,8 +289,10 @@ class Engine:
                 self._on_read_index(read_ids, read_index)
             case ReadRefused(read_ids=read_ids):
                 self._on_read_index(read_ids, None)
-            case ProposalsAppended() | ProposalsRefused():
-                # The caller of propose has looked at these.
+            case ConfigurationChanged(configuration=configuration):
+                self._on_configuration_change(configuration)
+            case ProposalsAppended() | ProposalsRefused() | ConfigurationAppended() | ConfigurationRefused():
+                # Who asked has looked at these.
                 pass
 
     def _leave(self, after: WriteId | None, leave: Callable[[], None]) -> None:

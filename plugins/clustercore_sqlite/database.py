@@ -139,6 +139,7 @@ class Database:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version == files.FORMAT_VERSION:
             return
+        self._connection.create_function("founder_checksum", 3, records.founder_checksum, deterministic=True)
         steps = "".join(records.UPGRADES[older] for older in range(version, files.FORMAT_VERSION))
         self._connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version={files.FORMAT_VERSION}; COMMIT;")
         # The header is read from the database file itself, by whoever opens it next.
@@ -155,9 +156,7 @@ class Database:
     def load(self) -> StoredState:
         """Read and check every row."""
         state = StoredState(
-            records.read_hard_state(
-                self._connection.execute("SELECT current_term, voted_for, checksum FROM hard_state").fetchall()
-            ),
+            self._load_hard_state(),
             self.load_snapshot(),
             records.read_entries(
                 self._connection.execute("SELECT entry_index, encoded, checksum FROM entries ORDER BY entry_index")
@@ -170,6 +169,11 @@ class Database:
         )
         records.check_consistent(state)
         return state
+
+    def _load_hard_state(self) -> HardState:
+        return records.read_hard_state(
+            self._connection.execute("SELECT current_term, voted_for, is_founder, checksum FROM hard_state").fetchall()
+        )
 
     def load_snapshot(self) -> Snapshot | None:
         """Read and check the snapshot."""
@@ -190,7 +194,8 @@ class Database:
     def save_hard_state(self, hard_state: HardState) -> None:
         """Replace term and vote."""
         self._connection.execute(
-            "UPDATE hard_state SET current_term = ?, voted_for = ?, checksum = ?", records.hard_state_row(hard_state)
+            "UPDATE hard_state SET current_term = ?, voted_for = ?, is_founder = ?, checksum = ?",
+            records.hard_state_row(hard_state),
         )
         self._wrote(_COMMIT_OVERHEAD_BYTES)
 

@@ -26,20 +26,21 @@ from clustercore.interfaces import (
 )
 from clustercore_sqlite.errors import ADVICE
 
-__all__ = ["SCHEMA", "UPGRADES", "check_consistent", "entry_row", "hard_state_row", "identity_row", "read_entries"]
-__all__ += ["read_hard_state", "read_identity", "read_snapshot", "snapshot_row"]
+__all__ = ["SCHEMA", "UPGRADES", "check_consistent", "entry_row", "founder_checksum", "hard_state_row", "identity_row"]
+__all__ += ["read_entries", "read_hard_state", "read_identity", "read_snapshot", "snapshot_row"]
 
 # What is written. A row that is read can hold anything: SQLite's columns take any type, and damage does not ask.
 EntryRow = tuple[int, bytes, int]
 IdentityRow = tuple[str, str, str, int, int]
-HardStateRow = tuple[int, str | None, int]
+HardStateRow = tuple[int, str | None, bool, int]
 SnapshotRow = tuple[int, int, bytes, int]
 
 
-def _hard_state_checksum(current_term: int, voted_for: str | None) -> int:
-    # "no vote" and a vote for "" must differ.
+def _hard_state_checksum(current_term: int, voted_for: str | None, is_founder: bool) -> int:
+    # "no vote" and a vote for "" must differ. What is no founder's has the checksum that version 1 gave it.
+    founder = b"\x02" if is_founder else b""
     vote = b"" if voted_for is None else b"\x01" + voted_for.encode()
-    return zlib.crc32(struct.pack("<q", current_term) + vote)
+    return zlib.crc32(struct.pack("<q", current_term) + founder + vote)
 
 
 _IDENTITY_TABLE = """
@@ -47,20 +48,33 @@ CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT NOT N
     cluster_id TEXT NOT NULL, starts INTEGER NOT NULL, checksum INTEGER NOT NULL);
 """
 
+# Whoever has seen an election of version 1 took part in founding its cluster.
+_ADD_FOUNDER = """
+ALTER TABLE hard_state ADD COLUMN is_founder INTEGER NOT NULL DEFAULT 0;
+UPDATE hard_state SET is_founder = 1, checksum = founder_checksum(current_term, voted_for, checksum)
+    WHERE current_term > 0;
+"""
+
 # One row an entry, under its own index: the suffix from an index on is one range of the tree. The table of the hard
 # state always has its row, so that a lost vote cannot pass for a new node.
 SCHEMA = f"""
 CREATE TABLE entries (entry_index INTEGER PRIMARY KEY, encoded BLOB NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), current_term INTEGER NOT NULL, voted_for TEXT,
-    checksum INTEGER NOT NULL);
+    checksum INTEGER NOT NULL, is_founder INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), last_included_index INTEGER NOT NULL,
     last_included_term INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL);
 {_IDENTITY_TABLE}
-INSERT INTO hard_state VALUES (1, 0, NULL, {_hard_state_checksum(0, None)});
+INSERT INTO hard_state VALUES (1, 0, NULL, {_hard_state_checksum(0, None, False)}, 0);
 """
-
 # What makes of the tables of a version those of the next one.
-UPGRADES: dict[int, str] = {1: _IDENTITY_TABLE}
+UPGRADES: dict[int, str] = {1: _IDENTITY_TABLE + _ADD_FOUNDER}
+
+
+def founder_checksum(current_term: int, voted_for: str | None, checksum: int) -> int:
+    """Return the checksum for what was stored as no founder's and becomes one's; a wrong one stays wrong."""
+    if checksum != _hard_state_checksum(current_term, voted_for, False):
+        return checksum
+    return _hard_state_checksum(current_term, voted_for, True)
 
 
 def entry_row(entry: Entry) -> EntryRow:
@@ -70,8 +84,8 @@ def entry_row(entry: Entry) -> EntryRow:
 
 def hard_state_row(hard_state: HardState) -> HardStateRow:
     """Return the row that keeps term and vote."""
-    term, vote = hard_state.current_term, hard_state.voted_for
-    return term, vote, _hard_state_checksum(term, vote)
+    term, vote, is_founder = hard_state.current_term, hard_state.voted_for, hard_state.is_founder
+    return term, vote, is_founder, _hard_state_checksum(term, vote, is_founder)
 
 
 def identity_row(identity: StorageIdentity) -> IdentityRow:
@@ -129,11 +143,11 @@ def read_hard_state(rows: Sequence[tuple[Any, ...]]) -> HardState:
     """
     if len(rows) != 1:
         raise LogCorrupt(f"term and vote are stored {len(rows)} times instead of once; {ADVICE}")
-    term, vote, checksum = rows[0]
-    typed = isinstance(term, int) and (vote is None or isinstance(vote, str))
-    if not typed or _hard_state_checksum(term, vote) != checksum:
+    term, vote, founder, checksum = rows[0]
+    typed = isinstance(term, int) and (vote is None or isinstance(vote, str)) and founder in (0, 1)
+    if not typed or _hard_state_checksum(term, vote, bool(founder)) != checksum:
         raise LogCorrupt(f"term and vote fail their checksum; {ADVICE}")
-    return HardState(Term(term), None if vote is None else NodeId(vote))
+    return HardState(Term(term), None if vote is None else NodeId(vote), bool(founder))
 
 
 def read_identity(rows: Sequence[tuple[Any, ...]]) -> StorageIdentity | None:

@@ -105,10 +105,11 @@ async def test_storage_hard_state_replaces_the_one_before(open_storage: Open) ->
     assert state == StoredState(second, None, (command(1),))
 
 
+@pytest.mark.parametrize("is_founder", [False, True])
 @pytest.mark.parametrize("vote", [None, "b", "", "ü\0'"])
-async def test_storage_vote_comes_back_exactly(open_storage: Open, vote: str | None) -> None:
-    """No vote, an empty id and unusual letters are told apart."""
-    hard_state = HardState(Term(1), None if vote is None else NodeId(vote))
+async def test_storage_vote_comes_back_exactly(open_storage: Open, vote: str | None, is_founder: bool) -> None:
+    """No vote, an empty id and unusual letters are told apart, and votes before the cluster was formed from others."""
+    hard_state = HardState(Term(1), None if vote is None else NodeId(vote), is_founder)
 
     state = await state_after(open_storage, lambda storage: storage.save_hard_state(hard_state))
 

@@ -212,7 +212,7 @@ class World:
         disks: Mapping[str, Disk] | None = None,
         watchers: Sequence[Watcher] = (),
     ) -> None:
-        self.configuration = Configuration.of(names)
+        self.configuration = Configuration.of(names, cluster_id="test")
         self.config = config if config is not None else RaftConfig()
         self.now = 0.0
         self.pool: list[Packet] = []
@@ -256,6 +256,7 @@ class World:
             config=self.config,
             rng=random.Random(self._rng.random()),
             now=self.now,
+            new_cluster_id="formed by " + name,
             hard_state=disk.hard_state,
             snapshot=disk.snapshot,
             entries=tuple(disk.entries),

@@ -197,7 +197,10 @@ def test_read_without_a_leader_waits_and_can_be_cancelled() -> None:
     """It waits as long as the caller does; cancelled at any step it leaves nothing behind."""
 
     async def main(cluster: SimulatedCluster) -> None:
-        await cluster.start("a")
+        await cluster.start_all()
+        await cluster["a"].running.wait_leader()
+        await cluster.stop("b")
+        await cluster.stop("c")
         node = cluster["a"].running
         for steps in range(8):
             with trio.CancelScope() as scope:

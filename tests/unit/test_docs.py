@@ -343,6 +343,9 @@ def test_disk_page_describes_the_checksums() -> None:
     assert records.hard_state_row(HardState(Term(3), NodeId("n1")))[-1] == zlib.crc32(
         (3).to_bytes(8, "little") + b"\x01" + b"n1"
     )
+    assert records.hard_state_row(HardState(Term(3), NodeId("n1"), is_founder=True))[-1] == zlib.crc32(
+        (3).to_bytes(8, "little") + b"\x02" + b"\x01" + b"n1"
+    )
     assert records.snapshot_row(Snapshot(LogIndex(5), Term(3), b"state"))[-1] == zlib.crc32(
         (5).to_bytes(8, "little") + (3).to_bytes(8, "little") + b"state"
     )

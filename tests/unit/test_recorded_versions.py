@@ -166,13 +166,13 @@ def test_snapshot_of_the_store_of_version_1_is_read() -> None:
 
 
 async def test_storage_of_version_1_is_read_and_upgraded(tmp_path: Path) -> None:
-    """All that it held is there, nobody owns it yet, and from then on it has the format of this version."""
+    """All that it held is there, nobody owns it yet, and it has this version's format; a term makes it a founder's."""
     path = copy_of("node.db", tmp_path)
 
     stored = await load(path)
 
     assert stored == StoredState(
-        HardState(Term(2), N1), Snapshot(index(2), Term(1), b"whole state"), ENTRIES[1:], identity=None
+        HardState(Term(2), N1, is_founder=True), Snapshot(index(2), Term(1), b"whole state"), ENTRIES[1:], identity=None
     )
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (files.FORMAT_VERSION,)

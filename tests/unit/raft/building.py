@@ -196,16 +196,21 @@ def follower(
     voted_for: str | None = None,
     stored: Snapshot | None = None,
     config: RaftConfig = CONFIG,
+    configuration: Configuration | None = None,
+    incarnation: str = "",
     node: str = "a",
+    is_founder: bool = False,
 ) -> RaftCore:
     """A node at time 0, just started from a disk that holds this. It is ``a`` unless said otherwise."""
-    hard_state = HardState(Term(term), NodeId(voted_for) if voted_for is not None else None)
+    hard_state = HardState(Term(term), NodeId(voted_for) if voted_for is not None else None, is_founder)
     return RaftCore(
         node_id=NodeId(node),
-        configuration=Configuration.of(voters),
+        configuration=configuration if configuration is not None else Configuration.of(voters, cluster_id="test"),
         config=config,
         rng=_Shortest(),
         now=0.0,
+        new_cluster_id="new",
+        incarnation=incarnation,
         hard_state=hard_state,
         snapshot=stored,
         entries=tuple(entries),
@@ -219,9 +224,19 @@ def pre_candidate(
     term: int = 1,
     stored: Snapshot | None = None,
     config: RaftConfig = CONFIG,
+    configuration: Configuration | None = None,
+    incarnation: str = "",
 ) -> RaftCore:
     """Node ``a`` in ``term - 1``, asking since time 1 whether it would win ``term``. Alone, it stands already."""
-    core = follower(voters, entries=entries, term=term - 1, stored=stored, config=config)
+    core = follower(
+        voters,
+        entries=entries,
+        term=term - 1,
+        stored=stored,
+        config=config,
+        configuration=configuration,
+        incarnation=incarnation,
+    )
     core.time_passed(1.0)
     return core
 
@@ -233,9 +248,19 @@ def candidate(
     term: int = 1,
     stored: Snapshot | None = None,
     config: RaftConfig = CONFIG,
+    configuration: Configuration | None = None,
+    incarnation: str = "",
 ) -> RaftCore:
     """Node ``a`` standing for election in ``term`` since time 1; its vote for itself (write 1) is not durable yet."""
-    core = pre_candidate(voters, entries=entries, term=term, stored=stored, config=config)
+    core = pre_candidate(
+        voters,
+        entries=entries,
+        term=term,
+        stored=stored,
+        config=config,
+        configuration=configuration,
+        incarnation=incarnation,
+    )
     for voter in core.state.configuration.peers_of(A)[: len(voters) // 2]:
         core.receive(voter, pre_vote_response(term - 1, term, True), 1.0)
     return core
@@ -248,10 +273,20 @@ def leader(
     term: int = 1,
     stored: Snapshot | None = None,
     config: RaftConfig = CONFIG,
+    configuration: Configuration | None = None,
+    incarnation: str = "",
     is_durable: bool = True,
 ) -> RaftCore:
     """Node ``a`` elected in ``term`` at time 1; its vote is write 1 and its no-op write 2, which ``is_durable``."""
-    core = candidate(voters, entries=entries, term=term, stored=stored, config=config)
+    core = candidate(
+        voters,
+        entries=entries,
+        term=term,
+        stored=stored,
+        config=config,
+        configuration=configuration,
+        incarnation=incarnation,
+    )
     core.storage_done(WriteId(1), 1.0)
     for voter in core.state.configuration.peers_of(A)[: len(voters) // 2]:
         core.receive(voter, vote_response(term, True), 1.0)
@@ -273,6 +308,7 @@ def picture(core: RaftCore) -> dict[str, object]:
         for name in (
             "current_term",
             "voted_for",
+            "is_founder",
             "role",
             "leader_id",
             "commit_index",
@@ -293,6 +329,8 @@ def picture(core: RaftCore) -> dict[str, object]:
     held = state.log.slice(state.log.first_index, state.log.last_index)
     seen["base"] = (state.log.base_index, state.log.term_at(state.log.base_index))
     seen["log"] = tuple(int(entry.term) for entry in held)
+    seen["configurations"] = tuple(state.configurations._items)
+    seen["incarnations"] = dict(state.incarnations)
     seen["votes"] = dict(state.votes)
     seen["transfer"] = None if state.transfer is None else attrs.astuple(state.transfer)
     seen["rounds_sent"] = tuple(state.rounds_sent)

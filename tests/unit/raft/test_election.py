@@ -7,7 +7,7 @@ import pytest
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Effects, PersistEntries, PersistHardState, Reply, RoleChanged, Send
 from clustercore.raft.messages import RaftMessage
-from clustercore.raft.types import HardState, NodeId, Role, Term, WriteId
+from clustercore.raft.types import Configuration, HardState, NodeId, Role, Term, WriteId
 from tests.unit.raft.building import (
     A,
     B,
@@ -58,6 +58,7 @@ def test_node_starts_as_follower_with_an_election_deadline() -> None:
     assert picture(core) == {
         "current_term": 3,
         "voted_for": B,
+        "is_founder": False,
         "role": Role.FOLLOWER,
         "leader_id": None,
         "commit_index": 0,
@@ -75,6 +76,8 @@ def test_node_starts_as_follower_with_an_election_deadline() -> None:
         "installing": None,
         "base": (0, 0),
         "log": (1, 2),
+        "configurations": ((0, Configuration.of("abc", cluster_id="test")),),
+        "incarnations": {},
         "votes": {},
         "transfer": None,
         "rounds_sent": (),

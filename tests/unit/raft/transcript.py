@@ -32,8 +32,12 @@ from typing import Any
 import attrs
 
 from clustercore.raft.config import RaftConfig
+from clustercore.raft.configuration import decode_configuration
 from clustercore.raft.effects import (
     Apply,
+    ConfigurationAppended,
+    ConfigurationChanged,
+    ConfigurationRefused,
     Effect,
     Effects,
     PersistEntries,
@@ -63,7 +67,7 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import HardState, LogIndex, NodeId, ReadId, Role, Snapshot, Term
+from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, ReadId, Role, Snapshot, Term
 from tests.properties.raft_invariants import Invariants
 from tests.properties.raft_world import Disk, Node, Packet, World
 from tests.unit.raft.building import log_of
@@ -299,6 +303,12 @@ def _effect(effect: Effect) -> str:
             return f"proposals appended from {first_index}:{term} on"
         case ProposalsRefused(leader_id=leader_id):
             return f"proposals refused; the leader is {leader_id or 'unknown'}"
+        case ConfigurationChanged(configuration=configuration, index=index):
+            return f"members since {index}: {_members(configuration)}"
+        case ConfigurationAppended(term=term, index=index):
+            return f"change appended at {index}:{term}"
+        case ConfigurationRefused(reason=reason):
+            return f"change refused: {reason.value}"
         case ReadReady(read_ids=read_ids, read_index=read_index):
             return f"ready at index {read_index}: {_reads(read_ids)}"
         case ReadRefused(read_ids=read_ids, leader_id=leader_id):
@@ -342,10 +352,25 @@ def _message(message: RaftMessage) -> str:
 
 
 def _entries(entries: tuple[Entry, ...]) -> str:
-    return ", ".join(
-        f"{entry.index}:{entry.term}" + (" no-op" if entry.kind is EntryKind.NO_OP else f" {entry.command.decode()!r}")
-        for entry in entries
-    )
+    return ", ".join(f"{entry.index}:{entry.term} {_content(entry)}" for entry in entries)
+
+
+def _content(entry: Entry) -> str:
+    if entry.kind is EntryKind.NO_OP:
+        return "no-op"
+    if entry.kind is EntryKind.CONFIGURATION:
+        return f"members [{_members(decode_configuration(entry.command))}]"
+    return repr(entry.command.decode())
+
+
+def _members(configuration: Configuration) -> str:
+    """Voters' names, then learners' in lower case words; ``a b c (old: d e) (learners: f)``."""
+    words: list[str] = sorted(configuration.voters)
+    if configuration.old_voters:
+        words.append(f"(old: {' '.join(sorted(configuration.old_voters))})")
+    if configuration.learners:
+        words.append(f"(learners: {' '.join(sorted(configuration.learners))})")
+    return " ".join(words) or "nobody"
 
 
 def _reads(read_ids: tuple[ReadId, ...]) -> str:

@@ -31,6 +31,7 @@ from clustercore.interfaces import (
     Snapshot,
 )
 from clustercore.raft.config import RaftConfig
+from clustercore.raft.configuration import encode_configuration
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import PersistEntries, PersistHardState
 from clustercore.raft.types import Configuration, LogIndex, ReadId, Round, Term, WriteId
@@ -58,6 +59,7 @@ class Bench:
     roles: list[RoleChange]
     forwarder_calls: list[str]
     read_answers: list[tuple[tuple[ReadId, ...], LogIndex | None]]
+    configurations: list[Configuration]
 
     @property
     def last_write_id(self) -> WriteId:
@@ -107,7 +109,8 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
     """Run the engine of node "a", one of three, while the block lasts."""
     core = RaftCore(
         node_id=A,
-        configuration=Configuration.of("abc"),
+        configuration=Configuration.of("abc", cluster_id="test"),
+        new_cluster_id="new",
         config=config or RaftConfig(),
         rng=Random(1),
         now=trio.current_time(),
@@ -118,6 +121,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
     roles: list[RoleChange] = []
     forwarder_calls: list[str] = []
     read_answers: list[tuple[tuple[ReadId, ...], LogIndex | None]] = []
+    configurations: list[Configuration] = []
     proposals = Proposals(node_id=A, max_commands=1_000_000, max_bytes=10**9)
     applier = Applier(
         ReplicatedState(Journal()),
@@ -137,11 +141,12 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
         on_heard=lambda: None,
         on_read_index=lambda read_ids, read_index: read_answers.append((read_ids, read_index)),
         session_limits=SessionLimits(max_sessions=10, max_outstanding=8, max_result_bytes=1000),
+        on_configuration_change=configurations.append,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.run)
         nursery.start_soon(applier.run)
-        yield Bench(engine, core, proposals, jobs, left, roles, forwarder_calls, read_answers)
+        yield Bench(engine, core, proposals, jobs, left, roles, forwarder_calls, read_answers, configurations)
         nursery.cancel_scope.cancel()
 
 
@@ -325,6 +330,20 @@ async def test_role_is_told_before_and_kept_as_newest(autojump_clock: MockClock)
 
         assert bench.engine.role.value == RoleChange(Role.LEADER, bench.core.state.current_term, A)
         assert [change.role for change in bench.roles][-1] is Role.LEADER
+
+
+async def test_other_members_are_told_before_anything_is_sent_to_them(autojump_clock: MockClock) -> None:
+    """The configuration in a leader's entry is handed on; and which storage a peer has, to the core."""
+    members = Configuration.of("abd", cluster_id="test")
+    command = encode_configuration(members)
+    entry = Entry.create(LogIndex(1), Term(1), EntryKind.CONFIGURATION, command)
+    async with running() as bench:
+        await bench.receive(B, AppendEntriesRequest(Term(1), B, LogIndex(0), Term(0), LogIndex(0), (entry,)))
+        bench.engine.peer_identified(B, "new disk")
+        await wait_all_tasks_blocked()
+
+    assert bench.configurations == [members]
+    assert bench.core.state.incarnations == {B: "new disk"}
 
 
 async def test_a_leader_sends_heartbeats_in_time(autojump_clock: MockClock) -> None:

@@ -6,12 +6,22 @@ import os
 import sqlite3
 import subprocess
 import sys
+import zlib
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from clustercore.interfaces import ConfigError, LogCorrupt, StorageError, StorageFull
+from clustercore.interfaces import (
+    ConfigError,
+    HardState,
+    LogCorrupt,
+    NodeId,
+    StorageError,
+    StorageFull,
+    StoredState,
+    Term,
+)
 from clustercore_sqlite import SqliteStorage, files
 from tests.unit.storage.files import commands, copy_storage, load, log_of
 
@@ -163,6 +173,49 @@ async def test_sqlite_database_of_a_newer_version_is_left_untouched(tmp_path: Pa
 
     assert not isinstance(caught.value, LogCorrupt)
     assert path.read_bytes() == content
+
+
+FIRST_VERSION = """
+PRAGMA application_id=0x436C4372; PRAGMA user_version=1; PRAGMA journal_mode=WAL;
+CREATE TABLE entries (entry_index INTEGER PRIMARY KEY, encoded BLOB NOT NULL, checksum INTEGER NOT NULL);
+CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), current_term INTEGER NOT NULL, voted_for TEXT,
+    checksum INTEGER NOT NULL);
+CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), last_included_index INTEGER NOT NULL,
+    last_included_term INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL);
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "hard_state"),
+    [
+        ((0, None, zlib.crc32(bytes(8))), HardState()),
+        ((3, None, zlib.crc32(b"\3" + bytes(7))), HardState(Term(3), None, is_founder=True)),
+        ((3, "n1", zlib.crc32(b"\3" + bytes(7) + b"\1n1")), HardState(Term(3), NodeId("n1"), is_founder=True)),
+    ],
+)
+async def test_sqlite_database_of_the_first_version_opens(
+    tmp_path: Path, row: tuple[int, str | None, int], hard_state: HardState
+) -> None:
+    """Its term and vote are kept; whoever has seen an election in it took part in founding its cluster."""
+    path = tmp_path / "node.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(FIRST_VERSION)
+        connection.execute("INSERT INTO hard_state VALUES (1, ?, ?, ?)", row)
+
+    states = [await load(path), await load(path)]
+
+    assert states == [StoredState(hard_state, None, ())] * 2
+
+
+async def test_sqlite_damage_in_a_database_of_the_first_version_is_found(tmp_path: Path) -> None:
+    """A vote that fails its checksum does so after the file was brought up to date, too."""
+    path = tmp_path / "node.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(FIRST_VERSION)
+        connection.execute("INSERT INTO hard_state VALUES (1, 3, NULL, 0)")
+
+    with pytest.raises(LogCorrupt, match="term and vote fail"):
+        await load(path)
 
 
 async def test_sqlite_draft_of_a_creation_that_was_cut_off_is_replaced(tmp_path: Path) -> None:

@@ -678,6 +678,8 @@ class Server(betterproto2.Message):
 
     incarnation: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
 
+    is_leaving: "bool" = betterproto2.field(6, betterproto2.TYPE_BOOL)
+
 
 default_message_pool.register_message("clustercore.v1", "Server", Server)
 
