@@ -37,8 +37,9 @@ __all__ = ["CategoryRetryPolicy"]
 _MAX_CHANGES = 1000
 # Callers that a target has asked to wait do not come back all at once: each waits up to this share longer.
 _HOLD_SPREAD = 0.1
-# 2 to this power is beyond any delay, and far from where a float overflows.
-_MAX_DOUBLINGS = 64
+# 2 to a larger power, by little, raises OverflowError. A product that is too large is infinite, and the longest wait
+# counts.
+_MAX_DOUBLINGS = 1000
 
 
 class CategoryRetryPolicy(RetryPolicy):

@@ -131,7 +131,9 @@ _TYPES = (
     *_types(_SERVER, "clustercore", "StorageError StateMachineError", is_retried=False),
     *_types(_CLIENT, "clustercore", "TransferFailed", is_certainly_undone=True),
     *_types(_CLIENT, "clustercore", "TooStale"),
-    *_types(_CLIENT, "clustercore", "NodeStopped", is_retried=False, is_certainly_undone=True),
+    *_types(_CLIENT, "clustercore", "NodeStopped NeverApplied", is_retried=False, is_certainly_undone=True),
+    # The same session and token find the same again.
+    *_types(_CLIENT, "clustercore", "SessionExpired TokenSettled", is_retried=False),
     *_types(_VALIDATION, "clustercore", "InvalidCommand ConfigError PluginError ServiceError MalformedEntry"),
     # Trio. A closed resource or a busy one is the caller's own doing.
     *_types(_NETWORK, "trio", "BrokenResourceError"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -45,6 +46,7 @@ async def _call_for(policy: CategoryRetryPolicy, service: Service, seconds: int)
     return calls, service.attempts - before - calls
 
 
+@pytest.mark.slow
 async def test_outage_is_not_fed_and_retries_recover_after_it(autojump_clock: MockClock) -> None:
     """Ten minutes see fewer retries than a tenth of first attempts and 0.1/s; later errors are retried again."""
     policy = CategoryRetryPolicy(is_idempotent=True, rng=Random(1))
