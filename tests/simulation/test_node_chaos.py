@@ -37,7 +37,10 @@ def test_chaos_repeats_with_its_seed() -> None:
     trace, _ = run_chaos(7, with_hash=True)
     assert run_chaos(7, with_hash=True)[0] == trace
 
-    program = "from tests.simulation.chaos import run_chaos; import sys; sys.stdout.write(repr(run_chaos(7, with_hash=True)[0]))"
+    program = (
+        "import sys; from tests.simulation.chaos import run_chaos; "
+        "sys.stdout.write(repr(run_chaos(7, with_hash=True)[0]))"
+    )
     output = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONHASHSEED": "4711"},
