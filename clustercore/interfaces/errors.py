@@ -26,6 +26,7 @@ __all__ = [
     "PluginError",
     "ProposalError",
     "ProposalRefused",
+    "ResultLost",
     "ServiceError",
     "SessionExpired",
     "SessionLimit",
@@ -100,6 +101,10 @@ class OutcomeUnknown(ProposalError):
     def __init__(self, message: str, token: SessionToken | None = None) -> None:
         super().__init__(message)
         self.token = token
+
+
+class ResultLost(OutcomeUnknown):
+    """Done, but the result is too large to be brought here from the leader, as the text says. Repeat nothing."""
 
 
 # --- Sessions ------------------------------------------------------------------------------------------------------

@@ -104,6 +104,8 @@ class ForwardFailure(Enum):
     REFUSED = "refused"
     # May still be done.
     UNKNOWN = "unknown"
+    # Done, but a result is too large for a message.
+    NO_RESULT = "no_result"
 
 
 @attrs.frozen

@@ -94,6 +94,8 @@ class Engine:
         self._session_limits = session_limits
         # A leader runs several times in an election timeout; if it did not, it was stopped.
         self._leader_clock = LeaderClock(core.state.config.election_timeout_s)
+        # The version of commands that is to be switched on next; 0 if none.
+        self._version_to_enable = 0
         # What to ask the core for in one go.
         self._reads: list[ReadId] = []
         self.freshness = Freshness()
@@ -128,6 +130,8 @@ class Engine:
                 self._on_heard()
             if self._proposals.has_queued and (room_bytes := self._core.proposal_room_bytes):
                 self._append_proposals(room_bytes)
+            if self._version_to_enable and self._core.proposal_room_bytes:
+                self._append_version()
             if self._reads:
                 reads, self._reads = self._reads, []
                 self._carry_out(self._core.read(reads, trio.current_time()))
@@ -195,8 +199,9 @@ class Engine:
         return self._core.best_successor(trio.current_time())
 
     def enable_version(self, version: int) -> None:
-        """Queue that commands up to a version be switched on, if this node leads; otherwise nothing happens."""
-        self._queue(lambda: self._enable_version(version))
+        """Have commands up to a version switched on, as soon as this leader takes proposals; nobody waits for it."""
+        self._version_to_enable = version
+        self._wakeup.set()
 
     def snapshot_saved(self, last_included_index: LogIndex, keep_from: LogIndex) -> None:
         """Queue that this node's own snapshot is durable."""
@@ -254,10 +259,12 @@ class Engine:
                 self._proposals.put_back(groups)
         self._carry_out(effects)
 
-    def _enable_version(self, version: int) -> None:
-        entry = encode_version_entry(EnableVersion(version))
-        # Nobody waits for it. A node that does not lead, or hands over, appends nothing; the next leader will.
-        self._carry_out(self._core.propose([entry], trio.current_time(), kinds=[EntryKind.VERSION]))
+    def _append_version(self) -> None:
+        entry = encode_version_entry(EnableVersion(self._version_to_enable))
+        effects = self._core.propose([entry], trio.current_time(), kinds=[EntryKind.VERSION])
+        if isinstance(effects[0], ProposalsAppended):
+            self._version_to_enable = 0
+        self._carry_out(effects)
 
     def _refuse_unforwardable(self) -> None:
         state = self._core.state
@@ -320,6 +327,8 @@ class Engine:
             # A leader that goes on leading has no change of role; it cannot lead two terms in a row without one.
             self._proposals.leadership_lost(before.term)
         after = RoleChange(effect.role, effect.term, effect.leader_id)
+        # Whoever leads looks anew which version can be switched on.
+        self._version_to_enable = 0
         if after.role is Role.LEADER:
             self._leader_clock.start(trio.current_time())
         self.role.set(after)

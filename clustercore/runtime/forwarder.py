@@ -9,7 +9,7 @@ from enum import Enum
 import attrs
 import trio
 
-from clustercore.interfaces.errors import ClusterError, OutcomeUnknown, ProposalRefused
+from clustercore.interfaces.errors import ClusterError, OutcomeUnknown, ProposalRefused, ResultLost
 from clustercore.interfaces.messages import ForwardFailure, ForwardProposals, ProposalsApplied, ProposalsFailed
 from clustercore.interfaces.values import Applied
 from clustercore.raft.types import LogIndex, NodeId
@@ -194,6 +194,8 @@ class Forwarder:
         match failure:
             case ProposalsFailed(failure=ForwardFailure.UNKNOWN):
                 self._fail(groups, lambda: OutcomeUnknown(f"leader {request.leader_id!r}: {failure.detail}"))
+            case ProposalsFailed(failure=ForwardFailure.NO_RESULT):
+                self._fail(groups, lambda: ResultLost(f"leader {request.leader_id!r}: {failure.detail}"))
             case ProposalsFailed(failure=ForwardFailure.REFUSED):
                 # It would refuse them again: a limit of its configuration is lower than here, or it is stopping.
                 self._fail(groups, lambda: ProposalRefused(f"leader {request.leader_id!r}: {failure.detail}"))

@@ -273,5 +273,5 @@ def _results_in_parts(
             f"the command at index {worst.index} is applied, but its result of {len(worst.result)} bytes does not fit "
             f"into a message of {max_bytes:g} bytes; ask the leader itself, or raise max_message_bytes"
         )
-        answers.append(ProposalsFailed(request_id, ForwardFailure.UNKNOWN, None, detail))
+        answers.append(ProposalsFailed(request_id, ForwardFailure.NO_RESULT, None, detail))
     return answers

@@ -22,6 +22,7 @@ from clustercore.interfaces.errors import (
     OutcomeUnknown,
     ProposalError,
     ProposalRefused,
+    ResultLost,
     SessionExpired,
     SessionLimit,
     TokenSettled,
@@ -147,7 +148,7 @@ class SessionClient:
                 )
                 return decode_answer(applied.result)
             except OutcomeUnknown as error:
-                if trio.current_time() >= give_up_at:
+                if isinstance(error, ResultLost) or trio.current_time() >= give_up_at:
                     raise
                 logger.debug("a session repeats what it asked: %s", error)
             except MalformedOperation as error:
@@ -230,6 +231,7 @@ class Session:
             NodeStopped: not done.
             SessionExpired: will not be done any more; ``may_be_applied`` says whether it may have been.
             OutcomeUnknown: may be done: ``give_up_s`` has passed, or the node has stopped. It has the token.
+            ResultLost: done, but the result is too large to be brought here. It has the token.
             NeverApplied: never will be done: somebody resolved its token before it came.
             TokenSettled: ``token`` was released.
         """
@@ -243,7 +245,8 @@ class Session:
             state.is_answered = answer.outcome is not Outcome.LIMIT
             self._heard_at = max(self._heard_at, state.fate.tried_at)
         except OutcomeUnknown as error:
-            raise OutcomeUnknown(str(error), SessionToken(self._id, sequence)) from error
+            error.token = SessionToken(self._id, sequence)
+            raise
         finally:
             state.is_active = False
             if not state.is_prepared and (state.is_answered or not state.fate.may_be_appended):
@@ -280,9 +283,10 @@ class Session:
         return applied
 
     def release(self, token: SessionToken) -> None:
-        """Be done with a token of ``prepare``: its outcome is safe with you, and is kept no longer.
+        """Be done with a token: its outcome is safe with you, or of no interest, and is kept no longer.
 
-        A token that is released already changes nothing.
+        A command that has not been applied may still be, unless it was resolved. A token that is released already
+        changes nothing.
 
         Raises: ValueError if a ``propose`` of it is running.
         """

@@ -132,8 +132,8 @@ _TYPES = (
     *_types(_CLIENT, "clustercore", "TransferFailed", is_certainly_undone=True),
     *_types(_CLIENT, "clustercore", "TooStale"),
     *_types(_CLIENT, "clustercore", "NodeStopped NeverApplied", is_retried=False, is_certainly_undone=True),
-    # The same session and token find the same again.
-    *_types(_CLIENT, "clustercore", "SessionExpired TokenSettled", is_retried=False),
+    # The same session and token find the same again, and the same result is too large again.
+    *_types(_CLIENT, "clustercore", "ResultLost SessionExpired TokenSettled", is_retried=False),
     *_types(_VALIDATION, "clustercore", "InvalidCommand ConfigError PluginError ServiceError MalformedEntry"),
     # Trio. A closed resource or a busy one is the caller's own doing.
     *_types(_NETWORK, "trio", "BrokenResourceError"),

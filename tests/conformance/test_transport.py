@@ -99,6 +99,7 @@ MESSAGES: list[Message] = [
     AppendEntriesRequest(Term(3), NodeId("a"), LogIndex(5), Term(2), LogIndex(4), (ENTRY, NO_OP)),
     InstallSnapshotRequest(Term(3), NodeId("a"), LogIndex(5), Term(2), b"state" * 50_000),
     ForwardProposals(7, (b"", b"one", b"\0" * 1000)),
+    ForwardProposals(8, (b"", b"one"), bytes([EntryKind.COMMAND, EntryKind.SESSION])),
 ]
 RESPONSES: list[Message] = [
     RequestVoteResponse(Term(3), True),
@@ -109,6 +110,7 @@ RESPONSES: list[Message] = [
     ProposalsApplied(7, Term(3), LogIndex(8), (b"", b"result")),
     ProposalsFailed(7, ForwardFailure.NOT_LEADER, NodeId("b"), "not here"),
     ProposalsFailed(7, ForwardFailure.UNKNOWN, None, ""),
+    ProposalsFailed(7, ForwardFailure.NO_RESULT, None, "too large"),
 ]
 
 

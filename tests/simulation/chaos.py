@@ -13,7 +13,7 @@ from tests.simulation.cluster import SimulatedCluster, simulate, small_config
 from tests.simulation.node_trace import NodeTrace
 from tests.simulation.workload import Ledger, check_disks, client
 
-__all__ = ["run_chaos"]
+__all__ = ["Chaos", "converge", "run_chaos"]
 
 # Virtual seconds of faults: dozens of elections.
 FAULTS_S = 60.0
@@ -147,7 +147,7 @@ def run_chaos(seed: int, *, with_hash: bool = False) -> tuple[list[tuple[float, 
                 await machine.ended.wait()
                 await cluster.start(machine.name)
         await client(cluster, ledger, "a", 3, prefix="afterwards ")
-        await _converge(cluster)
+        await converge(cluster)
         ledger.check(cluster)
         check_disks(cluster, ledger)
         _check_real_time_order(ledger)
@@ -164,7 +164,7 @@ async def _keep_proposing(cluster: SimulatedCluster, ledger: Ledger, name: str, 
     await client(cluster, ledger, name, 1000, prefix=f"{prefix} ", pause_s=pause_s)
 
 
-async def _converge(cluster: SimulatedCluster) -> None:
+async def converge(cluster: SimulatedCluster) -> None:
     """Wait for agreement, bringing back what a crash that was planned still takes away."""
     while True:
         for machine in cluster.machines.values():

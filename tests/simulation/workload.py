@@ -16,12 +16,15 @@ from clustercore import Node
 from clustercore.interfaces import (
     Applied,
     Consistency,
+    EntryKind,
     NodeStopped,
     NotLeader,
     OutcomeUnknown,
     ProposalRefused,
     StoredState,
 )
+from clustercore.runtime.replicated_state import split_snapshot
+from clustercore.runtime.session_entries import command_in
 from clustercore.testing import (
     HistoryRecorder,
     MapGet,
@@ -37,6 +40,9 @@ __all__ = ["Ledger", "check_disks", "client", "propose", "read"]
 
 # Virtual seconds that a client waits for a read: cut off, it would wait for the end of the run.
 READ_PATIENCE_S = 2.0
+
+# Entries that may hold a command.
+_COMMANDS = (EntryKind.COMMAND, EntryKind.SESSION)
 
 
 @attrs.define
@@ -134,8 +140,9 @@ def _durable_commands(state: StoredState) -> dict[int, bytes]:
     """The commands on a disk by index, in its snapshot and its log."""
     journal = Journal()
     if state.snapshot is not None:
-        journal.restore(state.snapshot.data)
-    return dict(journal.lines) | {entry.index: entry.command for entry in state.entries if entry.command}
+        journal.restore(split_snapshot(state.snapshot.data)[1])
+    own = {entry.index: command_in(entry.kind, entry.command) for entry in state.entries if entry.kind in _COMMANDS}
+    return dict(journal.lines) | {index: command for index, command in own.items() if command}
 
 
 def check_disks(cluster: SimulatedCluster, ledger: Ledger) -> None:

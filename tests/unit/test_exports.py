@@ -27,9 +27,9 @@ PUBLIC = {
         NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OutcomeUnknown
         PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest PreVoteResponse
         ProposalError ProposalRefused ProposalsApplied ProposalsFailed ReadIndexReady ReadIndexRefused
-        ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse RetryCall RetryDecision RetryEvent
-        RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server Service ServiceError
-        ServiceTransport SessionExpired SessionLimit SessionToken Snapshot StateMachine StateMachineError
+        ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall RetryDecision
+        RetryEvent RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server Service
+        ServiceError ServiceTransport SessionExpired SessionLimit SessionToken Snapshot StateMachine StateMachineError
         StatusRequest StatusResponse StopReason Storage StorageError StorageFull StorageIdentity StoredState
         StreamHandler TargetStatistics Term TimeoutNowRequest TimeoutNowResponse TokenSettled TooStale
         TransferFailed Transport TransportError UnaryHandler VersionNotEnabled decode_entry

@@ -12,6 +12,7 @@ from clustercore.raft.effects import (
     Send,
     SendSnapshot,
 )
+from clustercore.raft.entry import EntryKind
 from clustercore.raft.types import LogIndex, NodeId, Role, Term, WriteId
 from tests.unit.raft.building import (
     CONFIG,
@@ -78,6 +79,20 @@ def test_proposed_entries_are_encoded_as_they_are_read() -> None:
     written = effects[1]
     assert isinstance(written, PersistEntries)
     assert written.entries[0].encoded == attrs.evolve(command(2, 1)).encoded.replace(b"\x032:1", b"\x01x")
+
+
+def test_proposals_may_be_of_other_kinds() -> None:
+    """To the core they are commands: one kind for each."""
+    core = replicating()
+
+    core.propose([b"x", b"y", b"z"], 1.5, kinds=[EntryKind.COMMAND, EntryKind.SESSION, EntryKind.VERSION])
+
+    entries = core.state.log.slice(LogIndex(2), LogIndex(4))
+    assert [(entry.kind, entry.command) for entry in entries] == [
+        (EntryKind.COMMAND, b"x"),
+        (EntryKind.SESSION, b"y"),
+        (EntryKind.VERSION, b"z"),
+    ]
 
 
 @pytest.mark.parametrize(("make", "leader_id"), [(follower, None), (candidate, None)])

@@ -39,7 +39,15 @@ from clustercore.runtime.applier import Applier
 from clustercore.runtime.engine import MAX_BATCH_BYTES, MAX_WAITING_MESSAGES, Engine
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
 from clustercore.runtime.replicated_state import ReplicatedState
-from clustercore.runtime.session_entries import SessionLimits
+from clustercore.runtime.session_entries import (
+    EnableVersion,
+    OpenSession,
+    SessionLimits,
+    Stamp,
+    decode_session_entry,
+    decode_version_entry,
+    encode_operation,
+)
 from clustercore.runtime.writer import ReadSnapshot, StorageJob
 from tests.simulation.cluster import Journal
 
@@ -249,6 +257,48 @@ async def test_proposals_that_arrive_together_are_one_write(autojump_clock: Mock
         [job] = bench.jobs[writes:]
         assert isinstance(job, PersistEntries)
         assert [entry.command for entry in job.entries] == [b"x", b"y", b"z"]
+
+
+async def test_leader_stamps_entries_of_sessions(autojump_clock: MockClock) -> None:
+    """With how long it has led, and its limits; other entries are as they were proposed."""
+    async with running() as bench:
+        await bench.stand_and_win()
+        writes = len(bench.jobs)
+        await trio.sleep(0.05)
+        operation = encode_operation(OpenSession(1000))
+
+        bench.engine.propose(Group((b"x",), on_done=bench.left.append, may_forward=True))
+        bench.engine.propose(Group((operation,), on_done=bench.left.append, may_forward=True, kinds=b"\x04"))
+        await wait_all_tasks_blocked()
+
+        [job] = bench.jobs[writes:]
+        assert isinstance(job, PersistEntries)
+        plain, stamped = job.entries
+        assert (plain.kind, plain.command) == (EntryKind.COMMAND, b"x")
+        assert stamped.kind is EntryKind.SESSION
+        assert decode_session_entry(stamped.command) == (
+            OpenSession(1000),
+            Stamp(50, max_sessions=10, max_outstanding=8, max_result_bytes=1000),
+        )
+
+
+async def test_version_is_switched_on_when_the_leader_can(autojump_clock: MockClock) -> None:
+    """While too much is uncommitted it waits."""
+    async with running(config=RaftConfig(max_uncommitted_bytes=100)) as bench:
+        await bench.stand_and_win()
+        await bench.durable()
+        await bench.receive(B, AppendEntriesResponse(Term(1), True, LogIndex(0), LogIndex(1)))
+        await bench.propose(b"x" * 99)
+        bench.engine.enable_version(2)
+        await wait_all_tasks_blocked()
+        assert bench.core.state.log.last_index == 2
+
+        await bench.durable()
+        await bench.receive(B, AppendEntriesResponse(Term(1), True, LogIndex(1), LogIndex(2)))
+
+        [entry] = bench.core.state.log.slice(LogIndex(3), LogIndex(3))
+        assert entry.kind is EntryKind.VERSION
+        assert decode_version_entry(entry.command) == EnableVersion(2)
 
 
 async def test_batches_are_bounded_in_bytes(autojump_clock: MockClock) -> None:

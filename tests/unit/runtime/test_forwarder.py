@@ -20,6 +20,7 @@ from clustercore.interfaces import (
     ProposalRefused,
     ProposalsApplied,
     ProposalsFailed,
+    ResultLost,
 )
 from clustercore.raft.types import LogIndex, NodeId, Term
 from clustercore.runtime.forwarder import MAX_OPEN_REQUESTS, MAX_REQUEST_BYTES, Forwarder
@@ -299,6 +300,31 @@ async def test_refused_commands_are_told_to_their_proposer() -> None:
 
         assert bench.kinds() == {b"x": ProposalRefused}
         assert "because" in str(bench.answers[b"x"])
+
+
+async def test_kinds_travel_with_their_commands() -> None:
+    """One byte for each; none where all are plain, as a node of an earlier version expects."""
+    async with running() as bench:
+        for kinds in (b"\x04", b"\x02"):
+            bench.proposals.add(Group((b"x",), on_done=lambda result: None, may_forward=True, kinds=kinds))
+        await bench.propose(b"y")
+        bench.proposals.add(Group((b"z",), on_done=lambda result: None, may_forward=True))
+        await bench.propose()
+
+        requests = [message for message in bench.links[B].sent if isinstance(message, ForwardProposals)]
+        assert [(request.commands, request.kinds) for request in requests] == [
+            ((b"x", b"x", b"y"), b"\x04\x02\x02"),
+            ((b"z",), b""),
+        ]
+
+
+async def test_result_that_could_not_be_brought_is_told_from_an_unknown_outcome() -> None:
+    """The command is applied: repeating it would find the same."""
+    async with running() as bench:
+        await bench.propose(b"x")
+        await bench.answer(B, failed(1, ForwardFailure.NO_RESULT))
+
+        assert bench.kinds() == {b"x": ResultLost}
 
 
 # --- Unknown ---

@@ -20,6 +20,7 @@ from clustercore.interfaces import (
     HelloResponse,
     Message,
     NodeStatus,
+    NodeStopped,
     NotLeader,
     OutcomeUnknown,
     ProposalsApplied,
@@ -38,6 +39,14 @@ from clustercore.runtime.incoming import MAX_OPEN_REQUESTS, Acceptor
 from clustercore.runtime.outbox import MAX_BYTES
 from clustercore.runtime.proposals import Group, Proposals
 from clustercore.runtime.reads import ReadIndexes
+from clustercore.runtime.session_entries import (
+    EnableVersion,
+    OpenSession,
+    SessionCommand,
+    VersionedCommand,
+    encode_operation,
+    encode_version_entry,
+)
 from tests.unit.runtime.fakes import FakeLink, introductions_of
 
 HEARTBEAT = AppendEntriesRequest(Term(1), NodeId("b"), LogIndex(0), Term(0), LogIndex(0))
@@ -87,7 +96,7 @@ class Bench:
             self.link.deliver(message)
         await wait_all_tasks_blocked()
 
-    def finish(self, group: Group, result: list[Applied] | NotLeader | OutcomeUnknown) -> None:
+    def finish(self, group: Group, result: list[Applied] | NotLeader | OutcomeUnknown | NodeStopped) -> None:
         """Answer a group as the engine and the applier do."""
         [taken] = self.proposals.take_queued(0)
         assert taken is group
@@ -217,7 +226,7 @@ async def test_result_too_large_for_any_message_is_unknown_alone(
             (part.first_index, len(part.results)) for part in answers if isinstance(part, ProposalsApplied)
         ] == parts
         assert isinstance(last, ProposalsFailed)
-        assert last.failure is ForwardFailure.UNKNOWN
+        assert last.failure is ForwardFailure.NO_RESULT
         assert f"at index {4 + sizes.index(900)} is applied, but its result of 900 bytes" in last.detail
 
 
@@ -229,6 +238,47 @@ async def test_commands_beyond_the_limit_are_refused_whole() -> None:
         failures = [message.failure for message in bench.link.sent if isinstance(message, ProposalsFailed)]
         assert failures == [ForwardFailure.REFUSED] * 2
         assert bench.engine.proposed == []
+
+
+@pytest.mark.parametrize(
+    ("kinds", "commands"),
+    [
+        (b"\x02", (b"x", b"y")),
+        (b"\x01", (b"",)),
+        (b"\x03", (b"",)),
+        (b"\x63", (b"",)),
+        (b"\x04", (b"not an operation",)),
+        (b"\x04", (encode_operation(SessionCommand(1, 1, 1, (), 1, bytes(11))),)),
+        (b"\x05", (encode_version_entry(EnableVersion(2)),)),
+    ],
+)
+async def test_forwarded_entries_that_only_a_leader_makes_are_refused(
+    kinds: bytes, commands: tuple[bytes, ...]
+) -> None:
+    """And those that are malformed, or too large: what is in the log every node must be able to apply."""
+    async with accepting() as bench:
+        await bench.deliver(ForwardProposals(1, commands, kinds))
+
+        [failure] = bench.link.sent
+        assert isinstance(failure, ProposalsFailed)
+        assert failure.failure is ForwardFailure.REFUSED
+        assert bench.engine.proposed == []
+
+
+async def test_forwarded_entries_keep_their_kinds() -> None:
+    """A command, one of a session and one of a version; and a leader that stops says that it leads no more."""
+    commands = (b"x", encode_operation(OpenSession(1)), encode_version_entry(VersionedCommand(2, b"y")))
+    async with accepting() as bench:
+        await bench.deliver(ForwardProposals(1, commands, b"\x02\x04\x05"))
+        [group] = bench.engine.proposed
+        assert (group.commands, group.kinds) == (commands, b"\x02\x04\x05")
+
+        bench.finish(group, NodeStopped("stopped"))
+        await wait_all_tasks_blocked()
+
+        [failure] = bench.link.sent
+        assert isinstance(failure, ProposalsFailed)
+        assert failure.failure is ForwardFailure.NOT_LEADER
 
 
 async def test_forwarded_proposals_wait_for_room() -> None:

@@ -162,6 +162,8 @@ class ForwardFailure(betterproto2.Enum):
 
     UNKNOWN = 3
 
+    NO_RESULT = 4
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
@@ -169,6 +171,7 @@ class ForwardFailure(betterproto2.Enum):
             1: "FORWARD_FAILURE_NOT_LEADER",
             2: "FORWARD_FAILURE_REFUSED",
             3: "FORWARD_FAILURE_UNKNOWN",
+            4: "FORWARD_FAILURE_NO_RESULT",
         }
 
     @classmethod
@@ -178,6 +181,7 @@ class ForwardFailure(betterproto2.Enum):
             "FORWARD_FAILURE_NOT_LEADER": 1,
             "FORWARD_FAILURE_REFUSED": 2,
             "FORWARD_FAILURE_UNKNOWN": 3,
+            "FORWARD_FAILURE_NO_RESULT": 4,
         }
 
 
