@@ -67,8 +67,8 @@ from clustercore.interfaces.retry_values import (
     StopReason,
     TargetStatistics,
 )
-from clustercore.interfaces.state_machine import StateMachine
-from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
+from clustercore.interfaces.state_machine import SnapshotHandle, StateMachine
+from clustercore.interfaces.storage import SnapshotReader, Storage, StorageIdentity, StoredState
 from clustercore.interfaces.transport import (
     AcceptLink,
     Lane,
@@ -88,6 +88,7 @@ from clustercore.interfaces.values import (
     RoleChange,
     SessionToken,
 )
+from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
 from clustercore.raft.entry import Entry, EntryKind, MalformedEntry, decode_entry
 from clustercore.raft.messages import (
     AppendEntriesRequest,
@@ -101,7 +102,18 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, Role, Round, Server, Snapshot, Term
+from clustercore.raft.types import (
+    Configuration,
+    HardState,
+    LogIndex,
+    NodeId,
+    Role,
+    Round,
+    Server,
+    SnapshotId,
+    SnapshotMetadata,
+    Term,
+)
 
 __all__ = [
     "OLDEST_PROTOCOL_VERSION",
@@ -140,6 +152,7 @@ __all__ = [
     "LinkClosed",
     "LogCorrupt",
     "LogIndex",
+    "MalformedConfiguration",
     "MalformedEntry",
     "Member",
     "Message",
@@ -184,7 +197,10 @@ __all__ = [
     "SessionExpired",
     "SessionLimit",
     "SessionToken",
-    "Snapshot",
+    "SnapshotHandle",
+    "SnapshotId",
+    "SnapshotMetadata",
+    "SnapshotReader",
     "StateMachine",
     "StateMachineError",
     "StatusRequest",
@@ -207,5 +223,7 @@ __all__ = [
     "TransportError",
     "UnaryHandler",
     "VersionNotEnabled",
+    "decode_configuration",
     "decode_entry",
+    "encode_configuration",
 ]

@@ -1,8 +1,8 @@
 """From the messages of ``clustercore.interfaces`` to the bytes of ``protos/clustercore/v1/raft.proto``, and back.
 
-AppendEntries takes the way by hand (``wire``), everything else goes through the generated classes. The outer Envelope
-is always split by hand: it is one field, and betterproto2 neither joins a message that comes in two parts nor notices
-one that is cut off, so what it gets to read is checked here first.
+AppendEntries and InstallSnapshot take the way by hand (``wire``, ``wire_snapshot``), everything else goes through the
+generated classes. The outer Envelope is always split by hand: it is one field, and betterproto2 neither joins a message
+that comes in two parts nor notices one that is cut off, so what it gets to read is checked here first.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from clustercore_grpc.wire import (
     encode_field,
     split_fields,
 )
+from clustercore_grpc.wire_snapshot import decode_install_snapshot_request, encode_install_snapshot_request
 
 __all__ = ["RPCS", "decode_body", "decode_envelope", "encode_body", "encode_envelope"]
 
@@ -96,7 +97,6 @@ _PLAIN: dict[type[Message], type[Any]] = {
     RequestVoteResponse: v1.RequestVoteResponse,
     PreVoteRequest: v1.PreVoteRequest,
     PreVoteResponse: v1.PreVoteResponse,
-    InstallSnapshotRequest: v1.InstallSnapshotRequest,
     InstallSnapshotResponse: v1.InstallSnapshotResponse,
     TimeoutNowRequest: v1.TimeoutNowRequest,
     TimeoutNowResponse: v1.TimeoutNowResponse,
@@ -300,6 +300,7 @@ def _node_id(text: str | None) -> NodeId | None:
 _ENCODERS: dict[type[Message], Callable[[Any], bytes]] = {
     AppendEntriesRequest: encode_append_entries_request,
     AppendEntriesResponse: encode_append_entries_response,
+    InstallSnapshotRequest: encode_install_snapshot_request,
     ProposalsFailed: _proposals_failed,
     StatusResponse: _status_response,
 }
@@ -307,6 +308,7 @@ _ENCODERS: dict[type[Message], Callable[[Any], bytes]] = {
 _DECODERS: dict[type[Message], Callable[[bytes], Message]] = {
     AppendEntriesRequest: decode_append_entries_request,
     AppendEntriesResponse: decode_append_entries_response,
+    InstallSnapshotRequest: decode_install_snapshot_request,
     ProposalsFailed: _read_proposals_failed,
     StatusResponse: _read_status_response,
 }

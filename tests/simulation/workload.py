@@ -32,6 +32,8 @@ from clustercore.testing import (
     key_value_model,
 )
 from tests.simulation.cluster import Journal, SimulatedCluster
+from tests.simulation.disk import Content
+from tests.snapshots import machine_bytes
 
 __all__ = ["Ledger", "check_disks", "client", "propose", "read"]
 
@@ -130,11 +132,11 @@ async def read(ledger: Ledger, node: Node, prefix: str, consistency: Consistency
         pending.answer(result.value.decode() or None)
 
 
-def _durable_commands(state: StoredState) -> dict[int, bytes]:
+def _durable_commands(content: Content) -> dict[int, bytes]:
     """The commands on a disk by index, in its snapshot and its log."""
-    journal = Journal()
+    journal, state = Journal(), content.state
     if state.snapshot is not None:
-        journal.restore(state.snapshot.data)
+        journal.restore(machine_bytes(content.snapshot_data))
     return dict(journal.lines) | {entry.index: entry.command for entry in state.entries if entry.command}
 
 
@@ -144,7 +146,7 @@ def check_disks(cluster: SimulatedCluster, ledger: Ledger) -> None:
     Everything acknowledged is on a majority of them, and the logs match.
     """
     states = [machine.disk.synced for machine in cluster.machines.values()]
-    disks = [_durable_commands(state) for state in states]
+    disks = [_durable_commands(machine.disk.content) for machine in cluster.machines.values()]
     for command, applied in ledger.acknowledged:
         holders = sum(disk.get(applied.index) == command for disk in disks)
         assert holders > len(disks) // 2, f"{command!r} was acknowledged and is on {holders} of {len(disks)} disks"

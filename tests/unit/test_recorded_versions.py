@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -39,7 +40,8 @@ from clustercore.interfaces import (
     Role,
     Round,
     Server,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
     StatusRequest,
     StatusResponse,
     StorageIdentity,
@@ -56,6 +58,7 @@ from clustercore_kv.snapshot import decode_snapshot
 from clustercore_memory import MemoryNetwork, MemoryTransport
 from clustercore_sqlite import SqliteStorage, files
 from clustercore_static import StaticDiscovery
+from tests.snapshots import Whole, read_snapshot
 from tests.unit.storage.files import load, log_of
 
 V1 = Path(__file__).parents[1] / "data" / "v1"
@@ -169,11 +172,14 @@ async def test_storage_of_version_1_is_read_and_upgraded(tmp_path: Path) -> None
     """All that it held is there, nobody owns it yet, and from then on it has the format of this version."""
     path = copy_of("node.db", tmp_path)
 
-    stored = await load(path)
+    async with SqliteStorage(path) as storage:
+        stored = await storage.load()
+        whole = await read_snapshot(storage)
 
-    assert stored == StoredState(
-        HardState(Term(2), N1), Snapshot(index(2), Term(1), b"whole state"), ENTRIES[1:], identity=None
-    )
+    name = SnapshotId(f"upgraded-2-1-{zlib.crc32(b'whole state'):08x}")
+    metadata = SnapshotMetadata(index(2), Term(1), Configuration(), name)
+    assert stored == StoredState(HardState(Term(2), N1), metadata, ENTRIES[1:], identity=None)
+    assert whole == Whole(metadata, b"whole state")
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (files.FORMAT_VERSION,)
     assert int.from_bytes(path.read_bytes()[60:64], "big") == files.FORMAT_VERSION
