@@ -23,10 +23,13 @@ from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.errors import InvariantError
 from clustercore.raft.leadership_transfer import (
     best_successor,
+    give_up_lost_target,
     maybe_give_up_transfer,
     maybe_leave_stalled_disk,
     maybe_tell_target,
     receive_timeout_now,
+    receive_timeout_now_response,
+    repeat_timeout_now,
     start_transfer,
 )
 from clustercore.raft.log import RaftLog
@@ -59,7 +62,7 @@ from clustercore.raft.replication import (
     receive_append_entries_response,
     send_heartbeats,
 )
-from clustercore.raft.roles import become_follower, protect_leader, reset_election_deadline
+from clustercore.raft.roles import become_follower, protect_leader, reset_election_deadline, wait_from_durable_vote
 from clustercore.raft.snapshots import compact_log, receive_install_snapshot, receive_install_snapshot_response
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import (
@@ -138,7 +141,7 @@ class RaftCore:
     @property
     def deadline(self) -> float:
         """When ``time_passed`` wants to be called next, in the caller's clock; infinity for never."""
-        return min(self._state.election_deadline, self._state.heartbeat_deadline)
+        return min(self._state.election_due_at, self._state.heartbeat_deadline)
 
     @property
     def proposal_room_bytes(self) -> int:
@@ -155,12 +158,13 @@ class RaftCore:
         state = self._state
         if now >= state.heartbeat_deadline:
             maybe_give_up_transfer(state, now)
-            maybe_leave_stalled_disk(state, now)
             if not maybe_step_down(state, now):
                 # Here and not with every round: reads start rounds of their own, and must not put off what is due.
                 state.heartbeat_deadline = now + state.config.heartbeat_interval_s
                 send_heartbeats(state, now)
-        elif now >= state.election_deadline:
+                repeat_timeout_now(state)
+                maybe_leave_stalled_disk(state, now)
+        elif now >= state.election_due_at:
             ask_around(state, now)
         return self._finish()
 
@@ -196,11 +200,10 @@ class RaftCore:
             case TimeoutNowRequest():
                 receive_timeout_now(state, message, now)
             case TimeoutNowResponse():
-                # Whether the target stood, and won, shows in the term it asks votes for.
-                pass
+                receive_timeout_now_response(state, sender, message)
             case _:
                 assert_never(message)
-        maybe_tell_target(state, sender)
+        maybe_tell_target(state)
         if state.role is Role.LEADER:
             maybe_confirm_reads(state, now)
         return self._finish()
@@ -230,11 +233,15 @@ class RaftCore:
     def storage_done(self, write_id: WriteId, now: float) -> Effects:
         """Note that every write up to ``write_id`` is durable: the node's own vote and log now count."""
         state = self._state
+        had_gate = state.hard_state_gate is not None
         state.writes_done(write_id, now)
+        if had_gate and state.hard_state_gate is None:
+            wait_from_durable_vote(state, now)
         maybe_restore_snapshot(state)
         count_own_vote(state, now)
         if state.role is Role.LEADER:
             maybe_commit(state)
+            maybe_tell_target(state)
             maybe_confirm_reads(state, now)
         maybe_apply(state)
         return self._finish()
@@ -261,9 +268,10 @@ class RaftCore:
         return quorum_heard_at(self._state, now)
 
     def transfer_leadership(self, target: NodeId, now: float) -> Effects:
-        """Begin to hand over to another voter (thesis §3.10), if this node leads; ``state.transfer`` tells.
+        """Begin to hand over to another voter (thesis §3.10), if this node leads.
 
-        It ends with the leadership, or after an election timeout, when this node goes on leading.
+        It ends with the leadership, or with TransferGivenUp, at the latest after an election timeout; then this node
+        goes on leading.
         """
         start_transfer(self._state, target, now)
         return self._finish()
@@ -283,6 +291,7 @@ class RaftCore:
     def peer_unreachable(self, peer: NodeId) -> Effects:
         """Take for lost what was sent to a peer and not answered. Its next answer starts replication again."""
         peer_unreachable(self._state, peer)
+        give_up_lost_target(self._state, peer)
         return self._finish()
 
     def _office(self) -> tuple[Role, Term, NodeId | None]:
@@ -316,7 +325,7 @@ def _refusal_of(message: RaftMessage, current_term: Term) -> RaftResponse | None
         case PreVoteRequest():
             return PreVoteResponse(current_term, candidate_term=message.term, vote_granted=False)
         case TimeoutNowRequest():
-            return TimeoutNowResponse(current_term)
+            return TimeoutNowResponse(current_term, message.round)
         case AppendEntriesRequest():
             return AppendEntriesResponse(current_term, success=False, prev_log_index=message.prev_log_index)
         case InstallSnapshotRequest():

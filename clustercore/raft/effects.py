@@ -14,7 +14,7 @@ import attrs
 
 from clustercore.raft.entry import Entry
 from clustercore.raft.messages import RaftRequest, RaftResponse
-from clustercore.raft.types import HardState, LogIndex, NodeId, ReadId, Role, Snapshot, Term, WriteId
+from clustercore.raft.types import HardState, LogIndex, NodeId, ReadId, Role, Snapshot, Term, TransferFailure, WriteId
 
 __all__ = [
     "Apply",
@@ -32,6 +32,7 @@ __all__ = [
     "RoleChanged",
     "Send",
     "SendSnapshot",
+    "TransferGivenUp",
 ]
 
 
@@ -146,6 +147,14 @@ class ReadRefused:
     leader_id: NodeId | None
 
 
+@attrs.frozen
+class TransferGivenUp:
+    """This leader does not hand over to ``target``, or tries it no more: it goes on leading (thesis §3.10)."""
+
+    target: NodeId
+    failure: TransferFailure
+
+
 Effect = (
     PersistHardState
     | PersistEntries
@@ -160,5 +169,6 @@ Effect = (
     | ProposalsRefused
     | ReadReady
     | ReadRefused
+    | TransferGivenUp
 )
 Effects = tuple[Effect, ...]

@@ -21,6 +21,7 @@ __all__ = [
     "protect_leader",
     "reset_election_deadline",
     "step_down",
+    "wait_from_durable_vote",
 ]
 
 
@@ -31,6 +32,19 @@ def reset_election_deadline(state: RaftState, now: float) -> None:
     """
     timeout_s = state.config.election_timeout_s
     state.election_deadline = now + state.rng.uniform(timeout_s, 2 * timeout_s) if state.is_voter else math.inf
+
+
+def wait_from_durable_vote(state: RaftState, now: float) -> None:
+    """Begin to wait for an election's outcome now that this node's vote is durable: before, nobody heard of it.
+
+    Otherwise a cluster whose disks take longer than an election timeout would never have a leader.
+    """
+    if state.voted_for is None or state.role is Role.LEADER:
+        return
+    reset_election_deadline(state, now)
+    if state.role is Role.CANDIDATE:
+        # The others write their votes now, and their disks are as slow as this one, for all this node knows.
+        state.election_deadline += now - state.stood_at
 
 
 def protect_leader(state: RaftState, now: float) -> None:
@@ -49,6 +63,7 @@ def become_follower(state: RaftState, term: Term, now: float) -> None:
     """
     state.current_term = term
     state.voted_for = None
+    state.heard_round = Round(0)
     state.persist_hard_state()
     _lay_down_office(state, now)
     state.leader_id = None
@@ -91,6 +106,8 @@ def become_candidate(state: RaftState, now: float) -> None:
     """Start a new term and vote for oneself in it (Raft §5.2). The vote counts once it is durable."""
     state.role = Role.CANDIDATE
     state.current_term = Term(state.current_term + 1)
+    state.heard_round = Round(0)
+    state.stood_at = now
     state.voted_for = state.node_id
     state.leader_id = None
     state.votes.clear()

@@ -35,11 +35,12 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Snapshot
+from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Snapshot, TransferFailure
 from clustercore.runtime.applier import Applier, restore
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.forwarder import MAX_REQUEST_BYTES, Forwarder
+from clustercore.runtime.hand_over import HandOvers
 from clustercore.runtime.incoming import Acceptor
 from clustercore.runtime.introductions import Introductions
 from clustercore.runtime.lanes import Lanes
@@ -97,7 +98,9 @@ class Assembly:
         self.proposals = Proposals(
             node_id=node.node_id, max_commands=config.max_pending_proposals, max_bytes=config.max_pending_bytes
         )
-        self._introductions = Introductions(identity, on_identified=self._identified)
+        self._introductions = Introductions(
+            identity, on_identified=self._identified, election_timeout_s=config.raft.election_timeout_s
+        )
         self._transport = transport
         self._rng = rng
         self._lanes = Lanes(self._make_lane, farewell_s=config.raft.election_timeout_s)
@@ -109,6 +112,9 @@ class Assembly:
             outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.BULK),
             wake_engine=lambda: self.engine.wake(),
             timeout_s=config.forward_timeout_s,
+            # Twice what passes at most between two words of a leader: by then the old one has heard of the new, and
+            # said what became of what it was given.
+            farewell_s=2 * config.raft.heartbeat_interval_s,
             # What a transport carries is known for entries, and a request with as many bytes of commands is no larger.
             max_request_bytes=min(MAX_REQUEST_BYTES, config.raft.max_append_bytes),
         )
@@ -147,6 +153,13 @@ class Assembly:
             wake_forwarder=self._forwarder.wake,
             on_heard=self.leaderships.renew,
             on_read_index=self.read_indexes.answered_by_core,
+            on_transfer_given_up=self._transfer_given_up,
+        )
+        self.hand_overs = HandOvers(
+            node.node_id,
+            begin=self.engine.transfer_leadership,
+            best_successor=self.engine.best_successor,
+            limit_s=config.raft.election_timeout_s + config.raft.heartbeat_interval_s,
         )
         self.acceptor = Acceptor(
             introductions=self._introductions,
@@ -167,17 +180,29 @@ class Assembly:
             nursery.start_soon(run)
         nursery.start_soon(self._lanes.run)
 
+    async def leave(self) -> None:
+        """Before a good end: hand over, and let those who asked this node to lead hear that it does no more."""
+        if await self.hand_overs.leave():
+            with trio.move_on_after(self._config.raft.heartbeat_interval_s):
+                await self.acceptor.wait_answers_sent()
+
     def stop(self) -> None:
         """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""
         self.proposals.stop()
         self.read_indexes.stop()
         self.leaderships.stop()
+        self.hand_overs.stop()
         self.applier.stop()
         self.engine.role.end()
 
     def lease_until(self) -> float:
         """Return until when no other node can lead (Trio's clock); minus infinity if unknown, or the clock in doubt."""
-        return self.engine.lease_until(self._clock_guard.stepped_at(trio.current_time()))
+        raft = self._config.raft
+        # A follower protects this leader for an election timeout of its own, which should be the same, and is known of
+        # each that answered: it said so before.
+        too_long_s = max(0.0, raft.election_timeout_s - self._introductions.shortest_election_timeout_s)
+        until = self.engine.lease_until(self._clock_guard.stepped_at(trio.current_time()))
+        return until - too_long_s / (1 + raft.max_clock_drift)
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now."""
@@ -277,10 +302,16 @@ class Assembly:
             keep_from = max(keep_from, log.first_index_within(index, self._config.snapshot_tail_bytes))
         self._writer.post(OwnSnapshot(snapshot, LogIndex(keep_from)))
 
+    def _transfer_given_up(self, target: NodeId, failure: TransferFailure) -> None:
+        logger.info("node %s goes on leading: the target %s %s", self._node_id, target, failure.value)
+        self.hand_overs.given_up(target, failure)
+
     def _role_changed(self, before: RoleChange, after: RoleChange) -> None:
         logger.info("node %s: %s in term %d, leader %s", self._node_id, after.role.value, after.term, after.leader_id)
         if before.leader_id is not None and (before.leader_id, before.term) != (after.leader_id, after.term):
-            self._forwarder.give_up_on(before.leader_id)
+            self._forwarder.leader_left(before.leader_id)
+        if after.leader_id not in (None, self._node_id):
+            self.hand_overs.leader_known(after.leader_id)
         if (before.leader_id, before.term) != (after.leader_id, after.term):
             self.read_indexes.leader_changed()
             self.leaderships.end()

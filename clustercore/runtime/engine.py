@@ -27,6 +27,7 @@ from clustercore.raft.effects import (
     RoleChanged,
     Send,
     SendSnapshot,
+    TransferGivenUp,
 )
 from clustercore.raft.messages import (
     AppendEntriesRequest,
@@ -35,7 +36,7 @@ from clustercore.raft.messages import (
     RaftMessage,
     RaftRequest,
 )
-from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Snapshot, WriteId
+from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Snapshot, TransferFailure, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.proposals import Group, Proposals
 from clustercore.runtime.reads import Freshness
@@ -71,6 +72,7 @@ class Engine:
         wake_forwarder: Callable[[], None],
         on_heard: Callable[[], None],
         on_read_index: Callable[[tuple[ReadId, ...], LogIndex | None], None],
+        on_transfer_given_up: Callable[[NodeId, TransferFailure], None],
     ) -> None:
         """Prepare; ``run`` makes it live."""
         self._core = core
@@ -82,6 +84,7 @@ class Engine:
         self._wake_forwarder = wake_forwarder
         self._on_heard = on_heard
         self._on_read_index = on_read_index
+        self._on_transfer_given_up = on_transfer_given_up
         # What to ask the core for in one go.
         self._reads: list[ReadId] = []
         self.freshness = Freshness()
@@ -192,8 +195,11 @@ class Engine:
         self._message_room.unpark()
         now = trio.current_time()
         self._carry_out(self._core.receive(sender, message, now), respond)
-        if isinstance(message, AppendEntriesRequest) and self._knows_all_committed(message):
-            self.freshness.heard(message.leader_commit, now)
+        if isinstance(message, AppendEntriesRequest) and message.term == self._core.state.current_term:
+            self.freshness.heard_round(message.term, message.round, now)
+            sent_after = self.freshness.round_heard_at(message.term, message.answered_round)
+            if sent_after is not None and self._knows_all_committed(message):
+                self.freshness.heard(message.leader_commit, sent_after)
         if isinstance(message, AppendEntriesResponse):
             self._on_heard()
 
@@ -255,6 +261,8 @@ class Engine:
                 self._on_read_index(read_ids, read_index)
             case ReadRefused(read_ids=read_ids):
                 self._on_read_index(read_ids, None)
+            case TransferGivenUp(target=target, failure=failure):
+                self._on_transfer_given_up(target, failure)
             case ProposalsAppended() | ProposalsRefused():
                 # The caller of propose has looked at these.
                 pass

@@ -8,6 +8,7 @@ A storage that was wiped has a new incarnation; that is no reason to refuse it, 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -52,6 +53,8 @@ class Introduction:
     protocol_version: int
     # The newest version of commands its state machine understands.
     command_version: int
+    # How long it protects a leader that it hears; infinity if it did not say.
+    election_timeout_s: float
 
 
 class Introductions:
@@ -62,6 +65,7 @@ class Introductions:
         identity: StorageIdentity,
         *,
         on_identified: Callable[[NodeId, str], None],
+        election_timeout_s: float,
         versions: ProtocolVersions = SPOKEN,
         command_version: int = 1,
     ) -> None:
@@ -70,11 +74,13 @@ class Introductions:
         Args:
             identity: The storage's.
             on_identified: Called with a peer and the incarnation of its storage each time it has said so.
+            election_timeout_s: This node's, in seconds.
             versions: What this node speaks.
             command_version: The newest version of commands that its state machine understands.
         """
         self._identity = identity
         self._on_identified = on_identified
+        self._election_timeout_s = election_timeout_s
         self._versions = versions
         self._command_version = command_version
         self._known: dict[NodeId, Introduction] = {}
@@ -87,6 +93,11 @@ class Introductions:
     def identity(self) -> StorageIdentity:
         """This node's own."""
         return self._identity
+
+    @property
+    def shortest_election_timeout_s(self) -> float:
+        """The shortest election timeout that a peer has, in seconds; infinity if none has said."""
+        return min((known.election_timeout_s for known in self._known.values()), default=math.inf)
 
     def join(self, cluster_id: str) -> StorageIdentity:
         """Belong to a cluster from now on; return the identity that says so, to be stored."""
@@ -109,6 +120,7 @@ class Introductions:
             own.incarnation,
             own.starts,
             self._command_version,
+            self._election_timeout_s,
         )
 
     def answer(self, hello: Hello) -> HelloResponse:
@@ -133,6 +145,7 @@ class Introductions:
             own.starts,
             self._command_version,
             refusal,
+            self._election_timeout_s,
         )
 
     def check(self, peer: NodeId, address: str, response: HelloResponse) -> None:
@@ -184,7 +197,19 @@ class Introductions:
         self._told.pop(peer, None)
         agreed = self._versions.agreed_with(_versions_of(said))
         assert agreed is not None
-        self._known[peer] = Introduction(said.incarnation, said.starts, agreed, said.command_version or 1)
+        before = self._known.get(peer)
+        # Proto3 has no "not said" but 0; and what is no time protects nobody.
+        timeout_s = said.election_timeout_s if said.election_timeout_s > 0 else math.inf
+        self._known[peer] = Introduction(said.incarnation, said.starts, agreed, said.command_version or 1, timeout_s)
+        if timeout_s < self._election_timeout_s and (before is None or before.election_timeout_s != timeout_s):
+            logger.warning(
+                "node %s has election_timeout_s = %s, node %s has %s: all nodes should have the same. A leader with "
+                "the longer one has leases as short as the other",
+                peer,
+                timeout_s,
+                self._identity.node_id,
+                self._election_timeout_s,
+            )
         self._on_identified(peer, said.incarnation)
 
     def _note_refusal(self, peer: NodeId, refusal: str) -> None:

@@ -33,7 +33,7 @@ from clustercore.interfaces import (
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import PersistEntries, PersistHardState
-from clustercore.raft.types import Configuration, LogIndex, ReadId, Round, Term, WriteId
+from clustercore.raft.types import Configuration, LogIndex, ReadId, Round, Term, TransferFailure, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.engine import MAX_BATCH_BYTES, MAX_WAITING_MESSAGES, Engine
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
@@ -116,6 +116,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
     roles: list[RoleChange] = []
     forwarder_calls: list[str] = []
     read_answers: list[tuple[tuple[ReadId, ...], LogIndex | None]] = []
+    given_up: list[tuple[NodeId, TransferFailure]] = []
     proposals = Proposals(node_id=A, max_commands=1_000_000, max_bytes=10**9)
     applier = Applier(
         Journal(),
@@ -134,6 +135,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
         wake_forwarder=lambda: forwarder_calls.append("wake"),
         on_heard=lambda: None,
         on_read_index=lambda read_ids, read_index: read_answers.append((read_ids, read_index)),
+        on_transfer_given_up=lambda target, failure: given_up.append((target, failure)),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.run)
@@ -217,13 +219,13 @@ async def test_what_waited_leaves_before_what_the_report_leads_to(autojump_clock
     """The answers that waited for a write go before the messages that the core sends because it is durable."""
     async with running(HardState(Term(4))) as bench:
         await trio.sleep(1)
-        await bench.receive(C, vote_request(5, C))
+        await bench.receive(C, AppendEntriesRequest(Term(5), C, LogIndex(0), Term(0), LogIndex(0)))
         await bench.stand()
 
         await bench.durable()
 
         # The answer to c, what a asked around, and what it asks as a candidate.
-        assert bench.kinds()[0] is RequestVoteResponse
+        assert bench.kinds()[0] is AppendEntriesResponse
         assert [type(message) for _, message in bench.left[1:]] == [PreVoteRequest] * 2 + [RequestVoteRequest] * 2
 
 

@@ -17,7 +17,10 @@ def speaking(node_id: str, oldest: int, newest: int) -> Introductions:
     """Return what speaks for a node of some version."""
     identity = StorageIdentity(NodeId(node_id), "first", 1)
     return Introductions(
-        identity, on_identified=lambda peer, incarnation: None, versions=ProtocolVersions(oldest, newest)
+        identity,
+        on_identified=lambda peer, incarnation: None,
+        election_timeout_s=1.0,
+        versions=ProtocolVersions(oldest, newest),
     )
 
 
@@ -35,7 +38,7 @@ def test_both_sides_learn_who_the_other_is() -> None:
     meet(a, b)
 
     assert told == [(A, "first"), (B, "other")]
-    assert (a.get(B), b.get(A)) == (Introduction("other", 1, 2, 1), Introduction("first", 4, 2, 1))
+    assert (a.get(B), b.get(A)) == (Introduction("other", 1, 2, 1, 1.0), Introduction("first", 4, 2, 1, 1.0))
     assert (a.refused, b.refused) == (0, 0)
 
 
@@ -118,7 +121,7 @@ def test_storage_that_was_put_back_is_refused() -> None:
 
     meet(introductions_of("b", starts=8), a)
     meet(introductions_of("b", incarnation="wiped", starts=1), a)
-    assert a.get(B) == Introduction("wiped", 1, 2, 1)
+    assert a.get(B) == Introduction("wiped", 1, 2, 1, 1.0)
 
 
 def test_refusal_is_news_only_once(caplog: pytest.LogCaptureFixture) -> None:
