@@ -1,7 +1,8 @@
 """Durable commits of a three-process cluster, as seen by proposers inside the leader's process.
 
 Three processes on this machine, gRPC between them, SQLite with full synchronisation under each. This process holds one
-of the nodes, which is given the shortest election timeout and so becomes the leader; the other two are subprocesses.
+of the nodes, which is given the shortest election timeout, and to which the others hand over if they lead all the same;
+they are subprocesses.
 
     python benchmarks/first_slice.py [--rounds 5] [--seconds 3] [--json FILE] [--plot FILE.png] [--profile FILE]
 
@@ -28,7 +29,7 @@ import trio
 
 from clustercore import Node, NodeConfig, RaftConfig
 from clustercore.cli.demo.ports import PortReservation
-from clustercore.interfaces import LogIndex, Role, StateMachine
+from clustercore.interfaces import LogIndex, Role, StateMachine, TransferFailed
 from clustercore_grpc import GrpcTransport
 from clustercore_sqlite import SqliteStorage
 from clustercore_static import StaticDiscovery
@@ -73,9 +74,21 @@ def make_node(node_id: str, folder: Path, members: dict[str, str]) -> Node:
 
 async def follow(node_id: str, folder: Path, members: dict[str, str]) -> None:
     """Run one node until the parent goes away."""
-    async with make_node(node_id, folder, members), trio.open_nursery() as nursery:
+    async with make_node(node_id, folder, members) as node, trio.open_nursery() as nursery:
+        nursery.start_soon(leave_the_lead, node)
         await trio.to_thread.run_sync(sys.stdin.buffer.read, abandon_on_cancel=True)
         nursery.cancel_scope.cancel()
+
+
+async def leave_the_lead(node: Node) -> None:
+    """Hand over whenever this node leads: a longer election timeout only makes that rare."""
+    async for change in node.role_changes():
+        while change.role is Role.LEADER and node.status().role is Role.LEADER:
+            try:
+                await node.transfer_leadership(LEADER)
+            except TransferFailed:
+                # Not connected yet, or too busy; the pause lets this node find out.
+                await trio.sleep(0.1)
 
 
 @contextmanager
