@@ -89,6 +89,7 @@ from clustercore.interfaces.values import (
     RoleChange,
     SessionToken,
 )
+from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
 from clustercore.raft.entry import Entry, EntryKind, MalformedEntry, decode_entry
 from clustercore.raft.messages import (
     AppendEntriesRequest,
@@ -141,6 +142,7 @@ __all__ = [
     "LinkClosed",
     "LogCorrupt",
     "LogIndex",
+    "MalformedConfiguration",
     "MalformedEntry",
     "Member",
     "Message",
@@ -209,5 +211,7 @@ __all__ = [
     "TransportError",
     "UnaryHandler",
     "VersionNotEnabled",
+    "decode_configuration",
     "decode_entry",
+    "encode_configuration",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 
 from clustercore.raft.entry import Entry
-from clustercore.raft.types import LogIndex, NodeId, Round, Term, show_length
+from clustercore.raft.types import Configuration, LogIndex, NodeId, Round, Term, show_length
 
 __all__ = [
     "AppendEntriesRequest",
@@ -118,6 +118,8 @@ class InstallSnapshotRequest:
     last_included_index: LogIndex
     last_included_term: Term
     data: bytes = attrs.field(repr=show_length)
+    # The members as of that entry.
+    configuration: Configuration = attrs.field(factory=Configuration)
 
 
 @attrs.frozen

@@ -21,18 +21,24 @@ def receive_install_snapshot(state: RaftState, request: InstallSnapshotRequest, 
         request.term < state.current_term
         or state.role is Role.LEADER
         or state.leader_id not in (None, request.leader_id)
+        or _is_of_another_cluster(state, request)
     ):
         state.emit(Reply(InstallSnapshotResponse(state.current_term, BEFORE_LOG), after=state.hard_state_gate))
         return
     follow_leader(state, request.leader_id, now)
     index = request.last_included_index
     if index > state.commit_index:
-        state.persist_snapshot(Snapshot(index, request.last_included_term, request.data), now)
+        state.persist_snapshot(Snapshot(index, request.last_included_term, request.data, request.configuration), now)
         state.commit_index = index
         follow_configuration(state, now)
     # A snapshot of what is committed here already is old: the log has it all, and its leader may go on from there.
     response = InstallSnapshotResponse(state.current_term, match_index=index)
     state.emit(Reply(response, after=state.log_gate(index)))
+
+
+def _is_of_another_cluster(state: RaftState, request: InstallSnapshotRequest) -> bool:
+    own, theirs = state.configuration, request.configuration
+    return own.is_formed and theirs.is_formed and own.cluster_id != theirs.cluster_id
 
 
 def receive_install_snapshot_response(

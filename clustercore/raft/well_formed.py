@@ -21,7 +21,7 @@ from clustercore.raft.messages import (
     RequestVoteRequest,
     TimeoutNowRequest,
 )
-from clustercore.raft.types import NodeId
+from clustercore.raft.types import Configuration, NodeId
 
 __all__ = ["MAX_NUMBER", "is_well_formed"]
 
@@ -57,6 +57,8 @@ def is_well_formed(message: RaftMessage, receiver: NodeId) -> bool:
                 message.leader_id not in ("", receiver)
                 and message.last_included_index > 0
                 and _is_position(message.last_included_index, message.last_included_term, message.term)
+                # An older version's names nobody.
+                and (message.configuration == Configuration() or _can_count(message.configuration))
             )
         case AppendEntriesResponse():
             numbers = (message.prev_log_index, message.match_index, message.conflict_term, message.conflict_index)
@@ -98,7 +100,10 @@ def _are_consecutive(message: AppendEntriesRequest) -> bool:
 def _is_configuration(encoded: bytes) -> bool:
     """Whether these are members that could elect a leader: there is no log without one."""
     try:
-        configuration = decode_configuration(encoded)
+        return _can_count(decode_configuration(encoded))
     except MalformedConfiguration:
         return False
+
+
+def _can_count(configuration: Configuration) -> bool:
     return configuration.is_formed and bool(configuration.voters)

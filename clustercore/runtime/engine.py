@@ -316,6 +316,7 @@ class Engine:
                 last_included_index=snapshot.last_included_index,
                 last_included_term=snapshot.last_included_term,
                 data=snapshot.data,
+                configuration=snapshot.configuration,
             )
             self._post_message(effect.to, request)
 

@@ -23,6 +23,7 @@ from clustercore.interfaces import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     LogIndex,
+    MalformedConfiguration,
     Message,
     NodeId,
     NodeStatus,
@@ -42,6 +43,8 @@ from clustercore.interfaces import (
     Term,
     TimeoutNowRequest,
     TimeoutNowResponse,
+    decode_configuration,
+    encode_configuration,
 )
 from clustercore_grpc._proto.clustercore import v1
 from clustercore_grpc.wire import (
@@ -96,7 +99,6 @@ _PLAIN: dict[type[Message], type[Any]] = {
     RequestVoteResponse: v1.RequestVoteResponse,
     PreVoteRequest: v1.PreVoteRequest,
     PreVoteResponse: v1.PreVoteResponse,
-    InstallSnapshotRequest: v1.InstallSnapshotRequest,
     InstallSnapshotResponse: v1.InstallSnapshotResponse,
     TimeoutNowRequest: v1.TimeoutNowRequest,
     TimeoutNowResponse: v1.TimeoutNowResponse,
@@ -170,6 +172,19 @@ def _encode_plain(message: Message) -> bytes:
     message_type = type(message)
     values = {name: getattr(message, name) for name in _PLAIN_FIELDS[message_type]}
     return bytes(_PLAIN[message_type](**values))
+
+
+def _install_snapshot_request(message: InstallSnapshotRequest) -> bytes:
+    return bytes(
+        v1.InstallSnapshotRequest(
+            term=message.term,
+            leader_id=message.leader_id,
+            last_included_index=message.last_included_index,
+            last_included_term=message.last_included_term,
+            data=message.data,
+            configuration=encode_configuration(message.configuration),
+        )
+    )
 
 
 def _proposals_failed(message: ProposalsFailed) -> bytes:
@@ -254,6 +269,22 @@ def _read_plain(message_type: type[Any], data: bytes) -> Message:
     return message
 
 
+def _read_install_snapshot_request(data: bytes) -> Message:
+    wire = _parse(v1.InstallSnapshotRequest, data)
+    try:
+        configuration = decode_configuration(wire.configuration)
+    except MalformedConfiguration as exc:
+        raise MalformedMessage(f"InstallSnapshotRequest: {exc}") from exc
+    return InstallSnapshotRequest(
+        term=Term(wire.term),
+        leader_id=NodeId(wire.leader_id),
+        last_included_index=LogIndex(wire.last_included_index),
+        last_included_term=Term(wire.last_included_term),
+        data=wire.data,
+        configuration=configuration,
+    )
+
+
 def _read_proposals_failed(data: bytes) -> Message:
     wire = _parse(v1.ProposalsFailed, data)
     return ProposalsFailed(
@@ -300,6 +331,7 @@ def _node_id(text: str | None) -> NodeId | None:
 _ENCODERS: dict[type[Message], Callable[[Any], bytes]] = {
     AppendEntriesRequest: encode_append_entries_request,
     AppendEntriesResponse: encode_append_entries_response,
+    InstallSnapshotRequest: _install_snapshot_request,
     ProposalsFailed: _proposals_failed,
     StatusResponse: _status_response,
 }
@@ -307,6 +339,7 @@ _ENCODERS: dict[type[Message], Callable[[Any], bytes]] = {
 _DECODERS: dict[type[Message], Callable[[bytes], Message]] = {
     AppendEntriesRequest: decode_append_entries_request,
     AppendEntriesResponse: decode_append_entries_response,
+    InstallSnapshotRequest: _read_install_snapshot_request,
     ProposalsFailed: _read_proposals_failed,
     StatusResponse: _read_status_response,
 }

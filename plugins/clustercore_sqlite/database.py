@@ -178,7 +178,7 @@ class Database:
     def load_snapshot(self) -> Snapshot | None:
         """Read and check the snapshot."""
         rows = self._connection.execute(
-            "SELECT last_included_index, last_included_term, data, checksum FROM snapshot"
+            "SELECT last_included_index, last_included_term, data, checksum, configuration FROM snapshot"
         ).fetchall()
         return records.read_snapshot(rows)
 
@@ -242,7 +242,7 @@ class Database:
         self._check_snapshot(snapshot, keep_from)
         with self._transaction(needed=True):
             self._connection.execute(
-                "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?)", records.snapshot_row(snapshot)
+                "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?)", records.snapshot_row(snapshot)
             )
             if keep_from is None:
                 self._connection.execute("DELETE FROM entries")

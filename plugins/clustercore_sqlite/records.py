@@ -16,13 +16,16 @@ from clustercore.interfaces import (
     HardState,
     LogCorrupt,
     LogIndex,
+    MalformedConfiguration,
     MalformedEntry,
     NodeId,
     Snapshot,
     StorageIdentity,
     StoredState,
     Term,
+    decode_configuration,
     decode_entry,
+    encode_configuration,
 )
 from clustercore_sqlite.errors import ADVICE
 
@@ -33,7 +36,7 @@ __all__ += ["read_entries", "read_hard_state", "read_identity", "read_snapshot",
 EntryRow = tuple[int, bytes, int]
 IdentityRow = tuple[str, str, str, int, int]
 HardStateRow = tuple[int, str | None, bool, int]
-SnapshotRow = tuple[int, int, bytes, int]
+SnapshotRow = tuple[int, int, bytes, int, bytes]
 
 
 def _hard_state_checksum(current_term: int, voted_for: str | None, is_founder: bool) -> int:
@@ -62,12 +65,15 @@ CREATE TABLE entries (entry_index INTEGER PRIMARY KEY, encoded BLOB NOT NULL, ch
 CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), current_term INTEGER NOT NULL, voted_for TEXT,
     checksum INTEGER NOT NULL, is_founder INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), last_included_index INTEGER NOT NULL,
-    last_included_term INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL);
+    last_included_term INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL,
+    configuration BLOB NOT NULL DEFAULT x'');
 {_IDENTITY_TABLE}
 INSERT INTO hard_state VALUES (1, 0, NULL, {_hard_state_checksum(0, None, False)}, 0);
 """
+# The members as of a snapshot. One that an older version took names nobody, and has the checksum that it gave it.
+_ADD_CONFIGURATION = "ALTER TABLE snapshot ADD COLUMN configuration BLOB NOT NULL DEFAULT x'';"
 # What makes of the tables of a version those of the next one.
-UPGRADES: dict[int, str] = {1: _IDENTITY_TABLE + _ADD_FOUNDER}
+UPGRADES: dict[int, str] = {1: _IDENTITY_TABLE + _ADD_FOUNDER, 2: _ADD_CONFIGURATION}
 
 
 def founder_checksum(current_term: int, voted_for: str | None, checksum: int) -> int:
@@ -97,7 +103,8 @@ def identity_row(identity: StorageIdentity) -> IdentityRow:
 def snapshot_row(snapshot: Snapshot) -> SnapshotRow:
     """Return the row that keeps a snapshot."""
     index, term, data = snapshot.last_included_index, snapshot.last_included_term, snapshot.data
-    return index, term, data, _snapshot_checksum(index, term, data)
+    configuration = encode_configuration(snapshot.configuration)
+    return index, term, data, _snapshot_checksum(index, term, data, configuration), configuration
 
 
 def read_entries(rows: Iterable[tuple[int, object, object]]) -> tuple[Entry, ...]:
@@ -173,11 +180,15 @@ def read_snapshot(rows: Sequence[tuple[Any, ...]]) -> Snapshot | None:
     """
     if not rows:
         return None
-    index, term, data, checksum = rows[0]
-    typed = isinstance(index, int) and isinstance(term, int) and isinstance(data, bytes)
-    if not typed or _snapshot_checksum(index, term, data) != checksum:
+    index, term, data, checksum, configuration = rows[0]
+    typed = isinstance(index, int) and isinstance(term, int)
+    typed = typed and isinstance(data, bytes) and isinstance(configuration, bytes)
+    if not typed or _snapshot_checksum(index, term, data, configuration) != checksum:
         raise LogCorrupt(f"the snapshot fails its checksum; {ADVICE}")
-    return Snapshot(LogIndex(index), Term(term), data)
+    try:
+        return Snapshot(LogIndex(index), Term(term), data, decode_configuration(configuration))
+    except MalformedConfiguration as error:
+        raise LogCorrupt(f"the members in the snapshot cannot be read ({error}); {ADVICE}") from error
 
 
 def check_consistent(state: StoredState) -> None:
@@ -196,8 +207,8 @@ def check_consistent(state: StoredState) -> None:
         raise LogCorrupt(f"the log ends at {last}, the snapshot at {covered}; {ADVICE}")
 
 
-def _snapshot_checksum(index: int, term: int, data: bytes) -> int:
-    return zlib.crc32(data, zlib.crc32(struct.pack("<qq", index, term)))
+def _snapshot_checksum(index: int, term: int, data: bytes, configuration: bytes) -> int:
+    return zlib.crc32(configuration, zlib.crc32(data, zlib.crc32(struct.pack("<qq", index, term))))
 
 
 def _identity_checksum(node_id: str, incarnation: str, cluster_id: str, starts: int) -> int:

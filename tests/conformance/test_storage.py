@@ -9,12 +9,14 @@ import pytest
 import trio
 
 from clustercore.interfaces import (
+    Configuration,
     Entry,
     EntryKind,
     HardState,
     InvariantError,
     LogIndex,
     NodeId,
+    Server,
     Snapshot,
     Storage,
     StorageError,
@@ -228,6 +230,26 @@ async def test_storage_snapshot_of_an_empty_log_lets_it_begin_behind(open_storag
     state = await state_after(open_storage, append([command(8)]))
 
     assert state == StoredState(HardState(), snapshot(7), (command(8),))
+
+
+async def test_storage_snapshot_keeps_the_members(open_storage: Open) -> None:
+    """The entries that named them may be dropped, so they come back with the snapshot, to the last field."""
+    members = Configuration.with_servers(
+        [
+            Server(NodeId("a"), address="a:1", incarnation="one"),
+            Server(NodeId("b"), is_voter=False, is_promoted=True),
+            Server(NodeId("c"), is_voter=False, is_leaving=True),
+        ],
+        old_voters=frozenset({NodeId("a"), NodeId("c")}),
+        cluster_id="cluster",
+    )
+    taken = Snapshot(LogIndex(7), Term(2), b"state", members)
+
+    state = await state_after(open_storage, save(taken, None))
+
+    assert state.snapshot == taken
+    async with open_storage() as storage:
+        assert await storage.load_snapshot() == taken
 
 
 async def test_storage_snapshot_replaces_the_one_before(open_storage: Open) -> None:

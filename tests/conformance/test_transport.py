@@ -13,6 +13,7 @@ from clustercore.interfaces import (
     AcceptLink,
     AppendEntriesRequest,
     AppendEntriesResponse,
+    Configuration,
     Entry,
     EntryKind,
     ForwardFailure,
@@ -97,7 +98,14 @@ MESSAGES: list[Message] = [
     vote_request(),
     AppendEntriesRequest(Term(3), NodeId("a"), LogIndex(0), Term(0), LogIndex(0)),
     AppendEntriesRequest(Term(3), NodeId("a"), LogIndex(5), Term(2), LogIndex(4), (ENTRY, NO_OP)),
-    InstallSnapshotRequest(Term(3), NodeId("a"), LogIndex(5), Term(2), b"state" * 50_000),
+    InstallSnapshotRequest(
+        Term(3),
+        NodeId("a"),
+        LogIndex(5),
+        Term(2),
+        b"state" * 50_000,
+        Configuration.of("abc", learners="d", cluster_id="x"),
+    ),
     ForwardProposals(7, (b"", b"one", b"\0" * 1000)),
     ForwardProposals(8, (b"", b"one"), bytes([EntryKind.COMMAND, EntryKind.SESSION])),
 ]

@@ -324,6 +324,7 @@ class World:
             last_included_index=snapshot.last_included_index,
             last_included_term=snapshot.last_included_term,
             data=snapshot.data,
+            configuration=snapshot.configuration,
         )
         packet = self._packet(name, order.to, request)
         self._release(node, packet)

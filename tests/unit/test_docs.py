@@ -23,7 +23,19 @@ from click.testing import CliRunner
 from clustercore import Node, NodeConfig, RaftConfig
 from clustercore.cli.commands import root
 from clustercore.cli.config import read_node_plan
-from clustercore.interfaces import Entry, EntryKind, HardState, LogIndex, NodeId, Snapshot, Term, decode_entry, errors
+from clustercore.interfaces import (
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    LogIndex,
+    NodeId,
+    Snapshot,
+    Term,
+    decode_entry,
+    encode_configuration,
+    errors,
+)
 from clustercore.raft import effects
 from clustercore.raft.core import RaftCore
 from clustercore_sqlite import files, records
@@ -346,6 +358,7 @@ def test_disk_page_describes_the_checksums() -> None:
     assert records.hard_state_row(HardState(Term(3), NodeId("n1"), is_founder=True))[-1] == zlib.crc32(
         (3).to_bytes(8, "little") + b"\x02" + b"\x01" + b"n1"
     )
-    assert records.snapshot_row(Snapshot(LogIndex(5), Term(3), b"state"))[-1] == zlib.crc32(
-        (5).to_bytes(8, "little") + (3).to_bytes(8, "little") + b"state"
+    members = Configuration.of("abc", cluster_id="x")
+    assert records.snapshot_row(Snapshot(LogIndex(5), Term(3), b"state", members))[3] == zlib.crc32(
+        (5).to_bytes(8, "little") + (3).to_bytes(8, "little") + b"state" + encode_configuration(members)
     )

@@ -23,8 +23,8 @@ PUBLIC = {
         CategoryStatistics Classification ClusterError ConfigError Configuration Consistency Discovery
         DiscoverySnapshot Entry EntryKind ErrorCategory ErrorStatistics ForwardFailure ForwardProposals
         HardState Hello HelloResponse InstallSnapshotRequest InstallSnapshotResponse InvalidCommand
-        InvariantError Lane LimitChange Link LinkClosed LogCorrupt LogIndex MalformedEntry Member Message
-        NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OutcomeUnknown
+        InvariantError Lane LimitChange Link LinkClosed LogCorrupt LogIndex MalformedConfiguration MalformedEntry Member
+        Message NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OutcomeUnknown
         PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest PreVoteResponse
         ProposalError ProposalRefused ProposalsApplied ProposalsFailed ReadIndexReady ReadIndexRefused
         ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall RetryDecision
@@ -32,7 +32,8 @@ PUBLIC = {
         ServiceError ServiceTransport SessionExpired SessionLimit SessionToken Snapshot StateMachine StateMachineError
         StatusRequest StatusResponse StopReason Storage StorageError StorageFull StorageIdentity StoredState
         StreamHandler TargetStatistics Term TimeoutNowRequest TimeoutNowResponse TokenSettled TooStale
-        TransferFailed Transport TransportError UnaryHandler VersionNotEnabled decode_entry
+        TransferFailed Transport TransportError UnaryHandler VersionNotEnabled
+        decode_configuration decode_entry encode_configuration
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet

@@ -166,7 +166,12 @@ def vote_response(term: int, granted: bool) -> RequestVoteResponse:
 def install(term: int, leader: str, content: Snapshot) -> InstallSnapshotRequest:
     """An InstallSnapshot request."""
     return InstallSnapshotRequest(
-        Term(term), NodeId(leader), content.last_included_index, content.last_included_term, content.data
+        Term(term),
+        NodeId(leader),
+        content.last_included_index,
+        content.last_included_term,
+        content.data,
+        content.configuration,
     )
 
 

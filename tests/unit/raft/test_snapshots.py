@@ -1,10 +1,12 @@
 """Snapshots (Raft §7, Figure 13): installing a leader's, compacting the own log, starting from one."""
 
+import attrs
 import pytest
 
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import (
     Apply,
+    ConfigurationChanged,
     PersistEntries,
     PersistHardState,
     PersistSnapshot,
@@ -14,7 +16,7 @@ from clustercore.raft.effects import (
 )
 from clustercore.raft.entry import Entry
 from clustercore.raft.errors import InvariantError
-from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Snapshot, Term, WriteId
+from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, Role, Snapshot, Term, WriteId
 from tests.unit.raft.building import (
     B,
     append,
@@ -163,6 +165,30 @@ def test_snapshot_of_a_higher_term_is_taken_over_with_its_term() -> None:
         Reply(installed(4, 7), after=WriteId(2)),
         RoleChanged(Role.FOLLOWER, Term(4), NodeId("b")),
     )
+
+
+def test_snapshot_brings_its_members() -> None:
+    """The entries that named them are gone with it: they count from then on, and are stored with it (thesis §5.1)."""
+    core, members = following(1, 1), Configuration.of("abd", cluster_id="test")
+
+    effects = core.receive(B, install(3, "b", attrs.evolve(snapshot(7, 2), configuration=members)), 0.5)
+
+    assert effects[0] == PersistSnapshot(
+        WriteId(1), attrs.evolve(snapshot(7, 2), configuration=members), keep_from=None
+    )
+    assert ConfigurationChanged(members, LogIndex(7)) in effects
+    assert core.state.configuration == members
+
+
+def test_snapshot_of_another_cluster_is_refused() -> None:
+    """A node whose cluster has formed takes the state of no other."""
+    core = following(1, 1)
+    before = picture(core)
+    foreign = attrs.evolve(snapshot(7, 2), configuration=Configuration.of("abc", cluster_id="other"))
+
+    assert core.receive(B, install(3, "b", foreign), 0.5) == (Reply(installed(3, 0)),)
+
+    assert changes(before, core) == {}
 
 
 def test_snapshot_leaves_durable_what_was_committed_before() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import attrs
 import pytest
 
 from clustercore.raft.core import RaftCore
@@ -14,7 +15,7 @@ from clustercore.raft.messages import (
     RequestVoteRequest,
     TimeoutNowRequest,
 )
-from clustercore.raft.types import NodeId
+from clustercore.raft.types import Configuration, NodeId
 from clustercore.raft.well_formed import MAX_NUMBER, is_well_formed
 from tests.unit.raft.building import (
     A,
@@ -95,6 +96,8 @@ MALFORMED_REQUESTS = [
     install(9, "", snapshot(4, 2)),
     install(9, "b", snapshot(0, 0)),
     install(9, "b", snapshot(4, 0)),
+    install(9, "b", attrs.evolve(snapshot(4, 2), configuration=Configuration.of("bc"))),
+    install(9, "b", attrs.evolve(snapshot(4, 2), configuration=Configuration.of("", learners="b", cluster_id="test"))),
     install(9, "b", snapshot(4, 10)),
     install(9, "b", snapshot(BIG, 2)),
 ]

@@ -85,6 +85,8 @@ async def test_sqlite_flipped_bit_in_the_snapshot_is_found_when_it_is_sent(writt
         ("UPDATE hard_state SET voted_for = NULL", "term and vote fail"),
         ("UPDATE identity SET starts = 2", "whose storage it is fails"),
         ("UPDATE identity SET node_id = 5", "whose storage it is fails"),
+        ("UPDATE snapshot SET configuration = x'00'", "the snapshot fails"),
+        ("UPDATE snapshot SET configuration = 5", "the snapshot fails"),
         ("UPDATE snapshot SET last_included_index = 49", "the snapshot fails"),
         ("UPDATE entries SET encoded = 5 WHERE entry_index = 99", "log entry 99 fails"),
         ("DELETE FROM entries WHERE entry_index = 198", "log entries 198 to 198 are missing"),

@@ -484,6 +484,11 @@ class InstallSnapshotRequest(betterproto2.Message):
 
     data: "bytes" = betterproto2.field(5, betterproto2.TYPE_BYTES)
 
+    configuration: "bytes" = betterproto2.field(6, betterproto2.TYPE_BYTES)
+    """
+    An encoded Configuration: the members as of the last entry included.
+    """
+
 
 default_message_pool.register_message("clustercore.v1", "InstallSnapshotRequest", InstallSnapshotRequest)
 
