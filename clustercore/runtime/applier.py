@@ -9,9 +9,10 @@ from collections.abc import Callable
 import trio
 
 from clustercore.interfaces.errors import InvalidCommand, NodeStopped, StateMachineError
+from clustercore.raft.configuration import decode_configuration
 from clustercore.raft.effects import Apply, RestoreSnapshot
-from clustercore.raft.entry import Entry
-from clustercore.raft.types import LogIndex, Snapshot
+from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.types import Configuration, LogIndex, Snapshot
 from clustercore.runtime.replicated_state import (
     ReplicatedState,
     VersionNotUnderstood,
@@ -41,6 +42,7 @@ class Applier:
         snapshot_entries: int,
         on_applied: Callable[[Entry, bytes], None],
         on_snapshot: Callable[[Snapshot], None],
+        on_members: Callable[[Configuration], None],
     ) -> None:
         """Prepare; ``run`` makes it live. It holds what the entries up to ``last_applied`` made."""
         self._state = state
@@ -49,6 +51,7 @@ class Applier:
         self._snapshot_entries = snapshot_entries
         self._on_applied = on_applied
         self._on_snapshot = on_snapshot
+        self._on_members = on_members
         self._jobs: deque[Apply | RestoreSnapshot] = deque()
         self._wakeup = Wakeup()
         # Who waits for an index to be applied, the lowest first; the number in the middle keeps equal ones in order.
@@ -138,6 +141,8 @@ class Applier:
             ) from error
         self._last_applied = entry.index
         self._on_applied(entry, result)
+        if entry.kind is EntryKind.CONFIGURATION:
+            self._on_members(decode_configuration(entry.command))
         if entry.index - self._snapshot_index >= self._snapshot_entries:
             self._snapshot_index = entry.index
             self._on_snapshot(Snapshot(entry.index, entry.term, self._take_snapshot(entry.index)))
@@ -151,6 +156,7 @@ class Applier:
     def _restore(self, snapshot: Snapshot) -> None:
         restore(self._state, snapshot)
         self._last_applied = self._snapshot_index = snapshot.last_included_index
+        self._on_members(snapshot.configuration)
         self._wake_waiting()
 
 

@@ -52,7 +52,7 @@ from clustercore.runtime.replicated_state import ReplicatedState
 from clustercore.runtime.session_entries import SessionLimits
 from clustercore.runtime.submitter import Submitter
 from clustercore.runtime.versions import CommandVersions
-from clustercore.runtime.writer import OwnSnapshot, Writer
+from clustercore.runtime.writer import OwnSnapshot, SaveIdentity, Writer
 
 __all__ = ["Assembly"]
 
@@ -136,6 +136,7 @@ class Assembly:
             snapshot_entries=config.snapshot_entries,
             on_applied=self.proposals.applied,
             on_snapshot=self._save_snapshot,
+            on_members=self._members_committed,
         )
         self._writer = Writer(
             storage,
@@ -143,6 +144,8 @@ class Assembly:
             on_durable=lambda write_id: self.engine.storage_done(write_id),
             on_snapshot_saved=lambda index, keep_from: self.engine.snapshot_saved(index, keep_from),
         )
+        if stored.snapshot is not None:
+            self._members_committed(stored.snapshot.configuration)
         self.engine = Engine(
             self._core,
             applier=self.applier,
@@ -304,6 +307,11 @@ class Assembly:
             keep_from = max(keep_from, log.first_index_within(index, self._config.snapshot_tail_bytes))
         snapshot = attrs.evolve(snapshot, configuration=self._core.configuration_at(index))
         self._writer.post(OwnSnapshot(snapshot, LogIndex(keep_from)))
+
+    def _members_committed(self, configuration: Configuration) -> None:
+        """Belong to the cluster of a committed configuration: an older version's snapshot tells of none."""
+        if configuration.cluster_id not in ("", self._introductions.identity.cluster_id):
+            self._writer.post(SaveIdentity(self._introductions.join(configuration.cluster_id)))
 
     def _configuration_changed(self, configuration: Configuration) -> None:
         self._lanes.follow(configuration.peers_of(self._node_id))

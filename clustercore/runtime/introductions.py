@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import attrs
 
-from clustercore.interfaces.errors import TransportError
+from clustercore.interfaces.errors import InvariantError, TransportError
 from clustercore.interfaces.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Hello, HelloResponse
 from clustercore.interfaces.storage import StorageIdentity
 from clustercore.raft.types import NodeId
@@ -89,7 +89,15 @@ class Introductions:
         return self._identity
 
     def join(self, cluster_id: str) -> StorageIdentity:
-        """Belong to a cluster from now on; return the identity that says so, to be stored."""
+        """Belong to a cluster from now on; return the identity that says so, to be stored.
+
+        Raises: InvariantError if this node belongs to another: it must not have taken that one's log.
+        """
+        if self._identity.cluster_id:
+            raise InvariantError(
+                f"node {self._identity.node_id!r} belongs to cluster {self._identity.cluster_id!r}, and its log says "
+                f"{cluster_id!r}"
+            )
         self._identity = attrs.evolve(self._identity, cluster_id=cluster_id)
         return self._identity
 

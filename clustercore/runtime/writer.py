@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import attrs
 
-from clustercore.interfaces.storage import Storage
+from clustercore.interfaces.storage import Storage, StorageIdentity
 from clustercore.raft.effects import PersistEntries, PersistHardState, PersistSnapshot
 from clustercore.raft.entry import Entry
 from clustercore.raft.types import LogIndex, Snapshot, WriteId
 from clustercore.runtime.signals import Wakeup
 
-__all__ = ["OwnSnapshot", "ReadSnapshot", "StorageJob", "Writer"]
+__all__ = ["OwnSnapshot", "ReadSnapshot", "SaveIdentity", "StorageJob", "Writer"]
 
 
 @attrs.frozen
@@ -35,7 +35,14 @@ class ReadSnapshot:
     on_read: Callable[[Snapshot], None]
 
 
-StorageJob = PersistHardState | PersistEntries | PersistSnapshot | OwnSnapshot | ReadSnapshot
+@attrs.frozen
+class SaveIdentity:
+    """Make durable who this node is. Nothing waits for it: without it, the log tells the same again."""
+
+    identity: StorageIdentity
+
+
+StorageJob = PersistHardState | PersistEntries | PersistSnapshot | OwnSnapshot | ReadSnapshot | SaveIdentity
 
 
 class Writer:
@@ -88,6 +95,8 @@ class Writer:
                         snapshot = await self._storage.load_snapshot()
                         if snapshot is not None:
                             job.on_read(snapshot)
+                    case SaveIdentity():
+                        await self._storage.save_identity(job.identity)
 
     def _take_joinable(self) -> list[PersistHardState | PersistEntries]:
         taken: list[PersistHardState | PersistEntries] = []

@@ -12,8 +12,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from clustercore.interfaces import Entry, EntryKind, Snapshot, StateMachineError
+from clustercore.raft.configuration import encode_configuration
 from clustercore.raft.effects import Apply, RestoreSnapshot
-from clustercore.raft.types import LogIndex, Term
+from clustercore.raft.types import Configuration, LogIndex, Term
 from clustercore.runtime.applier import ENTRIES_PER_CHECKPOINT, Applier, restore
 from clustercore.runtime.replicated_state import ReplicatedState
 from tests.simulation.cluster import Journal
@@ -47,6 +48,7 @@ class Bench:
     machine: Fussy
     results: list[tuple[int, bytes]] = attrs.field(factory=list)
     snapshots: list[Snapshot] = attrs.field(factory=list)
+    members: list[Configuration] = attrs.field(factory=list)
 
     def applier(self, *, last_applied: int = 0, snapshot_entries: int = 1000) -> Applier:
         """The applier, not running."""
@@ -56,6 +58,7 @@ class Bench:
             snapshot_entries=snapshot_entries,
             on_applied=lambda entry, result: self.results.append((entry.index, result)),
             on_snapshot=self.snapshots.append,
+            on_members=self.members.append,
         )
 
 
@@ -127,6 +130,20 @@ async def test_restore_replaces_the_state_and_moves_the_index() -> None:
 
     assert applier.last_applied == 9
     assert bench.machine.lines == donor.lines
+
+
+async def test_members_are_told_when_they_are_committed() -> None:
+    """Those of an applied entry, and those of a leader's snapshot."""
+    bench = Bench(Fussy())
+    applier = bench.applier()
+    formed, later = Configuration.of("abc", cluster_id="k"), Configuration.of("ab", cluster_id="k")
+    entry = Entry.create(LogIndex(1), Term(1), EntryKind.CONFIGURATION, encode_configuration(formed))
+    async with running(applier):
+        applier.post(Apply((entry,)))
+        applier.post(RestoreSnapshot(Snapshot(LogIndex(30), Term(2), b"[]", later)))
+        await wait_all_tasks_blocked()
+
+    assert bench.members == [formed, later]
 
 
 async def test_machine_that_raises_from_apply_ends_the_applier() -> None:

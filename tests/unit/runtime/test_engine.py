@@ -137,6 +137,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
         snapshot_entries=1000,
         on_applied=proposals.applied,
         on_snapshot=lambda snapshot: None,
+        on_members=lambda configuration: None,
     )
     engine = Engine(
         core,

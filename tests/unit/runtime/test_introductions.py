@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from clustercore.interfaces import Hello, HelloResponse, NodeId, StorageIdentity, TransportError
+from clustercore.interfaces import Hello, HelloResponse, InvariantError, NodeId, StorageIdentity, TransportError
 from clustercore.runtime.introductions import Introduction, Introductions, ProtocolVersions
 from tests.unit.runtime.fakes import introductions_of
 
@@ -37,6 +37,15 @@ def test_both_sides_learn_who_the_other_is() -> None:
     assert told == [(A, "first"), (B, "other")]
     assert (a.get(B), b.get(A)) == (Introduction("other", 1, 2, 1), Introduction("first", 4, 2, 1))
     assert (a.refused, b.refused) == (0, 0)
+
+
+def test_node_joins_one_cluster_in_its_life() -> None:
+    """From then on it says so; another cluster's log is a bug."""
+    a = introductions_of("a")
+
+    assert a.join("k").cluster_id == "k" == a.hello(B).cluster_id
+    with pytest.raises(InvariantError, match="belongs to cluster 'k', and its log says 'other'"):
+        a.join("other")
 
 
 @pytest.mark.parametrize(
