@@ -25,17 +25,17 @@ def quorum_size(voters: Set[NodeId]) -> int:
 
 def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> VoteResult:
     """Count votes; those of nodes that are no voters do not count. A joint configuration needs both majorities."""
-    result = _majority_vote(configuration.voters, votes)
-    if configuration.old_voters and result is not VoteResult.LOST:
-        old_result = _majority_vote(configuration.old_voters, votes)
-        return old_result if result is VoteResult.WON else _pending_unless_lost(old_result)
-    return result
+    results = {_majority_vote(configuration.voters, votes)}
+    if configuration.is_joint:
+        results.add(_majority_vote(configuration.old_voters, votes))
+    # The worst of both: one majority that is lost loses all, and one that is missing keeps it open.
+    return next(result for result in (VoteResult.LOST, VoteResult.PENDING, VoteResult.WON) if result in results)
 
 
 def quorum_value(configuration: Configuration, values: Mapping[NodeId, int]) -> int:
     """Return the highest value that a quorum has reached (Raft §5.3); a node without a value is at 0."""
     value = _majority_value(configuration.voters, values)
-    if configuration.old_voters:
+    if configuration.is_joint:
         return min(value, _majority_value(configuration.old_voters, values))
     return value
 
@@ -47,10 +47,6 @@ def _majority_vote(voters: Set[NodeId], votes: Mapping[NodeId, bool]) -> VoteRes
         return VoteResult.WON
     missing = sum(voter not in votes for voter in voters)
     return VoteResult.PENDING if granted + missing >= needed else VoteResult.LOST
-
-
-def _pending_unless_lost(result: VoteResult) -> VoteResult:
-    return VoteResult.LOST if result is VoteResult.LOST else VoteResult.PENDING
 
 
 def _majority_value(voters: Set[NodeId], values: Mapping[NodeId, int]) -> int:
