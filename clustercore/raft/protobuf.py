@@ -1,4 +1,4 @@
-"""The little of protobuf's encoding that entries and configurations need (Protocol Buffers documentation, "Encoding").
+"""The little of protobuf's encoding that what is in the log needs (Protocol Buffers documentation, "Encoding").
 
 This file knows bytes and numbers, and nothing of Raft. What is written here is canonical: fields in order, lengths in
 their shortest form. What is read may be in any form that a protobuf writer may choose.
@@ -6,7 +6,7 @@ their shortest form. What is read may be in any form that a protobuf writer may 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 __all__ = [
     "BYTES",
@@ -16,7 +16,9 @@ __all__ = [
     "bytes_field",
     "decode_varint",
     "encode_varint",
+    "pack_varints",
     "read_fields",
+    "unpack_varints",
     "varint_field",
 ]
 
@@ -54,6 +56,24 @@ def decode_varint(encoded: bytes, position: int) -> tuple[int, int]:
             return value, position + offset + 1
         shift += 7
     raise MalformedBytes(f"varint at byte {position} is longer than {_MAX_VARINT_BYTES} bytes")
+
+
+def pack_varints(values: Iterable[int]) -> bytes:
+    """Encode numbers as proto3 packs those of a repeated field."""
+    return b"".join(map(encode_varint, values))
+
+
+def unpack_varints(packed: bytes) -> tuple[int, ...]:
+    """Read what ``pack_varints`` wrote.
+
+    Raises: MalformedBytes.
+    """
+    values: list[int] = []
+    position = 0
+    while position < len(packed):
+        value, position = decode_varint(packed, position)
+        values.append(value)
+    return tuple(values)
 
 
 def varint_field(number: int, value: int) -> bytes:

@@ -22,9 +22,9 @@ from clustercore.raft.protobuf import (
     VARINT,
     MalformedBytes,
     bytes_field,
-    decode_varint,
-    encode_varint,
+    pack_varints,
     read_fields,
+    unpack_varints,
     varint_field,
 )
 from clustercore.raft.types import show_length
@@ -333,7 +333,7 @@ def _encode(message: object) -> bytes:
         if shape is _NUMBER:
             parts.append(varint_field(number, value))
         elif value:
-            packed = value if shape is _BYTES else b"".join(map(encode_varint, value))
+            packed = value if shape is _BYTES else pack_varints(value)
             parts.append(bytes_field(number, packed))
     return b"".join(parts)
 
@@ -356,20 +356,11 @@ def _decode(message_type: type[M], encoded: bytes) -> M:
             if (shape, wire_type) in ((_NUMBER, VARINT), (_BYTES, BYTES)):
                 values[name] = value
             elif shape is _NUMBERS and isinstance(value, bytes):
-                values[name] = _unpack(value)
+                values[name] = unpack_varints(value)
     except MalformedBytes as error:
         raise MalformedOperation(f"this is no {message_type.__name__}: {error}") from error
     _check_numbers(message_type, values)
     return message_type(**values)
-
-
-def _unpack(packed: bytes) -> tuple[int, ...]:
-    numbers: list[int] = []
-    position = 0
-    while position < len(packed):
-        number, position = decode_varint(packed, position)
-        numbers.append(number)
-    return tuple(numbers)
 
 
 def _check_numbers(message_type: type, values: Mapping[str, int | bytes | tuple[int, ...]]) -> None:

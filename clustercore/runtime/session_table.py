@@ -28,9 +28,9 @@ from clustercore.raft.protobuf import (
     BYTES,
     MalformedBytes,
     bytes_field,
-    decode_varint,
-    encode_varint,
+    pack_varints,
     read_fields,
+    unpack_varints,
     varint_field,
 )
 from clustercore.runtime.session_entries import (
@@ -274,7 +274,7 @@ def _encode_session(session_id: int, session: _Session) -> bytes:
         varint_field(4, session.settled_below),
     ]
     if session.unsettled:
-        fields.append(bytes_field(5, b"".join(map(encode_varint, session.unsettled))))
+        fields.append(bytes_field(5, pack_varints(session.unsettled)))
     for sequence in sorted(session.outcomes):
         answer = bytes_field(2, encode_answer(session.outcomes[sequence]))
         fields.append(bytes_field(6, varint_field(1, sequence) + answer))
@@ -289,10 +289,7 @@ def _decode_session(encoded: bytes) -> tuple[int, _Session]:
         if isinstance(value, int):
             numbers[number] = value
         elif number == 5:
-            position = 0
-            while position < len(value):
-                sequence, position = decode_varint(value, position)
-                unsettled.append(sequence)
+            unsettled += unpack_varints(value)
         elif number == 6:
             sequence, answer = _decode_outcome(value)
             outcomes[sequence] = answer
