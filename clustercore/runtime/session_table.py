@@ -190,12 +190,8 @@ class SessionTable:
         self._forget([session.outcomes.pop(number) for number in settled])
 
     def _resolve(self, session: _Session, sequence: int, stamp: Stamp) -> Answer:
-        if session.is_settled(sequence):
-            return _SETTLED
-        if (known := session.outcomes.get(sequence)) is not None:
-            return known
-        if len(session.outcomes) >= stamp.max_outstanding:
-            return _LIMIT
+        if (answer := _answer_without_it(session, sequence, stamp)) is not None:
+            return answer
         return self._keep(session, sequence, Answer(Outcome.NEVER))
 
     def _command(
@@ -208,12 +204,8 @@ class SessionTable:
         run: Callable[[SessionCommand], bytes | None],
     ) -> Answer:
         sequence = operation.sequence
-        if session.is_settled(sequence):
-            return _SETTLED
-        if (known := session.outcomes.get(sequence)) is not None:
-            return known
-        if len(session.outcomes) >= stamp.max_outstanding:
-            return _LIMIT
+        if (answer := _answer_without_it(session, sequence, stamp)) is not None:
+            return answer
         if self._result_bytes >= stamp.max_result_bytes:
             # Kept like any outcome: so the client knows that no other copy of it will be applied.
             return self._keep(session, sequence, Answer(Outcome.NO_ROOM))
@@ -264,6 +256,15 @@ class SessionTable:
             table._note_end(session_id, session)
             table._result_bytes += sum(len(answer.result) for answer in session.outcomes.values())
         return table
+
+
+def _answer_without_it(session: _Session, sequence: int, stamp: Stamp) -> Answer | None:
+    """Return what is answered without a new outcome for this number; None if it is to get one."""
+    if session.is_settled(sequence):
+        return _SETTLED
+    if (known := session.outcomes.get(sequence)) is not None:
+        return known
+    return _LIMIT if len(session.outcomes) >= stamp.max_outstanding else None
 
 
 def _encode_session(session_id: int, session: _Session) -> bytes:
