@@ -5,10 +5,13 @@ Which configuration counts, and when another may follow, is for ``membership`` t
 
 from __future__ import annotations
 
-from clustercore.raft.protobuf import BYTES, MalformedBytes, bytes_field, read_fields, varint_field
-from clustercore.raft.types import Configuration, NodeId, Server
+from collections.abc import Iterable
 
-__all__ = ["MalformedConfiguration", "decode_configuration", "encode_configuration"]
+from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.protobuf import BYTES, bytes_field, read_fields, varint_field
+from clustercore.raft.types import Configuration, LogIndex, NodeId, Server
+
+__all__ = ["MalformedConfiguration", "configurations_in", "decode_configuration", "encode_configuration"]
 
 
 class MalformedConfiguration(ValueError):
@@ -42,8 +45,18 @@ def decode_configuration(encoded: bytes) -> Configuration:
             elif number == 3:
                 old_voters.add(NodeId(value.decode()))
         return Configuration.with_servers(servers, old_voters=frozenset(old_voters), cluster_id=cluster_id)
-    except (MalformedBytes, ValueError) as error:
+    except ValueError as error:
         raise MalformedConfiguration(f"this is no configuration: {error}") from error
+
+
+def configurations_in(entries: Iterable[Entry]) -> list[tuple[LogIndex, Configuration]]:
+    """Return the configurations among entries, each with its entry's index.
+
+    Raises: MalformedConfiguration if one cannot be read.
+    """
+    return [
+        (entry.index, decode_configuration(entry.command)) for entry in entries if entry.kind is EntryKind.CONFIGURATION
+    ]
 
 
 def _encode_server(server: Server) -> bytes:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clustercore.raft.configuration import decode_configuration
-from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.configuration import configurations_in
+from clustercore.raft.entry import Entry
 from clustercore.raft.types import Configuration, LogIndex, NodeId, Server
 
 __all__ = ["ConfigurationHistory"]
@@ -56,9 +56,7 @@ class ConfigurationHistory:
 
         Raises: MalformedConfiguration if one cannot be read.
         """
-        for entry in entries:
-            if entry.kind is EntryKind.CONFIGURATION:
-                self._items.append((entry.index, decode_configuration(entry.command)))
+        self._items += configurations_in(entries)
 
     def truncate_from(self, index: LogIndex) -> None:
         """Forget those that came with the entry at ``index`` or one after it, but never the first."""

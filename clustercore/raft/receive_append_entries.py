@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from clustercore.raft.commit import commit_up_to
-from clustercore.raft.configuration import decode_configuration
+from clustercore.raft.configuration import configurations_in
 from clustercore.raft.effects import Reply
-from clustercore.raft.entry import Entry, EntryKind
+from clustercore.raft.entry import Entry
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
 from clustercore.raft.roles import follow_configuration, follow_leader
 from clustercore.raft.state import RaftState
@@ -78,9 +78,7 @@ def _new_entries(state: RaftState, entries: tuple[Entry, ...]) -> tuple[Entry, .
 def _are_of_this_cluster(state: RaftState, entries: tuple[Entry, ...]) -> bool:
     """Whether the configurations among the entries are of one cluster, and of this node's if that is formed."""
     known = {state.configuration.cluster_id} if state.configuration.is_formed else set()
-    named = {
-        decode_configuration(entry.command).cluster_id for entry in entries if entry.kind is EntryKind.CONFIGURATION
-    }
+    named = {configuration.cluster_id for _, configuration in configurations_in(entries)}
     return len(known | named) <= 1
 
 

@@ -6,10 +6,11 @@ and changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
-from clustercore.raft.configuration import MalformedConfiguration, decode_configuration
-from clustercore.raft.entry import EntryKind
+from clustercore.raft.configuration import MalformedConfiguration, configurations_in
+from clustercore.raft.entry import Entry
 from clustercore.raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -93,17 +94,17 @@ def _are_consecutive(message: AppendEntriesRequest) -> bool:
         and all(before.index + 1 == after.index and before.term <= after.term for before, after in pairwise(entries))
         and entries[-1].term <= message.term
         and entries[-1].index <= MAX_NUMBER
-        and all(_is_configuration(entry.command) for entry in entries if entry.kind is EntryKind.CONFIGURATION)
+        and _have_counting_members(entries)
     )
 
 
-def _is_configuration(encoded: bytes) -> bool:
-    """Whether these are members that could elect a leader: there is no log without one."""
+def _have_counting_members(entries: Sequence[Entry]) -> bool:
     try:
-        return _can_count(decode_configuration(encoded))
+        return all(_can_count(configuration) for _, configuration in configurations_in(entries))
     except MalformedConfiguration:
         return False
 
 
 def _can_count(configuration: Configuration) -> bool:
+    """Whether these are members that could elect a leader: there is no log without one."""
     return configuration.is_formed and bool(configuration.voters)
