@@ -75,7 +75,11 @@ class ConfigurationHistory:
         self._items += later
 
     def reset(self, base_index: LogIndex, configuration: Configuration) -> None:
-        """Forget all, and start again from a snapshot. What it says may be known already, and since when."""
+        """Forget all, and start again from a snapshot. What it says may be known already, and since when.
+
+        One that an older version took names nobody: then those stay who are known to count there.
+        """
         self.compact(base_index)
         since, known = self._items[0]
+        configuration = configuration if configuration.servers else known
         self._items = [(since if known == configuration and since <= base_index else base_index, configuration)]

@@ -384,12 +384,10 @@ def _log_from(snapshot: Snapshot | None, entries: Sequence[Entry]) -> RaftLog:
 def _configurations_from(
     configuration: Configuration, snapshot: Snapshot | None, entries: Sequence[Entry]
 ) -> ConfigurationHistory:
-    since = BEFORE_LOG
-    if snapshot is not None:
-        since = snapshot.last_included_index
-        # An older version's snapshot names nobody.
-        configuration = snapshot.configuration if snapshot.configuration.servers else configuration
+    since = snapshot.last_included_index if snapshot is not None else BEFORE_LOG
     history = ConfigurationHistory(since, configuration)
+    if snapshot is not None:
+        history.reset(since, snapshot.configuration)
     try:
         history.append([entry for entry in entries if entry.index > since])
     except MalformedConfiguration as error:

@@ -255,18 +255,16 @@ class RaftState:
         """Put a snapshot in place of the log it covers, and ask for it to be made durable (Raft Figure 13)."""
         index, term = snapshot.last_included_index, snapshot.last_included_term
         before = self.configuration
-        # An older version's snapshot names nobody: then those stay who are known to count.
-        configuration = snapshot.configuration if snapshot.configuration.servers else self.configurations.at(index)
         write_id = self._next_write_id()
         if self.log.term_at(index) == term:
             self.log.compact(index)
-            self.configurations.start_from(index, configuration)
+            self.configurations.start_from(index, snapshot.configuration)
             keep_from = self.log.first_index
         else:
             # The committed prefix is the snapshot's as well: what is durable of it stays so until the snapshot is.
             self._forget_durability_from(LogIndex(self.commit_index + 1))
             self.log.reset(index, term)
-            self.configurations.reset(index, configuration)
+            self.configurations.reset(index, snapshot.configuration)
             keep_from = None
         self._log_writes.append(_LogWrite(write_id, index, now))
         self.installing = (write_id, snapshot)
