@@ -26,13 +26,7 @@ from clustercore.interfaces.messages import (
 from clustercore.interfaces.transport import Link
 from clustercore.interfaces.values import Applied, NodeStatus
 from clustercore.raft.entry import EntryKind
-from clustercore.raft.messages import (
-    AppendEntriesRequest,
-    InstallSnapshotRequest,
-    PreVoteRequest,
-    RequestVoteRequest,
-    TimeoutNowRequest,
-)
+from clustercore.raft.messages import PreVoteRequest, RaftRequest, RequestVoteRequest
 from clustercore.raft.types import LogIndex, NodeId
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.introductions import Introductions
@@ -104,15 +98,10 @@ class Acceptor:
             logger.debug("an accepted link ended: %s", group.exceptions[0])
 
     async def _take(self, message: Message, conversation: _Conversation) -> None:
+        if isinstance(message, RaftRequest):
+            await self._engine.receive(_sender_of(message), message, conversation.answer)
+            return
         match message:
-            case (
-                AppendEntriesRequest(leader_id=sender)
-                | InstallSnapshotRequest(leader_id=sender)
-                | TimeoutNowRequest(leader_id=sender)
-                | PreVoteRequest(candidate_id=sender)
-                | RequestVoteRequest(candidate_id=sender)
-            ):
-                await self._engine.receive(sender, message, conversation.answer)
             case Hello():
                 response = self._introductions.answer(message)
                 conversation.peer = None if response.refusal else message.node_id
@@ -173,16 +162,10 @@ class _Conversation:
         match message:
             case Hello() | StatusRequest():
                 return
-            case (
-                AppendEntriesRequest(leader_id=sender)
-                | InstallSnapshotRequest(leader_id=sender)
-                | TimeoutNowRequest(leader_id=sender)
-                | PreVoteRequest(candidate_id=sender)
-                | RequestVoteRequest(candidate_id=sender)
-            ) if self.peer not in (None, sender):
-                raise TransportError(f"node {self.peer!r} sent {type(message).__name__} in the name of {sender!r}")
             case _ if self.peer is None:
                 raise TransportError(f"a peer sent {type(message).__name__}, and no Hello that was not refused")
+        if isinstance(message, RaftRequest) and (sender := _sender_of(message)) != self.peer:
+            raise TransportError(f"node {self.peer!r} sent {type(message).__name__} in the name of {sender!r}")
 
     def is_repeat(self, request_id: int) -> bool:
         """Whether these proposals were taken already. The sender counts its requests up and never uses one again."""
@@ -206,6 +189,11 @@ class _Conversation:
 
     def _make_room(self) -> None:
         self._room.unpark()
+
+
+def _sender_of(request: RaftRequest) -> NodeId:
+    """Return the node that a request of Raft's own says it is from."""
+    return request.candidate_id if isinstance(request, PreVoteRequest | RequestVoteRequest) else request.leader_id
 
 
 def _fault_of(message: ForwardProposals, max_command_bytes: int) -> str | None:

@@ -107,17 +107,7 @@ class Introductions:
 
     def hello(self, peer: NodeId) -> Hello:
         """Return what begins a link to a peer."""
-        own = self._identity
-        return Hello(
-            own.node_id,
-            peer,
-            self._versions.newest,
-            self._versions.oldest,
-            own.cluster_id,
-            own.incarnation,
-            own.starts,
-            self._command_version,
-        )
+        return Hello(self._identity.node_id, peer, *self._told_of_itself())
 
     def answer(self, hello: Hello) -> HelloResponse:
         """Return the answer to a peer's Hello; what it says counts only if ``refusal`` is empty."""
@@ -132,16 +122,7 @@ class Introductions:
                 self._note_refusal(hello.node_id, refusal)
             else:
                 self._remember(hello.node_id, hello)
-        return HelloResponse(
-            own.node_id,
-            self._versions.newest,
-            self._versions.oldest,
-            own.cluster_id,
-            own.incarnation,
-            own.starts,
-            self._command_version,
-            refusal,
-        )
+        return HelloResponse(own.node_id, *self._told_of_itself(), refusal)
 
     def check(self, peer: NodeId, address: str, response: HelloResponse) -> None:
         """Make sure that whoever answered at an address is the peer that is meant.
@@ -166,6 +147,11 @@ class Introductions:
         """
         self._note_refusal(peer, refusal)
         raise TransportError(refusal)
+
+    def _told_of_itself(self) -> tuple[int, int, str, str, int, int]:
+        """Return what both sides of a Hello say, in the order of its fields."""
+        own, versions = self._identity, self._versions
+        return versions.newest, versions.oldest, own.cluster_id, own.incarnation, own.starts, self._command_version
 
     def _fault_of(self, peer: NodeId, said: Hello | HelloResponse) -> str:
         """Return why a peer is refused, by what it says of itself; empty if it is not."""
