@@ -165,7 +165,7 @@ class Assembly:
         self.command_versions = CommandVersions(
             node.node_id,
             machine.version,
-            members=lambda: self._members(),
+            members=self._members,
             is_leader=lambda: self.engine.is_leader,
             enabled=lambda: self.replicated.command_version,
             enable=self.engine.enable_version,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["leaves_of"]
+import trio
+
+from clustercore.interfaces.errors import ClusterError
+
+__all__ = ["leaves_of", "sole_error"]
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:
@@ -13,3 +17,21 @@ def leaves_of(error: BaseException) -> list[BaseException]:
     if not isinstance(error, BaseExceptionGroup):
         return [error]
     return [leaf for inner in error.exceptions for leaf in leaves_of(inner)]
+
+
+def sole_error(group: BaseExceptionGroup[BaseException], body_error: BaseException | None) -> BaseException | None:
+    """Return the one error a group is about; None if it is about several that do not come from the node.
+
+    What the body raised is one error, be it a group itself. Cancellation is none: it may come at any time, and so
+    beside one.
+    """
+    errors = _errors_in(group)
+    if body_error is not None and errors and errors == _errors_in(body_error):
+        return body_error
+    if errors and (len(errors) == 1 or all(isinstance(error, ClusterError) for error in errors)):
+        return errors[0]
+    return None
+
+
+def _errors_in(error: BaseException) -> list[BaseException]:
+    return [leaf for leaf in leaves_of(error) if not isinstance(leaf, trio.Cancelled)]

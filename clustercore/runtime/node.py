@@ -16,7 +16,6 @@ import trio
 
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
 from clustercore.interfaces.errors import (
-    ClusterError,
     ConfigError,
     InvalidCommand,
     NodeStopped,
@@ -34,7 +33,7 @@ from clustercore.raft.entry import EntryKind
 from clustercore.raft.types import Configuration, NodeId, Role, Term
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
-from clustercore.runtime.groups import leaves_of
+from clustercore.runtime.groups import sole_error
 from clustercore.runtime.replicated_state import FIRST_VERSION
 from clustercore.runtime.session_entries import Outcome, VersionedCommand, decode_answer, encode_version_entry
 from clustercore.runtime.sessions import Session, SessionClient
@@ -168,7 +167,7 @@ class Node(NodeHandle):
                         assembly.stop()
                         nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            failure = _sole_error(group, body_error)
+            failure = sole_error(group, body_error)
             if failure is None:
                 raise
         if failure is not None:
@@ -485,21 +484,3 @@ class Node(NodeHandle):
         Raises: NodeStopped if the node is not running.
         """
         return aiter(self._running().engine.role)
-
-
-def _sole_error(group: BaseExceptionGroup[BaseException], body_error: BaseException | None) -> BaseException | None:
-    """Return the one error a group is about; None if it is about several that do not come from the node.
-
-    What the body raised is one error, be it a group itself. Cancellation is none: it may come at any time, and so
-    beside one.
-    """
-    errors = _errors_in(group)
-    if body_error is not None and errors and errors == _errors_in(body_error):
-        return body_error
-    if errors and (len(errors) == 1 or all(isinstance(error, ClusterError) for error in errors)):
-        return errors[0]
-    return None
-
-
-def _errors_in(error: BaseException) -> list[BaseException]:
-    return [leaf for leaf in leaves_of(error) if not isinstance(leaf, trio.Cancelled)]
