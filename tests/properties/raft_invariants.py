@@ -10,6 +10,7 @@ import math
 
 import attrs
 
+from clustercore.raft.configuration import configurations_in
 from clustercore.raft.effects import Apply, Effects, ReadReady, ReadRefused, Reply, RestoreSnapshot, Send
 from clustercore.raft.messages import (
     AppendEntriesResponse,
@@ -19,9 +20,9 @@ from clustercore.raft.messages import (
     RequestVoteRequest,
 )
 from clustercore.raft.messages import RequestVoteResponse as VoteResponse
-from clustercore.raft.quorum import quorum_size
+from clustercore.raft.quorum import VoteResult, vote_result
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import BEFORE_LOG, NO_TERM, HardState, LogIndex, NodeId, Role, Term
+from clustercore.raft.types import BEFORE_LOG, NO_TERM, Configuration, HardState, LogIndex, NodeId, Role, Term
 from tests.properties.raft_world import Disk, Node, Packet, World
 
 __all__ = ["Invariants"]
@@ -167,7 +168,9 @@ class Invariants:
             # It was elected by durable votes, its own among them.
             assert node.disk.hard_state == HardState(state.current_term, node.node_id)
         assert (state.role is Role.LEADER) == (state.heartbeat_deadline != float("inf"))
-        assert (state.role is Role.LEADER) == (state.election_deadline == float("inf"))
+        # Who may not stand needs none; one that lost its vote since it drew a time lets that pass (thesis §4.2.2).
+        assert state.election_deadline == math.inf or state.role is not Role.LEADER
+        assert state.election_deadline < math.inf or state.role is Role.LEADER or not state.may_stand
         assert set(state.progress) == (
             set(state.configuration.peers_of(state.node_id)) if state.role is Role.LEADER else set()
         )
@@ -246,9 +249,9 @@ class Invariants:
                 continue
             assert term is not None
             if index not in self.committed:
-                holders = sum(other.disk.holds(index, term) for other in world.nodes.values())
-                assert holders >= quorum_size(world.configuration.voters), (
-                    f"entry {index} is committed, but {holders} hold it"
+                holders = {name: other.disk.holds(index, term) for name, other in world.nodes.items()}
+                assert vote_result(state.configuration, holders) is VoteResult.WON, (
+                    f"entry {index} is committed, but only {[name for name in holders if holders[name]]} hold it"
                 )
                 self.committed[index], self.committed_in[index] = term, state.current_term
                 if index == state.commit_index:
@@ -265,8 +268,9 @@ class Invariants:
         """
         ends = {name: _end_of(node.disk) for name, node in world.nodes.items()}
         for name, node in world.nodes.items():
-            votes = sum(end <= ends[name] for end in ends.values())
-            if votes >= quorum_size(world.configuration.voters):
+            votes = {other: end <= ends[name] for other, end in ends.items()}
+            members = _members_on(node, world)
+            if members.servers and vote_result(members, votes) is VoteResult.WON:
                 assert node.disk.holds(index, term), f"{name} could win, and lacks the committed entry {index}"
 
     def _machines_agree(self, node: Node) -> None:
@@ -311,6 +315,16 @@ class Invariants:
 def _end_of(disk: Disk) -> tuple[Term, LogIndex]:
     """What a stored log is compared by in an election."""
     return disk.term_at(disk.last_index) or NO_TERM, disk.last_index
+
+
+def _members_on(node: Node, world: World) -> Configuration:
+    """What a node that starts from its disk would count votes by; nobody if it waits to be added."""
+    stored = configurations_in(node.disk.entries)
+    if stored:
+        return stored[-1][1]
+    if node.disk.snapshot is not None and node.disk.snapshot.configuration.servers:
+        return node.disk.snapshot.configuration
+    return world.configuration if node.node_id in world.configuration.voters else Configuration()
 
 
 def _substance(state: RaftState) -> tuple[object, ...]:

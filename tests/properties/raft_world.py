@@ -210,8 +210,10 @@ class World:
         config: RaftConfig | None = None,
         seed: int = 0,
         disks: Mapping[str, Disk] | None = None,
+        strangers: Iterable[str] = (),
         watchers: Sequence[Watcher] = (),
     ) -> None:
+        """Start a cluster of the named nodes, and strangers, who wait to be added to it."""
         self.configuration = Configuration.of(names, cluster_id="test")
         self.config = config if config is not None else RaftConfig()
         self.now = 0.0
@@ -230,7 +232,7 @@ class World:
         self.answered: dict[ReadId, LogIndex | None] = {}
         self._watchers = watchers
         self.nodes: dict[NodeId, Node] = {}
-        for name in sorted(self.configuration.voters):
+        for name in sorted(self.configuration.voters | set(map(NodeId, strangers))):
             disk = (disks or {}).get(name, Disk())
             self.nodes[name] = Node(name, self._boot(name, disk), disk, Machine())
             self.start(name)
@@ -252,7 +254,7 @@ class World:
     def _boot(self, name: NodeId, disk: Disk) -> RaftCore:
         return RaftCore(
             node_id=name,
-            configuration=self.configuration,
+            configuration=self.configuration if name in self.configuration.voters else Configuration(),
             config=self.config,
             rng=random.Random(self._rng.random()),
             now=self.now,
@@ -386,13 +388,19 @@ class World:
         node = self.nodes[name]
         return self._act(node, node.core.transfer_leadership(target, self.now))
 
+    def change_configuration(self, name: NodeId, target: Configuration) -> Effects:
+        """Ask a node to change the members."""
+        node = self.nodes[name]
+        return self._act(node, node.core.change_configuration(target, self.now))
+
     def take_snapshot(self, name: NodeId, tail: int) -> bool:
         """Write a snapshot of a node's machine, keeping so many entries that it covers. Say whether it was worth it."""
         node = self.nodes[name]
         if node.machine.index <= node.disk.snapshot_index:
             return False
         keep_from = LogIndex(max(1, node.machine.index + 1 - tail))
-        node.writes.append(OwnSnapshot(node.machine.snapshot(), keep_from))
+        members = node.core.configuration_at(node.machine.index)
+        node.writes.append(OwnSnapshot(attrs.evolve(node.machine.snapshot(), configuration=members), keep_from))
         return True
 
     # --- What is seen from outside ---

@@ -5,7 +5,8 @@ happened, and are written by this file; everything else is prose. The inputs are
 
     cluster a b=1,1,2 c=@4:2,3 max_append_entries=1
                         nodes, with the terms of the entries on their disks (here ``c`` has a snapshot up to entry 4 of
-                        term 2, and entry 5 of term 3), and settings of RaftConfig; ``term=3`` is everyone's stored term
+                        term 2, and entry 5 of term 3), and settings of RaftConfig; ``term=3`` is everyone's stored
+                        term; ``+d`` is a node with an empty disk that waits to be added
     timeout a           time passes until a's deadline, and a alone notices
     sync a              all that a writes becomes durable, and a is told
     deliver 3 4         hand over messages, by their numbers; one to a node that is down is lost
@@ -17,6 +18,7 @@ happened, and are written by this file; everything else is prose. The inputs are
     propose a x y       propose commands at a
     read a 1 2          ask a for an index to read at, for the reads 1 and 2
     transfer a b        ask a to hand over to b
+    change a a b d~ e^  ask a to change the members: a and b vote, d is a learner, e one that is to be promoted
     snapshot a 2        a writes a snapshot of its machine, and will keep the last 2 entries it covers (0 if not said)
     serve a             a reads its snapshot and sends it to whoever it owes it
     unreachable a b     a's connection to b broke
@@ -67,9 +69,9 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, ReadId, Role, Snapshot, Term
+from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, ReadId, Role, Server, Snapshot, Term
 from tests.properties.raft_invariants import Invariants
-from tests.properties.raft_world import Disk, Node, Packet, World
+from tests.properties.raft_world import Disk, Node, Packet, Watcher, World
 from tests.unit.raft.building import log_of
 
 __all__ = ["replay"]
@@ -116,8 +118,11 @@ class _Runner:
     def do_cluster(self, *arguments: str) -> None:
         settings: dict[str, Any] = {}
         disks: dict[str, Disk] = {}
+        strangers = [argument[1:] for argument in arguments if argument.startswith("+")]
         stored_term = 0
         for argument in arguments:
+            if argument.startswith("+"):
+                continue
             name, _, value = argument.partition("=")
             if name == "term":
                 stored_term = int(value)
@@ -131,7 +136,8 @@ class _Runner:
             )
             disk.hard_state = HardState(max([Term(stored_term), *last]))
         config = RaftConfig(**settings)
-        self._world = World(disks, config=config, disks=disks, watchers=[self, Invariants()])
+        watchers: list[Watcher] = [self, Invariants()]
+        self._world = World(disks, config=config, disks=disks, strangers=strangers, watchers=watchers)
 
     def do_timeout(self, name: str) -> None:
         self.world.expire(NodeId(name))
@@ -177,6 +183,13 @@ class _Runner:
 
     def do_transfer(self, name: str, target: str) -> None:
         self.world.transfer_leadership(NodeId(name), NodeId(target))
+
+    def do_change(self, name: str, *members: str) -> None:
+        servers = [
+            Server(NodeId(member.rstrip("~^")), is_voter=member[-1] not in "~^", is_promoted=member[-1] == "^")
+            for member in members
+        ]
+        self.world.change_configuration(NodeId(name), Configuration.with_servers(servers))
 
     def do_snapshot(self, name: str, tail: str = "0") -> None:
         assert self.world.take_snapshot(NodeId(name), int(tail)), "nothing new to take a snapshot of"
@@ -364,12 +377,15 @@ def _content(entry: Entry) -> str:
 
 
 def _members(configuration: Configuration) -> str:
-    """Voters' names, then learners' in lower case words; ``a b c (old: d e) (learners: f)``."""
+    """Voters' names, then the others'; ``a b c (old: d e) (learners: f) (to be promoted: g)``."""
     words: list[str] = sorted(configuration.voters)
     if configuration.old_voters:
         words.append(f"(old: {' '.join(sorted(configuration.old_voters))})")
-    if configuration.learners:
-        words.append(f"(learners: {' '.join(sorted(configuration.learners))})")
+    promoted = {server.node_id for server in configuration.servers if server.is_promoted}
+    if configuration.learners - promoted:
+        words.append(f"(learners: {' '.join(sorted(configuration.learners - promoted))})")
+    if promoted:
+        words.append(f"(to be promoted: {' '.join(sorted(promoted))})")
     return " ".join(words) or "nobody"
 
 
