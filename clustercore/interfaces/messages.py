@@ -51,6 +51,9 @@ class Hello:
     starts: int = 0
     # The newest version of commands that the caller's state machine understands; 0 means 1.
     command_version: int = 1
+    # How long the caller protects a leader that it hears, in seconds: a leader's lease must not last longer. 0 if it
+    # does not say.
+    election_timeout_s: float = 0.0
 
 
 @attrs.frozen
@@ -70,6 +73,8 @@ class HelloResponse:
     command_version: int = 1
     # Why no other request will be answered on this link, for people; empty if they will be.
     refusal: str = ""
+    # As in Hello.
+    election_timeout_s: float = 0.0
 
 
 @attrs.frozen

@@ -53,8 +53,10 @@ class ReadResult:
     index: LogIndex
     # What was promised: LINEARIZABLE also for a lease read when no lease was held.
     consistency: Consistency
-    # For a stale read: everything that this node's leader had committed so many seconds ago was applied. Infinity if
-    # this node has heard no leader yet. Otherwise 0.
+    # For a stale read: everything that this node's leader had committed so many seconds ago was applied. It is a bound:
+    # a follower counts from when it heard the newest round of heartbeats that the leader's newest word confirms, so it
+    # is a heartbeat and a round trip at least, and a word that was long on its way counts in full. Infinity if this
+    # node has heard no leader yet. Otherwise 0.
     lag_s: float = 0.0
 
 

@@ -6,7 +6,7 @@ beside this one, one per chapter of the paper; this one only brings each input t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, assert_never
 
@@ -26,10 +26,13 @@ from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.errors import InvariantError
 from clustercore.raft.leadership_transfer import (
     best_successor,
+    give_up_lost_target,
     maybe_give_up_transfer,
     maybe_leave_stalled_disk,
     maybe_tell_target,
     receive_timeout_now,
+    receive_timeout_now_response,
+    repeat_timeout_now,
     start_transfer,
 )
 from clustercore.raft.log import RaftLog
@@ -68,7 +71,7 @@ from clustercore.raft.replication import (
     receive_append_entries_response,
     send_heartbeats,
 )
-from clustercore.raft.roles import become_follower, protect_leader, reset_election_deadline
+from clustercore.raft.roles import become_follower, protect_leader, reset_election_deadline, wait_from_durable_vote
 from clustercore.raft.snapshots import compact_log, receive_install_snapshot, receive_install_snapshot_response
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import (
@@ -169,7 +172,7 @@ class RaftCore:
     @property
     def deadline(self) -> float:
         """When ``time_passed`` wants to be called next, in the caller's clock; infinity for never."""
-        return min(self._state.election_deadline, self._state.heartbeat_deadline)
+        return min(self._state.election_due_at, self._state.heartbeat_deadline)
 
     @property
     def proposal_room_bytes(self) -> int:
@@ -186,14 +189,15 @@ class RaftCore:
         state = self._state
         if now >= state.heartbeat_deadline:
             maybe_give_up_transfer(state, now)
-            maybe_leave_stalled_disk(state, now)
             if not maybe_step_down(state, now):
                 # Here and not with every round: reads start rounds of their own, and must not put off what is due.
                 state.heartbeat_deadline = now + state.config.heartbeat_interval_s
                 send_heartbeats(state, now)
+                repeat_timeout_now(state)
+                maybe_leave_stalled_disk(state, now)
                 maybe_leave(state, now)
                 maybe_promote_or_readmit(state, now)
-        elif now >= state.election_deadline:
+        elif now >= state.election_due_at:
             ask_around(state, now)
         return self._finish()
 
@@ -232,11 +236,10 @@ class RaftCore:
             case TimeoutNowRequest():
                 receive_timeout_now(state, message, now)
             case TimeoutNowResponse():
-                # Whether the target stood, and won, shows in the term it asks votes for.
-                pass
+                receive_timeout_now_response(state, sender, message)
             case _:
                 assert_never(message)
-        maybe_tell_target(state, sender)
+        maybe_tell_target(state)
         if state.role is Role.LEADER:
             maybe_confirm_reads(state, now)
             maybe_leave(state, now)
@@ -272,11 +275,15 @@ class RaftCore:
     def storage_done(self, write_id: WriteId, now: float) -> Effects:
         """Note that every write up to ``write_id`` is durable: the node's own vote and log now count."""
         state = self._state
+        had_gate = state.hard_state_gate is not None
         state.writes_done(write_id, now)
+        if had_gate and state.hard_state_gate is None:
+            wait_from_durable_vote(state, now)
         maybe_restore_snapshot(state)
         count_own_vote(state, now)
         if state.role is Role.LEADER:
             maybe_commit(state)
+            maybe_tell_target(state)
             maybe_confirm_reads(state, now)
             maybe_leave(state, now)
         maybe_apply(state)
@@ -287,7 +294,9 @@ class RaftCore:
         request_reads(self._state, read_ids, now)
         return self._finish()
 
-    def lease_until(self, now: float, *, heard_since: float) -> float:
+    def lease_until(
+        self, now: float, *, heard_since: float, protection_s: Mapping[NodeId, float] | None = None
+    ) -> float:
         """Return until when, in this node's clock, no other node can lead (thesis §6.4.1); minus infinity for unknown.
 
         It holds as long as no two nodes' clocks drift apart by more than ``max_clock_drift``. Meanwhile this node's
@@ -296,17 +305,21 @@ class RaftCore:
         Args:
             now: The time now.
             heard_since: Only what a majority heard since then counts: the last time the clock could not be relied on.
+            protection_s: For how many seconds each peer protects a leader that it hears, which is its own election
+                timeout. The shortest is how long a lease lasts, and a peer that is missing counts for none. Without
+                this, all are taken to have this node's.
         """
-        return lease_until(self._state, now, heard_since=heard_since)
+        return lease_until(self._state, now, heard_since=heard_since, protection_s=protection_s)
 
     def quorum_heard_at(self, now: float) -> float:
         """Return when this leader sent the newest thing that a majority has answered; minus infinity for never."""
         return quorum_heard_at(self._state, now)
 
     def transfer_leadership(self, target: NodeId, now: float) -> Effects:
-        """Begin to hand over to another voter (thesis §3.10), if this node leads; ``state.transfer`` tells.
+        """Begin to hand over to another voter (thesis §3.10), if this node leads.
 
-        It ends with the leadership, or after an election timeout, when this node goes on leading.
+        It ends with the leadership, or with TransferGivenUp, at the latest after an election timeout; then this node
+        goes on leading.
         """
         start_transfer(self._state, target, now)
         return self._finish()
@@ -356,6 +369,7 @@ class RaftCore:
     def peer_unreachable(self, peer: NodeId) -> Effects:
         """Take for lost what was sent to a peer and not answered. Its next answer starts replication again."""
         peer_unreachable(self._state, peer)
+        give_up_lost_target(self._state, peer)
         return self._finish()
 
     def _office(self) -> tuple[Role, Term, NodeId | None]:
@@ -403,7 +417,7 @@ def _refusal_of(message: RaftMessage, current_term: Term) -> RaftResponse | None
         case PreVoteRequest():
             return PreVoteResponse(current_term, candidate_term=message.term, vote_granted=False)
         case TimeoutNowRequest():
-            return TimeoutNowResponse(current_term)
+            return TimeoutNowResponse(current_term, message.round)
         case AppendEntriesRequest():
             return AppendEntriesResponse(current_term, success=False, prev_log_index=message.prev_log_index)
         case InstallSnapshotRequest():

@@ -24,6 +24,7 @@ from clustercore.raft.types import (
     Role,
     Snapshot,
     Term,
+    TransferFailure,
     WriteId,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "RoleChanged",
     "Send",
     "SendSnapshot",
+    "TransferGivenUp",
 ]
 
 
@@ -191,6 +193,14 @@ class ReadRefused:
     leader_id: NodeId | None
 
 
+@attrs.frozen
+class TransferGivenUp:
+    """This leader does not hand over to ``target``, or tries it no more: it goes on leading (thesis §3.10)."""
+
+    target: NodeId
+    failure: TransferFailure
+
+
 Effect = (
     PersistHardState
     | PersistEntries
@@ -208,5 +218,6 @@ Effect = (
     | ConfigurationRefused
     | ReadReady
     | ReadRefused
+    | TransferGivenUp
 )
 Effects = tuple[Effect, ...]

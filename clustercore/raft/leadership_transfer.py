@@ -6,53 +6,136 @@ election timeout.
 
 from __future__ import annotations
 
-from clustercore.raft.effects import Reply, Send
+from clustercore.raft.effects import Reply, Send, TransferGivenUp
 from clustercore.raft.election import stand_for_election
 from clustercore.raft.messages import TimeoutNowRequest, TimeoutNowResponse
 from clustercore.raft.progress import ProgressState
 from clustercore.raft.state import RaftState, Transfer
-from clustercore.raft.types import NodeId, Role
+from clustercore.raft.types import NodeId, Role, TransferFailure
 
 __all__ = [
     "best_successor",
+    "give_up_lost_target",
     "maybe_give_up_transfer",
     "maybe_leave_stalled_disk",
     "maybe_tell_target",
     "receive_timeout_now",
+    "receive_timeout_now_response",
+    "repeat_timeout_now",
     "start_transfer",
+    "tell_to_stand",
 ]
 
+# A target that lacks more than so many full windows would keep proposals waiting to no end.
+_WINDOWS_BEHIND = 2
 
-def start_transfer(state: RaftState, target: NodeId, now: float) -> bool:
-    """As leader, begin to hand over to another voter; return False if that is not possible now.
+
+def start_transfer(state: RaftState, target: NodeId, now: float) -> None:
+    """As leader, begin to hand over to another voter, or say why that is not possible now.
 
     A transfer to another target that is under way is replaced, unless its target has been told to stand already. One to
     the same target keeps its deadline, so that asking again and again does not keep proposals waiting for ever.
     """
-    if state.role is not Role.LEADER or target not in state.progress or target not in state.configuration.voters:
-        return False
-    if state.transfer is not None and (state.transfer.is_told or state.transfer.target == target):
-        return False
-    state.transfer = Transfer(target, now + state.config.election_timeout_s)
-    maybe_tell_target(state, target)
-    return True
-
-
-def maybe_tell_target(state: RaftState, peer: NodeId) -> None:
-    """Tell the target to stand, once it has the leader's whole log: then its log is as good as any."""
-    transfer = state.transfer
-    if transfer is None or transfer.target != peer or transfer.is_told:
+    if state.role is not Role.LEADER or (state.transfer is not None and state.transfer.target == target):
         return
-    if state.progress[peer].match_index == state.log.last_index:
-        transfer.is_told = True
-        state.has_told_successor = True
-        state.emit(Send(peer, TimeoutNowRequest(state.current_term, state.node_id)))
+    failure = _obstacle(state, target, now)
+    if failure is not None:
+        state.emit(TransferGivenUp(target, failure))
+        return
+    if state.transfer is not None:
+        _give_up(state, TransferFailure.REPLACED)
+    state.transfer = Transfer(target, now + state.config.election_timeout_s)
+    maybe_tell_target(state)
+
+
+def _obstacle(state: RaftState, target: NodeId, now: float) -> TransferFailure | None:
+    """Return why a target can hardly take over within an election timeout; None if it may."""
+    progress = state.progress.get(target)
+    if progress is None or target not in state.configuration.voters:
+        return TransferFailure.NOT_A_VOTER
+    if state.is_wiped(target):
+        return TransferFailure.WIPED
+    if state.transfer is not None and state.transfer.told_round:
+        return TransferFailure.OTHER_TOLD
+    if progress.last_contact <= _lately(state, now):
+        return TransferFailure.SILENT
+    if progress.state is ProgressState.SNAPSHOT:
+        return TransferFailure.FAR_BEHIND
+    if progress.state is ProgressState.REPLICATE:
+        # Of one that is probed the leader does not know what it lacks.
+        lacks_bytes = state.log.size_bytes(progress.next_index, state.log.last_index) + progress.inflight_bytes
+        if lacks_bytes > _WINDOWS_BEHIND * state.config.max_inflight_bytes:
+            return TransferFailure.FAR_BEHIND
+    return None
+
+
+def _lately(state: RaftState, now: float) -> float:
+    """Return since when a follower must have answered to count as one that is there."""
+    return now - 3 * state.config.heartbeat_interval_s
+
+
+def maybe_tell_target(state: RaftState) -> None:
+    """Tell the target to stand, once it has the leader's whole log on its disk, and all of that is committed.
+
+    Then its log is as good as any, and whoever proposed something gets the answer from this leader.
+    """
+    transfer = state.transfer
+    if transfer is None or transfer.told_round:
+        return
+    _tell(state, transfer)
+
+
+def repeat_timeout_now(state: RaftState) -> None:
+    """Tell the target once more, with a heartbeat: the word may be lost, and goes out of date with the next round."""
+    transfer = state.transfer
+    if transfer is not None and transfer.told_round:
+        _tell(state, transfer)
+
+
+def _tell(state: RaftState, transfer: Transfer) -> None:
+    last_index = state.log.last_index
+    if state.progress[transfer.target].match_index == last_index == state.commit_index:
+        transfer.told_round = state.last_round
+        tell_to_stand(state, transfer.target)
+
+
+def tell_to_stand(state: RaftState, successor: NodeId) -> None:
+    """As leader, tell a voter to stand at once. From now on this node holds no lease: the other may come to lead."""
+    state.has_told_successor = True
+    state.emit(Send(successor, TimeoutNowRequest(state.current_term, state.node_id, state.last_round)))
 
 
 def maybe_give_up_transfer(state: RaftState, now: float) -> None:
     """Go on leading if the target has not taken over by now."""
     if state.transfer is not None and now >= state.transfer.deadline:
-        state.transfer = None
+        _give_up(state, TransferFailure.TIMED_OUT)
+
+
+def give_up_lost_target(state: RaftState, peer: NodeId) -> None:
+    """Go on leading if the connection to the target broke. It may have heard the word, and take over all the same."""
+    if state.transfer is not None and state.transfer.target == peer:
+        _give_up(state, TransferFailure.UNREACHABLE)
+
+
+def receive_timeout_now_response(state: RaftState, sender: NodeId, response: TimeoutNowResponse) -> None:
+    """Go on leading if the target refuses. One that stood answers in a later term, which ended the transfer before.
+
+    Only the answer to the newest word counts, and only if nothing newer could have overtaken it on its way.
+    """
+    transfer = state.transfer
+    if (
+        transfer is not None
+        and transfer.target == sender
+        and response.term == state.current_term
+        and response.round == transfer.told_round == state.last_round
+    ):
+        _give_up(state, TransferFailure.REFUSED)
+
+
+def _give_up(state: RaftState, failure: TransferFailure) -> None:
+    assert state.transfer is not None
+    state.emit(TransferGivenUp(state.transfer.target, failure))
+    state.transfer = None
 
 
 def maybe_leave_stalled_disk(state: RaftState, now: float) -> None:
@@ -71,7 +154,7 @@ def maybe_leave_stalled_disk(state: RaftState, now: float) -> None:
 
 def best_successor(state: RaftState, now: float) -> NodeId | None:
     """Return the follower most likely to take over at once: heard of lately, and with the longest log."""
-    since = now - 3 * state.config.heartbeat_interval_s
+    since = _lately(state, now)
     candidates = [
         (progress.match_index, peer)
         for peer, progress in state.progress.items()
@@ -84,12 +167,17 @@ def best_successor(state: RaftState, now: float) -> NodeId | None:
 
 
 def receive_timeout_now(state: RaftState, request: TimeoutNowRequest, now: float) -> None:
-    """Stand at once, without asking around, if the one who says so leads this very term and this node is a voter."""
+    """Stand at once, without asking around, if the one who says so leads this very term and this node is a voter.
+
+    A word that a later heartbeat has overtaken does not count: the transfer may have been given up since.
+    """
     if (
         request.term == state.current_term
+        # A leader of the first version names no round.
+        and (request.round >= state.heard_round or request.round == 0)
         and state.role is Role.FOLLOWER
         and state.leader_id == request.leader_id
         and state.may_stand
     ):
         stand_for_election(state, now, is_leadership_transfer=True)
-    state.emit(Reply(TimeoutNowResponse(state.current_term), after=state.hard_state_gate))
+    state.emit(Reply(TimeoutNowResponse(state.current_term, request.round), after=state.hard_state_gate))

@@ -23,10 +23,9 @@ import attrs
 from clustercore.raft.check_quorum import hears_quorum_of
 from clustercore.raft.commit import maybe_commit
 from clustercore.raft.configuration import encode_configuration
-from clustercore.raft.effects import ConfigurationAppended, ConfigurationRefused, Send
+from clustercore.raft.effects import ConfigurationAppended, ConfigurationRefused
 from clustercore.raft.entry import Entry, EntryKind
-from clustercore.raft.leadership_transfer import best_successor
-from clustercore.raft.messages import TimeoutNowRequest
+from clustercore.raft.leadership_transfer import best_successor, tell_to_stand
 from clustercore.raft.progress import Progress
 from clustercore.raft.replication import maybe_append_to_all
 from clustercore.raft.roles import follow_configuration, step_down
@@ -160,8 +159,7 @@ def maybe_leave(state: RaftState, now: float) -> None:
         return
     successor = best_successor(state, now)
     if successor is not None:
-        state.has_told_successor = True
-        state.emit(Send(successor, TimeoutNowRequest(state.current_term, state.node_id)))
+        tell_to_stand(state, successor)
     step_down(state, now)
 
 

@@ -85,6 +85,9 @@ class AppendEntriesRequest:
     entries: tuple[Entry, ...] = ()
     # The leader's newest round of heartbeats when it sent this.
     round: Round = Round(0)
+    # The newest round that the receiver had answered in this term, as far as the leader knew when it sent this. So the
+    # receiver knows that this was sent after it heard of that round, be the message however long on its way.
+    answered_round: Round = Round(0)
 
 
 @attrs.frozen
@@ -138,6 +141,9 @@ class TimeoutNowRequest:
 
     term: Term
     leader_id: NodeId
+    # The leader's newest round of heartbeats when it sent this. Whoever has heard a newer one gets this word late, and
+    # does not stand: the leader says it again with each heartbeat, as long as it means it.
+    round: Round = Round(0)
 
 
 @attrs.frozen
@@ -146,6 +152,8 @@ class TimeoutNowResponse:
 
     # The follower's current term when it answers; if it stood, one above the request's.
     term: Term
+    # The request's round.
+    round: Round = Round(0)
 
 
 RaftRequest = PreVoteRequest | RequestVoteRequest | AppendEntriesRequest | InstallSnapshotRequest | TimeoutNowRequest

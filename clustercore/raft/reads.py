@@ -14,13 +14,13 @@ committed before it (thesis §6.4, step 1).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from clustercore.raft.effects import ReadReady, ReadRefused
 from clustercore.raft.quorum import quorum_value
 from clustercore.raft.replication import send_heartbeats
 from clustercore.raft.state import RaftState, ReadBatch
-from clustercore.raft.types import ReadId, Role, Round
+from clustercore.raft.types import NodeId, ReadId, Role, Round
 
 __all__ = ["lease_until", "maybe_confirm_reads", "maybe_refuse_reads", "quorum_heard_at", "request_reads"]
 
@@ -52,29 +52,35 @@ def maybe_refuse_reads(state: RaftState) -> None:
         state.emit(ReadRefused(read_ids, state.leader_id))
 
 
-def lease_until(state: RaftState, now: float, *, heard_since: float) -> float:
+def lease_until(
+    state: RaftState, now: float, *, heard_since: float, protection_s: Mapping[NodeId, float] | None = None
+) -> float:
     """Return until when, in this node's clock, no other node can lead; minus infinity if that is not known.
 
-    A lease counts only if it comes from a round sent at ``heard_since`` or later. A leader that has told another to
-    stand holds none for the rest of its term: that election does not wait for the lease to end, and the word may arrive
-    late, after the transfer was given up.
+    A lease counts only if it comes from a round sent at ``heard_since`` or later, and from peers of which it is known
+    for how long they protect a leader: by default, all for as long as this node does. It is as short as the shortest of
+    these. A leader that has told another to stand holds none for the rest of its term: that election does not wait for
+    the lease to end, and the word may arrive late, after the transfer was given up.
     """
-    heard_at = quorum_heard_at(state, now)
+    heard_at = quorum_heard_at(state, now, among=protection_s)
     if state.has_told_successor or heard_at < heard_since:
         return -math.inf
-    return heard_at + state.config.election_timeout_s / (1 + state.config.max_clock_drift)
+    known = protection_s or {}
+    shortest_s = min((state.config.election_timeout_s, *(known[peer] for peer in state.progress if peer in known)))
+    return heard_at + shortest_s / (1 + state.config.max_clock_drift)
 
 
-def quorum_heard_at(state: RaftState, now: float) -> float:
+def quorum_heard_at(state: RaftState, now: float, *, among: Collection[NodeId] | None = None) -> float:
     """Return when this leader sent the newest round that a majority has answered.
 
-    Minus infinity if it sent none, or does not know yet how far the log was committed before its term.
+    Minus infinity if it sent none, or does not know yet how far the log was committed before its term. ``among`` tells
+    whose answers count besides its own; by default everybody's.
     """
     if state.role is not Role.LEADER or not state.has_committed_in_term:
         return -math.inf
     if state.configuration.all_voters == {state.node_id}:
         return now
-    confirmed = _confirmed_round(state)
+    confirmed = _confirmed_round(state, among)
     return max((sent_at for number, sent_at in state.rounds_sent if number <= confirmed), default=-math.inf)
 
 
@@ -89,8 +95,10 @@ def _maybe_start_round(state: RaftState, now: float) -> None:
             maybe_confirm_reads(state, now)
 
 
-def _confirmed_round(state: RaftState) -> Round:
+def _confirmed_round(state: RaftState, among: Collection[NodeId] | None = None) -> Round:
     """Return the newest round that a majority has answered in this term, this node counting as having answered all."""
-    answered = {peer: progress.answered_round for peer, progress in state.progress.items()}
+    answered = {
+        peer: progress.answered_round for peer, progress in state.progress.items() if among is None or peer in among
+    }
     answered[state.node_id] = state.last_round
     return Round(quorum_value(state.configuration, answered))

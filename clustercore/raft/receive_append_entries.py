@@ -26,6 +26,7 @@ def receive_append_entries(state: RaftState, request: AppendEntriesRequest, now:
         _reply(state, request, success=False)
         return
     follow_leader(state, request.leader_id, now)
+    state.heard_round = max(state.heard_round, request.round)
     conflict = _conflict(state, request)
     if conflict is not None:
         _reply(state, request, success=False, conflict=conflict)

@@ -52,6 +52,7 @@ def maybe_append(state: RaftState, peer: NodeId, progress: Progress, now: float)
             leader_commit=state.commit_index,
             entries=entries,
             round=state.last_round,
+            answered_round=progress.answered_round,
         )
         state.emit(Send(peer, request))
 
@@ -74,6 +75,7 @@ def send_heartbeats(state: RaftState, now: float) -> None:
             prev_log_term=prev_log_term,
             leader_commit=state.commit_index,
             round=state.last_round,
+            answered_round=progress.answered_round,
         )
         state.emit(Send(peer, request))
         if _has_waited_too_long(state, progress, now):

@@ -26,6 +26,7 @@ __all__ = [
     "reset_election_deadline",
     "step_down",
     "vote_for",
+    "wait_from_durable_vote",
 ]
 
 
@@ -57,6 +58,19 @@ def _new_follower(state: RaftState, now: float) -> Progress:
     return Progress(next_index=last_index, catch_up_target=last_index, catch_up_since=now)
 
 
+def wait_from_durable_vote(state: RaftState, now: float) -> None:
+    """Begin to wait for an election's outcome now that this node's vote is durable: before, nobody heard of it.
+
+    Otherwise a cluster whose disks take longer than an election timeout would never have a leader.
+    """
+    if state.voted_for is None or state.role is Role.LEADER:
+        return
+    reset_election_deadline(state, now)
+    if state.role is Role.CANDIDATE:
+        # The others write their votes now, and their disks are as slow as this one, for all this node knows.
+        state.election_deadline += now - state.stood_at
+
+
 def protect_leader(state: RaftState, now: float) -> None:
     """Take it that a leader is at work for an election timeout from now.
 
@@ -73,6 +87,7 @@ def become_follower(state: RaftState, term: Term, now: float) -> None:
     """
     state.current_term = term
     state.voted_for = None
+    state.heard_round = Round(0)
     state.persist_hard_state()
     _lay_down_office(state, now)
     state.leader_id = None
@@ -115,6 +130,8 @@ def become_candidate(state: RaftState, now: float) -> None:
     """Start a new term and vote for oneself in it (Raft §5.2). The vote counts once it is durable."""
     state.role = Role.CANDIDATE
     state.current_term = Term(state.current_term + 1)
+    state.heard_round = Round(0)
+    state.stood_at = now
     vote_for(state, state.node_id)
     state.leader_id = None
     state.votes.clear()

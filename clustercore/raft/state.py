@@ -59,8 +59,8 @@ class Transfer:
 
     target: NodeId
     deadline: float
-    # Whether the target has been told to stand.
-    is_told: bool = False
+    # The round in which the target was last told to stand; 0 if it was not told yet.
+    told_round: Round = Round(0)
 
 
 @attrs.frozen
@@ -115,8 +115,13 @@ class RaftState:
 
     # The storage that each member has now, as far as it was told; its own is not among them.
     incarnations: dict[NodeId, str] = attrs.field(factory=dict)
+    # The newest round of heartbeats heard from the leader of the current term.
+    heard_round: Round = Round(0)
 
     # --- Volatile, on pre-candidates, candidates and leaders ---
+
+    # When this node last stood for election.
+    stood_at: float = -math.inf
 
     # Answers of this election, by voter. In a true election it holds this node's own once its vote is durable.
     votes: dict[NodeId, bool] = attrs.field(factory=dict)
@@ -201,6 +206,13 @@ class RaftState:
         if self.node_id in self.configuration.all_voters:
             return True
         return not self.is_configuration_committed and self.node_id in self.configurations.previous.all_voters
+
+    @property
+    def election_due_at(self) -> float:
+        """When to stand for election. Not while this node's vote is being written, however long that takes."""
+        # Nobody can have heard of it before: where disks are slow, each election would be given up before it begins.
+        is_vote_unheard = self.voted_for is not None and self.hard_state_gate is not None
+        return math.inf if is_vote_unheard else self.election_deadline
 
     @property
     def hard_state_gate(self) -> WriteId | None:

@@ -28,6 +28,7 @@ __all__ = [
     "Server",
     "Snapshot",
     "Term",
+    "TransferFailure",
     "WriteId",
     "show_length",
 ]
@@ -63,6 +64,20 @@ class Role(Enum):
     PRE_CANDIDATE = "pre_candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
+
+
+class TransferFailure(Enum):
+    """Why a leader does not hand over, or does so no more; the value completes "the target ..."."""
+
+    NOT_A_VOTER = "is no other voter"
+    WIPED = "has lost its disk, and must catch up as a learner first"
+    SILENT = "has not answered lately"
+    FAR_BEHIND = "lacks too much of the log"
+    OTHER_TOLD = "would stand against another that was told to just now"
+    REPLACED = "was replaced by another"
+    UNREACHABLE = "was lost: the connection to it broke"
+    REFUSED = "refused to stand"
+    TIMED_OUT = "did not take over within an election timeout"
 
 
 def show_length(value: Sized) -> str:

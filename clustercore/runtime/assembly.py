@@ -36,11 +36,12 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Snapshot
+from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Snapshot, TransferFailure
 from clustercore.runtime.applier import Applier, restore
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.forwarder import MAX_REQUEST_BYTES, Forwarder
+from clustercore.runtime.hand_over import HandOvers
 from clustercore.runtime.incoming import Acceptor
 from clustercore.runtime.introductions import Introductions
 from clustercore.runtime.lanes import Lanes
@@ -103,7 +104,12 @@ class Assembly:
         self.proposals = Proposals(
             node_id=node.node_id, max_commands=config.max_pending_proposals, max_bytes=config.max_pending_bytes
         )
-        self._introductions = Introductions(identity, on_identified=self._identified, command_version=machine.version)
+        self._introductions = Introductions(
+            identity,
+            on_identified=self._identified,
+            election_timeout_s=config.raft.election_timeout_s,
+            command_version=machine.version,
+        )
         self._transport = transport
         self._rng = rng
         self._lanes = Lanes(self._make_lane, farewell_s=config.raft.election_timeout_s)
@@ -115,6 +121,9 @@ class Assembly:
             outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.BULK),
             wake_engine=lambda: self.engine.wake(),
             timeout_s=config.forward_timeout_s,
+            # Twice what passes at most between two words of a leader: by then the old one has heard of the new, and
+            # said what became of what it was given.
+            farewell_s=2 * config.raft.heartbeat_interval_s,
             # What a transport carries is known for entries, and a request with as many bytes of commands is no larger.
             max_request_bytes=min(MAX_REQUEST_BYTES, config.raft.max_append_bytes),
         )
@@ -160,8 +169,15 @@ class Assembly:
                 config.max_sessions, config.max_session_outstanding, config.max_session_result_bytes
             ),
             on_configuration_change=self._configuration_changed,
+            on_transfer_given_up=self._transfer_given_up,
         )
         self.submitter = Submitter(node.node_id, self.proposals, self.engine.propose)
+        self.hand_overs = HandOvers(
+            node.node_id,
+            begin=self.engine.transfer_leadership,
+            best_successor=self.engine.best_successor,
+            limit_s=config.raft.election_timeout_s + config.raft.heartbeat_interval_s,
+        )
         self.command_versions = CommandVersions(
             node.node_id,
             machine.version,
@@ -189,11 +205,18 @@ class Assembly:
             nursery.start_soon(run)
         nursery.start_soon(self._lanes.run)
 
+    async def leave(self) -> None:
+        """Before a good end: hand over, and let those who asked this node to lead hear that it does no more."""
+        if await self.hand_overs.leave():
+            with trio.move_on_after(self._config.raft.heartbeat_interval_s):
+                await self.acceptor.wait_answers_sent()
+
     def stop(self) -> None:
         """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""
         self.proposals.stop()
         self.read_indexes.stop()
         self.leaderships.stop()
+        self.hand_overs.stop()
         self.applier.stop()
         self.engine.role.end()
 
@@ -205,7 +228,10 @@ class Assembly:
 
     def lease_until(self) -> float:
         """Return until when no other node can lead (Trio's clock); minus infinity if unknown, or the clock in doubt."""
-        return self.engine.lease_until(self._clock_guard.stepped_at(trio.current_time()))
+        return self.engine.lease_until(
+            heard_since=self._clock_guard.stepped_at(trio.current_time()),
+            protection_s=self._introductions.election_timeouts_s,
+        )
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now."""
@@ -316,10 +342,16 @@ class Assembly:
     def _configuration_changed(self, configuration: Configuration) -> None:
         self._lanes.follow(configuration.peers_of(self._node_id))
 
+    def _transfer_given_up(self, target: NodeId, failure: TransferFailure) -> None:
+        logger.info("node %s goes on leading: the target %s %s", self._node_id, target, failure.value)
+        self.hand_overs.given_up(target, failure)
+
     def _role_changed(self, before: RoleChange, after: RoleChange) -> None:
         logger.info("node %s: %s in term %d, leader %s", self._node_id, after.role.value, after.term, after.leader_id)
         if before.leader_id is not None and (before.leader_id, before.term) != (after.leader_id, after.term):
-            self._forwarder.give_up_on(before.leader_id)
+            self._forwarder.leader_left(before.leader_id)
+        if after.leader_id not in (None, self._node_id):
+            self.hand_overs.leader_known(after.leader_id)
         if (before.leader_id, before.term) != (after.leader_id, after.term):
             self.read_indexes.leader_changed()
             self.leaderships.end()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -30,6 +30,7 @@ from clustercore.raft.effects import (
     RoleChanged,
     Send,
     SendSnapshot,
+    TransferGivenUp,
 )
 from clustercore.raft.entry import EntryKind
 from clustercore.raft.messages import (
@@ -39,7 +40,7 @@ from clustercore.raft.messages import (
     RaftMessage,
     RaftRequest,
 )
-from clustercore.raft.types import Configuration, LogIndex, NodeId, ReadId, Role, Snapshot, WriteId
+from clustercore.raft.types import Configuration, LogIndex, NodeId, ReadId, Role, Snapshot, TransferFailure, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.leader_clock import LeaderClock
 from clustercore.runtime.proposals import Group, Proposals, kinds_of
@@ -79,6 +80,7 @@ class Engine:
         on_read_index: Callable[[tuple[ReadId, ...], LogIndex | None], None],
         session_limits: SessionLimits,
         on_configuration_change: Callable[[Configuration], None],
+        on_transfer_given_up: Callable[[NodeId, TransferFailure], None],
     ) -> None:
         """Prepare; ``run`` makes it live."""
         self._core = core
@@ -96,6 +98,7 @@ class Engine:
         self._leader_clock = LeaderClock(core.state.config.election_timeout_s)
         # The version of commands that is to be switched on next; 0 if none.
         self._version_to_enable = 0
+        self._on_transfer_given_up = on_transfer_given_up
         # What to ask the core for in one go.
         self._reads: list[ReadId] = []
         self.freshness = Freshness()
@@ -162,9 +165,9 @@ class Engine:
         self._reads.append(read_id)
         self._wakeup.set()
 
-    def lease_until(self, heard_since: float) -> float:
+    def lease_until(self, *, heard_since: float, protection_s: Mapping[NodeId, float]) -> float:
         """Return until when no other node can lead (Trio's clock); minus infinity if that is not known."""
-        return self._core.lease_until(trio.current_time(), heard_since=heard_since)
+        return self._core.lease_until(trio.current_time(), heard_since=heard_since, protection_s=protection_s)
 
     @property
     def commit_index(self) -> LogIndex:
@@ -218,8 +221,11 @@ class Engine:
         self._message_room.unpark()
         now = trio.current_time()
         self._carry_out(self._core.receive(sender, message, now), respond)
-        if isinstance(message, AppendEntriesRequest) and self._knows_all_committed(message):
-            self.freshness.heard(message.leader_commit, now)
+        if isinstance(message, AppendEntriesRequest) and message.term == self._core.state.current_term:
+            self.freshness.heard_round(message.term, message.round, now)
+            sent_after = self.freshness.round_heard_at(message.term, message.answered_round)
+            if sent_after is not None and self._knows_all_committed(message):
+                self.freshness.heard(message.leader_commit, sent_after)
         if isinstance(message, AppendEntriesResponse):
             self._on_heard()
 
@@ -298,6 +304,8 @@ class Engine:
                 self._on_read_index(read_ids, None)
             case ConfigurationChanged(configuration=configuration):
                 self._on_configuration_change(configuration)
+            case TransferGivenUp(target=target, failure=failure):
+                self._on_transfer_given_up(target, failure)
             case ProposalsAppended() | ProposalsRefused() | ConfigurationAppended() | ConfigurationRefused():
                 # Who asked has looked at these.
                 pass

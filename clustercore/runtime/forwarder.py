@@ -51,6 +51,8 @@ class _Request:
     settled: trio.Event = attrs.field(factory=trio.Event)
     # Takes the request back from its link if it is not sent yet.
     withdraw: Callable[[], object] = attrs.field(default=lambda: None)
+    # Around the wait for the answer.
+    patience: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     @property
     def is_complete(self) -> bool:
@@ -82,6 +84,7 @@ class Forwarder:
         outbox_to: Callable[[NodeId], Outbox | None],
         wake_engine: Callable[[], None],
         timeout_s: float,
+        farewell_s: float,
         max_request_bytes: int = MAX_REQUEST_BYTES,
     ) -> None:
         self._node_id = node_id
@@ -90,6 +93,7 @@ class Forwarder:
         self._outbox_to = outbox_to
         self._wake_engine = wake_engine
         self._timeout_s = timeout_s
+        self._farewell_s = farewell_s
         self._max_request_bytes = max_request_bytes
         self._wakeup = Wakeup()
         self._open: dict[int, _Request] = {}
@@ -124,14 +128,28 @@ class Forwarder:
             self._settle(request, _Fate.ANSWERED)
 
     def give_up_on(self, leader_id: NodeId) -> None:
-        """The link to a leader broke, or it leads no more: its open answers will not come."""
+        """The link to a leader broke: its open answers will not come."""
         for request in self._open.values():
             if request.leader_id == leader_id and not request.settled.is_set():
                 self._settle(request, _Fate.LOST if request.fate is _Fate.SENT else _Fate.UNSENT)
 
+    def leader_left(self, leader_id: NodeId) -> None:
+        """A leader leads no more: what it was not sent goes to the next, and for its open answers there is a last wait.
+
+        If it lives, it soon hears of that itself, and says which proposals it never appended.
+        """
+        for request in self._open.values():
+            if request.leader_id == leader_id and not request.settled.is_set():
+                if request.fate is _Fate.UNSENT:
+                    self._settle(request, _Fate.UNSENT)
+                else:
+                    request.patience.deadline = min(request.patience.deadline, trio.current_time() + self._farewell_s)
+
     def _next_request(self) -> _Request | None:
         leader_id = self._leader_id()
-        if leader_id is None or leader_id == self._node_id or len(self._open) >= MAX_OPEN_REQUESTS:
+        if leader_id is None or leader_id == self._node_id:
+            return None
+        if sum(request.leader_id == leader_id for request in self._open.values()) >= MAX_OPEN_REQUESTS:
             return None
         if leader_id == self._resting and trio.current_time() < self._rests_until:
             return None
@@ -162,7 +180,8 @@ class Forwarder:
     async def _see_through(self, request: _Request) -> None:
         """Wait for what becomes of a request; its groups are answered or queued again however this ends."""
         try:
-            with trio.move_on_after(self._timeout_s):
+            request.patience.deadline = min(request.patience.deadline, trio.current_time() + self._timeout_s)
+            with request.patience:
                 await request.settled.wait()
         finally:
             del self._open[request.request_id]

@@ -73,11 +73,15 @@ class Acceptor:
         self._read_indexes = read_indexes
         self._status = status
         self._max_command_bytes = max_command_bytes
+        self._conversations: set[_Conversation] = set()
+        # Who waits for answers to be sent.
+        self._sent = trio.lowlevel.ParkingLot()
         self._max_message_bytes = math.inf if max_message_bytes is None else max_message_bytes
 
     async def accept(self, link: Link) -> None:
         """Answer one link until it ends. This is what ``Transport.serve`` calls."""
-        conversation = _Conversation()
+        conversation = _Conversation(self._sent.unpark_all)
+        self._conversations.add(conversation)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(conversation.outbox.send_all, link)
@@ -96,6 +100,14 @@ class Acceptor:
                         await self._take(message, conversation)
         except* TransportError as group:
             logger.debug("an accepted link ended: %s", group.exceptions[0])
+        finally:
+            self._conversations.discard(conversation)
+            self._sent.unpark_all()
+
+    async def wait_answers_sent(self) -> None:
+        """Wait until every answer that was given is handed to its link."""
+        while not all(conversation.outbox.is_idle for conversation in self._conversations):
+            await self._sent.park()
 
     async def _take(self, message: Message, conversation: _Conversation) -> None:
         if isinstance(message, RaftRequest):
@@ -146,8 +158,9 @@ class Acceptor:
 class _Conversation:
     """The answers to one link, and how many are owed."""
 
-    def __init__(self) -> None:
-        self.outbox = Outbox(drops=False, on_room=self._make_room)
+    def __init__(self, on_sent: Callable[[], object]) -> None:
+        self.outbox = Outbox(drops=False, on_room=self._note_sent)
+        self._on_sent = on_sent
         # Who called, once it has said so and was not refused.
         self.peer: NodeId | None = None
         self._open = 0
@@ -185,10 +198,11 @@ class _Conversation:
         self._open -= 1
         for message in messages:
             self.outbox.post(message)
-        self._make_room()
-
-    def _make_room(self) -> None:
         self._room.unpark()
+
+    def _note_sent(self) -> None:
+        self._room.unpark()
+        self._on_sent()
 
 
 def _sender_of(request: RaftRequest) -> NodeId:

@@ -8,7 +8,8 @@ A storage that was wiped has a new incarnation; that is no reason to refuse it, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import attrs
@@ -52,6 +53,8 @@ class Introduction:
     protocol_version: int
     # The newest version of commands its state machine understands.
     command_version: int
+    # How long it protects a leader that it hears, in seconds; 0 if it did not say.
+    election_timeout_s: float
 
 
 class Introductions:
@@ -62,6 +65,7 @@ class Introductions:
         identity: StorageIdentity,
         *,
         on_identified: Callable[[NodeId, str], None],
+        election_timeout_s: float,
         versions: ProtocolVersions = SPOKEN,
         command_version: int = 1,
     ) -> None:
@@ -70,11 +74,13 @@ class Introductions:
         Args:
             identity: The storage's.
             on_identified: Called with a peer and the incarnation of its storage each time it has said so.
+            election_timeout_s: This node's, in seconds.
             versions: What this node speaks.
             command_version: The newest version of commands that its state machine understands.
         """
         self._identity = identity
         self._on_identified = on_identified
+        self._election_timeout_s = election_timeout_s
         self._versions = versions
         self._command_version = command_version
         self._known: dict[NodeId, Introduction] = {}
@@ -87,6 +93,11 @@ class Introductions:
     def identity(self) -> StorageIdentity:
         """This node's own."""
         return self._identity
+
+    @property
+    def election_timeouts_s(self) -> Mapping[NodeId, float]:
+        """The election timeout of each peer, in seconds; those of older versions do not say theirs, and are missing."""
+        return {peer: known.election_timeout_s for peer, known in self._known.items() if known.election_timeout_s > 0}
 
     def join(self, cluster_id: str) -> StorageIdentity:
         """Belong to a cluster from now on; return the identity that says so, to be stored.
@@ -107,7 +118,7 @@ class Introductions:
 
     def hello(self, peer: NodeId) -> Hello:
         """Return what begins a link to a peer."""
-        return Hello(self._identity.node_id, peer, *self._told_of_itself())
+        return Hello(self._identity.node_id, peer, *self._told_of_itself(), self._election_timeout_s)
 
     def answer(self, hello: Hello) -> HelloResponse:
         """Return the answer to a peer's Hello; what it says counts only if ``refusal`` is empty."""
@@ -122,7 +133,7 @@ class Introductions:
                 self._note_refusal(hello.node_id, refusal)
             else:
                 self._remember(hello.node_id, hello)
-        return HelloResponse(own.node_id, *self._told_of_itself(), refusal)
+        return HelloResponse(own.node_id, *self._told_of_itself(), refusal, self._election_timeout_s)
 
     def check(self, peer: NodeId, address: str, response: HelloResponse) -> None:
         """Make sure that whoever answered at an address is the peer that is meant.
@@ -178,7 +189,20 @@ class Introductions:
         self._told.pop(peer, None)
         agreed = self._versions.agreed_with(_versions_of(said))
         assert agreed is not None
-        self._known[peer] = Introduction(said.incarnation, said.starts, agreed, said.command_version or 1)
+        before = self._known.get(peer)
+        # What is no time protects nobody, and neither does what is none of this world.
+        timeout_s = said.election_timeout_s if 0 < said.election_timeout_s < math.inf else 0.0
+        self._known[peer] = Introduction(said.incarnation, said.starts, agreed, said.command_version or 1, timeout_s)
+        is_news = before is None or before.election_timeout_s != timeout_s
+        if timeout_s and timeout_s < self._election_timeout_s and is_news:
+            logger.warning(
+                "node %s has election_timeout_s = %s, node %s has %s: all nodes should have the same. A leader with "
+                "the longer one has leases as short as the other",
+                peer,
+                timeout_s,
+                self._identity.node_id,
+                self._election_timeout_s,
+            )
         self._on_identified(peer, said.incarnation)
 
     def _note_refusal(self, peer: NodeId, refusal: str) -> None:

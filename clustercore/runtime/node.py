@@ -21,7 +21,6 @@ from clustercore.interfaces.errors import (
     NodeStopped,
     NotLeader,
     TooStale,
-    TransferFailed,
     VersionNotEnabled,
 )
 from clustercore.interfaces.node import NodeHandle
@@ -158,7 +157,7 @@ class Node(NodeHandle):
                         yield
                         # Only after a clean end: a node that fails or is cancelled stops at once.
                         self._assembly = None
-                        await self._hand_over(assembly)
+                        await assembly.leave()
                     except BaseException as error:
                         body_error = error
                         raise
@@ -415,14 +414,16 @@ class Node(NodeHandle):
     async def transfer_leadership(self, target: str | None = None) -> NodeId:
         """Hand over to another voter (thesis §3.10), by default the most up-to-date one; return who leads then.
 
-        Proposals wait meanwhile. Without success after an election timeout this node goes on leading.
+        Proposals wait meanwhile, and then go to the new leader. Without success after an election timeout this node
+        goes on leading.
 
         Cancellation: the transfer goes on by itself.
         Raises:
             NotLeader: this node does not lead.
             ConfigError: ``target`` is not another voter.
-            TransferFailed: nobody took over in time, or no follower is fit.
-            NodeStopped: the node is not running.
+            TransferFailed: nobody took over in time, the target refuses, was lost or lags too far behind, or no
+                follower is fit; the text says which.
+            NodeStopped: the node is not running, or stopped before another was known to lead.
         """
         assembly = self._running()
         status = assembly.status()
@@ -431,31 +432,9 @@ class Node(NodeHandle):
         peers = [peer.node_id for peer in status.peers]
         if target is not None and target not in peers:
             raise ConfigError(f"target is {target!r}; it must be another voter, one of {peers}")
-        successor = assembly.engine.best_successor() if target is None else NodeId(target)
-        if successor is None:
-            raise TransferFailed(f"no follower of {self._node_id!r} is connected and up to date; it goes on leading")
-        assembly.engine.transfer_leadership(successor)
-        leader_id = await self._wait_other_leader(assembly)
-        if leader_id is None:
-            raise TransferFailed(
-                f"{successor!r} did not take over from {self._node_id!r} within an election timeout; see its status"
-            )
-        return leader_id
-
-    async def _hand_over(self, assembly: Assembly) -> None:
-        successor = assembly.engine.best_successor()
-        if successor is not None:
-            assembly.engine.transfer_leadership(successor)
-            await self._wait_other_leader(assembly)
-
-    async def _wait_other_leader(self, assembly: Assembly) -> NodeId | None:
-        """Wait until another node is known to lead; None after an election timeout and a heartbeat."""
-        raft = self._config.raft
-        with trio.move_on_after(raft.election_timeout_s + raft.heartbeat_interval_s):
-            async for change in assembly.engine.role:
-                if change.leader_id not in (None, self._node_id):
-                    return change.leader_id
-        return None
+        if target is None:
+            return await assembly.hand_overs.to_best()
+        return await assembly.hand_overs.to(NodeId(target))
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now. It never blocks.

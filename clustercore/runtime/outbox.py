@@ -45,12 +45,18 @@ class Outbox:
         self._on_room = on_room
         self._mails: deque[Mail] = deque()
         self._bytes = 0
+        self._is_sending = False
         self._wakeup = Wakeup()
 
     @property
     def has_room(self) -> bool:
         """Whether less waits than is allowed."""
         return len(self._mails) < MAX_MESSAGES and self._bytes < MAX_BYTES
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything posted was handed to the link, or dropped."""
+        return not self._mails and not self._is_sending
 
     def post(
         self,
@@ -95,7 +101,11 @@ class Outbox:
                 mail = self._take_first()
                 if mail.on_sent is not None:
                     mail.on_sent()
-                await link.send(mail.message)
+                self._is_sending = True
+                try:
+                    await link.send(mail.message)
+                finally:
+                    self._is_sending = False
                 self._on_room()
 
     def drop_all(self) -> None:

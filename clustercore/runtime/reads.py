@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 
 import attrs
@@ -10,7 +11,7 @@ import trio
 
 from clustercore.interfaces.errors import NodeStopped
 from clustercore.interfaces.messages import ReadIndexReady, ReadIndexRefused, ReadIndexRequest
-from clustercore.raft.types import LogIndex, NodeId, ReadId
+from clustercore.raft.types import LogIndex, NodeId, ReadId, Round, Term
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.signals import Wakeup
 
@@ -19,6 +20,9 @@ __all__ = ["ClockGuard", "Freshness", "OnReadIndex", "ReadIndexes"]
 # How long to wait before asking again a leader that did not answer, or that says it does not lead. Hearing of another
 # leader ends the wait.
 RETRY_PAUSE_S = 0.05
+
+# A leader starts a round once the one before is answered, so the one it names is among the last few.
+_ROUNDS_REMEMBERED = 64
 
 # Takes the index, or None if there is none to be had here and now.
 OnReadIndex = Callable[[LogIndex | None], None]
@@ -174,7 +178,10 @@ class ReadIndexes:
 
 
 class Freshness:
-    """How long ago it was that this node had applied everything its leader had committed.
+    """How long ago it was, at most, that this node had applied everything its leader had committed.
+
+    When a leader's word left it this node cannot know: it may have been long on its way. But the word names a round of
+    heartbeats that this node had answered, so it left after this node heard of that round, and is taken to be as old.
 
     It remembers what the leader said at two moments: the earlier one that is not applied yet, and the newest.
     """
@@ -183,13 +190,24 @@ class Freshness:
         """Nothing was heard yet."""
         self._fresh_at = -math.inf
         self._heard: list[tuple[LogIndex, float]] = []
+        # When each round of heartbeats was first heard of, in order.
+        self._rounds: deque[tuple[Term, Round, float]] = deque(maxlen=_ROUNDS_REMEMBERED)
 
-    def heard(self, commit_index: LogIndex, now: float) -> None:
-        """Note what the leader had committed when it was heard."""
-        self._heard = [*self._heard[:1], (commit_index, now)]
+    def heard_round(self, term: Term, number: Round, now: float) -> None:
+        """Note that the leader was heard in one of its rounds."""
+        if not self._rounds or self._rounds[-1][:2] < (term, number):
+            self._rounds.append((term, number, now))
+
+    def round_heard_at(self, term: Term, number: Round) -> float | None:
+        """Return when a round was first heard of; None if it was not, or too long ago."""
+        return next((heard_at for *which, heard_at in reversed(self._rounds) if which == [term, number]), None)
+
+    def heard(self, commit_index: LogIndex, at: float) -> None:
+        """Note what the leader had committed at some moment, or later."""
+        self._heard = [*self._heard[:1], (commit_index, at)]
 
     def lag_s(self, last_applied: LogIndex, now: float) -> float:
-        """Return for how many seconds this node may have been behind; infinity if no leader was heard yet."""
+        """Return for how many seconds, at most, this node has been behind; infinity if no leader was heard yet."""
         while self._heard and self._heard[0][0] <= last_applied:
             self._fresh_at = max(self._fresh_at, self._heard.pop(0)[1])
         return now - self._fresh_at

@@ -45,7 +45,7 @@ _ONE_BYTE = tuple(bytes([value]) for value in range(0x80))
 
 # Tags of AppendEntriesRequest; those of the response are all varints and counted up from 1.
 _TERM, _LEADER_ID, _PREV_LOG_INDEX, _PREV_LOG_TERM, _LEADER_COMMIT, _ENTRIES = 0x08, 0x12, 0x18, 0x20, 0x28, 0x32
-_ROUND = 0x38
+_ROUND, _ANSWERED_ROUND = 0x38, 0x40
 _ENTRIES_TAG = bytes([_ENTRIES])
 
 
@@ -143,7 +143,7 @@ def encode_append_entries_request(message: AppendEntriesRequest) -> bytes:
     for entry in message.entries:
         encoded = entry.encoded
         parts += (_ENTRIES_TAG, encode_varint(len(encoded)), encoded)
-    parts.append(_number(_ROUND, message.round))
+    parts += (_number(_ROUND, message.round), _number(_ANSWERED_ROUND, message.answered_round))
     return b"".join(parts)
 
 
@@ -152,7 +152,7 @@ def decode_append_entries_request(data: bytes, position: int = 0) -> AppendEntri
 
     Raises: MalformedMessage if it is none, an entry in it is malformed, or its entries do not follow one another.
     """
-    numbers = {_TERM: 0, _PREV_LOG_INDEX: 0, _PREV_LOG_TERM: 0, _LEADER_COMMIT: 0, _ROUND: 0}
+    numbers = {_TERM: 0, _PREV_LOG_INDEX: 0, _PREV_LOG_TERM: 0, _LEADER_COMMIT: 0, _ROUND: 0, _ANSWERED_ROUND: 0}
     leader_id = b""
     entries = []
     end = len(data)
@@ -190,6 +190,7 @@ def decode_append_entries_request(data: bytes, position: int = 0) -> AppendEntri
         leader_commit=LogIndex(numbers[_LEADER_COMMIT]),
         entries=tuple(entries),
         round=Round(numbers[_ROUND]),
+        answered_round=Round(numbers[_ANSWERED_ROUND]),
     )
 
 

@@ -50,7 +50,7 @@ from clustercore.interfaces import (
     decode_entry,
 )
 from clustercore.raft.configuration import decode_configuration
-from clustercore_grpc.codec import decode_envelope
+from clustercore_grpc.codec import decode_envelope, encode_envelope
 from clustercore_kv import KeyValueMachine, Put, encode_command
 from clustercore_kv.snapshot import decode_snapshot
 from clustercore_memory import MemoryNetwork, MemoryTransport
@@ -59,6 +59,7 @@ from clustercore_static import StaticDiscovery
 from tests.unit.storage.files import load, log_of
 
 V1 = Path(__file__).parents[1] / "data" / "v1"
+V2 = Path(__file__).parents[1] / "data" / "v2"
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 
 
@@ -109,13 +110,21 @@ MESSAGES: tuple[Message, ...] = (
     StatusRequest(11),
     StatusResponse(STATUS, 11),
 )
+# The same of version 2, before nodes told their election timeout, and a TimeoutNow its round.
+MESSAGES_2: tuple[Message, ...] = (
+    Hello(N1, N2, 2, 2, "cluster", "storage", 3, 4, election_timeout_s=0.0),
+    HelloResponse(N2, 2, 2, "cluster", "other", 5, 4, "not today", election_timeout_s=0.0),
+    AppendEntriesRequest(Term(2), N1, index(5), Term(2), index(5), (), Round(10), answered_round=Round(0)),
+    TimeoutNowRequest(Term(2), N1, Round(0)),
+    TimeoutNowResponse(Term(3), Round(0)),
+)
 # A snapshot travelled in one message then. Nodes that speak that version are refused before they send one.
 NOT_COMPARED = ("InstallSnapshotRequest", "InstallSnapshotResponse")
 
 
-def recorded(name: str) -> list[tuple[str, bytes]]:
+def recorded(name: str, version: Path = V1) -> list[tuple[str, bytes]]:
     """Return what each line of a file names, and its bytes."""
-    lines = (V1 / name).read_text(encoding="ascii").splitlines()
+    lines = (version / name).read_text(encoding="ascii").splitlines()
     return [(kind, bytes.fromhex(encoded)) for kind, _, encoded in (line.rpartition(" ") for line in lines)]
 
 
@@ -129,6 +138,14 @@ def test_messages_of_version_1_are_read() -> None:
     read = [decode_envelope(encoded) for kind, encoded in recorded("messages.txt") if kind not in NOT_COMPARED]
 
     assert tuple(read) == MESSAGES
+
+
+def test_messages_of_the_first_nodes_of_version_2_are_read() -> None:
+    """What they did not say is 0: no election timeout is known of them, and their TimeoutNow is of no round."""
+    lines = recorded("messages.txt", V2)
+
+    assert tuple(decode_envelope(encoded) for _, encoded in lines) == MESSAGES_2
+    assert [encode_envelope(message) for message in MESSAGES_2] == [encoded for _, encoded in lines]
 
 
 @pytest.mark.parametrize("encoded", [encoded for kind, encoded in recorded("messages.txt") if kind in NOT_COMPARED])

@@ -107,6 +107,7 @@ def append(
     commit: int = 0,
     *,
     round_number: int = 0,
+    answered_round: int = 0,
 ) -> AppendEntriesRequest:
     """An AppendEntries request; ``prev`` is the index and term of the entry before."""
     return AppendEntriesRequest(
@@ -117,6 +118,7 @@ def append(
         LogIndex(commit),
         tuple(entries),
         Round(round_number),
+        Round(answered_round),
     )
 
 
@@ -180,14 +182,14 @@ def installed(term: int, match: int) -> InstallSnapshotResponse:
     return InstallSnapshotResponse(Term(term), LogIndex(match))
 
 
-def timeout_now(term: int, leader: str) -> TimeoutNowRequest:
-    """A TimeoutNow request."""
-    return TimeoutNowRequest(Term(term), NodeId(leader))
+def timeout_now(term: int, leader: str, *, round_number: int = 1) -> TimeoutNowRequest:
+    """A TimeoutNow request, of the leader's first round unless told otherwise."""
+    return TimeoutNowRequest(Term(term), NodeId(leader), Round(round_number))
 
 
-def timeout_now_response(term: int) -> TimeoutNowResponse:
+def timeout_now_response(term: int, *, round_number: int = 1) -> TimeoutNowResponse:
     """The answer to it."""
-    return TimeoutNowResponse(Term(term))
+    return TimeoutNowResponse(Term(term), Round(round_number))
 
 
 # --- Cores ---
@@ -321,6 +323,8 @@ def picture(core: RaftCore) -> dict[str, object]:
             "durable_index",
             "leader_protected_until",
             "has_told_successor",
+            "heard_round",
+            "stood_at",
             "last_round",
             "reads_under_way",
             "election_deadline",

@@ -66,6 +66,8 @@ def test_node_starts_as_follower_with_an_election_deadline() -> None:
         "durable_index": 2,
         "leader_protected_until": 1.0,
         "has_told_successor": False,
+        "heard_round": 0,
+        "stood_at": -math.inf,
         "last_round": 0,
         "reads_under_way": None,
         "election_deadline": 1.0,
@@ -105,6 +107,7 @@ def test_follower_that_wins_a_pre_vote_stands_for_election() -> None:
         "current_term": 4,
         "voted_for": A,
         "role": Role.CANDIDATE,
+        "stood_at": 1.25,
         "election_deadline": 2.25,
         "last_write_id": 1,
         "hard_state_write_id": 1,
@@ -143,6 +146,7 @@ def test_candidate_that_wins_nothing_asks_around_and_stands_in_a_new_term() -> N
     assert changes(before, core) == {
         "current_term": 4,
         "role": Role.CANDIDATE,
+        "stood_at": 2.5,
         "election_deadline": 3.5,
         "last_write_id": 2,
         "hard_state_write_id": 2,
@@ -258,17 +262,58 @@ def test_own_vote_counts_only_when_durable() -> None:
 
 
 def test_own_vote_of_an_earlier_term_does_not_count_in_the_next() -> None:
-    """When the disk is slower than the election, the write that ends is that of an old vote."""
-    core = candidate("a")
+    """When the disk is slower than the cluster, the write that ends is that of an old vote."""
+    core = candidate("abc")
+    core.receive(B, vote_response(5, False), 1.5)
     core.time_passed(2.0)
-    assert (core.state.role, core.state.current_term) == (Role.CANDIDATE, 2)
+    core.receive(B, pre_vote_response(5, 6, True), 2.0)
+    assert (core.state.role, core.state.current_term) == (Role.CANDIDATE, 6)
     before = picture(core)
 
-    assert core.storage_done(WriteId(1), 2.0) == ()
-    assert changes(before, core) == {"done_write_id": 1}
+    assert core.storage_done(WriteId(2), 2.0) == ()
+    assert changes(before, core) == {"done_write_id": 2}
 
-    core.storage_done(WriteId(2), 2.0)
-    assert (core.state.role, core.state.current_term) == (Role.LEADER, 2)
+    core.storage_done(WriteId(3), 2.0)
+    assert core.state.votes == {A: True}
+
+
+def test_candidate_waits_for_its_disk_before_the_election_begins() -> None:
+    """Nobody hears of it before; and the others' disks are taken to be as slow as its own."""
+    core = candidate("abc")
+    assert core.deadline == math.inf
+    assert core.time_passed(2.25) == ()
+
+    core.storage_done(WriteId(1), 2.5)
+
+    # The shortest election timeout, and the 1.5 s that its own write took.
+    assert core.deadline == 2.5 + 1.0 + 1.5
+    assert core.state.role is Role.CANDIDATE
+
+
+def test_voter_waits_for_its_disk_before_it_stands_itself() -> None:
+    """The candidate it voted for hears of that only then. A term without a vote, as in a denial, puts off nothing."""
+    core = follower()
+    core.receive(B, vote_request(1, "b"), 1.0)
+    assert core.time_passed(3.0) == ()
+    core.storage_done(WriteId(2), 3.25)
+    assert core.deadline == 4.25
+
+    core.receive(C, vote_response(2, False), 3.5)
+    assert core.deadline == 4.25
+    core.storage_done(WriteId(3), 3.75)
+    assert core.deadline == 4.25
+
+
+def test_leader_whose_vote_becomes_durable_late_has_no_election_deadline() -> None:
+    """It won by the others' votes; those of more voters than it needs may come from slow disks."""
+    core = candidate("abc")
+    for voter in (B, C):
+        core.receive(voter, vote_response(1, True), 1.0)
+    assert core.state.role is Role.LEADER
+
+    core.storage_done(WriteId(1), 1.5)
+
+    assert core.state.election_deadline == math.inf
 
 
 @pytest.mark.parametrize("answers", ["bb", "xyz", "", "B", "BCD"])
@@ -464,7 +509,7 @@ def test_vote_needs_a_log_that_is_up_to_date(last: tuple[int, int], granted: boo
 
     assert effects[-1] == Reply(vote_response(4, granted), after=WriteId(1) if granted else None)
     assert core.state.voted_for == (B if granted else None)
-    assert core.deadline == (2.0 if granted else 1.0)
+    assert core.state.election_deadline == (2.0 if granted else 1.0)
 
 
 def test_denial_in_a_higher_term_keeps_the_election_deadline() -> None:

@@ -12,9 +12,10 @@ from clustercore.raft.effects import (
     ProposalsAppended,
     ProposalsRefused,
     Send,
+    TransferGivenUp,
 )
 from clustercore.raft.messages import RaftMessage, TimeoutNowRequest
-from clustercore.raft.types import LogIndex, NodeId, Role, Term, WriteId
+from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Round, Term, TransferFailure, WriteId
 from tests.unit.raft.building import (
     CONFIG,
     A,
@@ -95,13 +96,141 @@ def test_target_that_lags_is_told_when_it_has_caught_up() -> None:
     assert core.state.has_told_successor
 
 
-def test_target_is_told_once() -> None:
-    """Its further answers repeat nothing."""
+def test_target_is_told_again_with_each_heartbeat_and_not_between() -> None:
+    """The word may be lost; its further answers repeat nothing. Each time it names the round it belongs to."""
     core = with_target_behind()
     assert told(core.receive(B, appended(1, 1, 2), 1.25)) == [B]
-
     assert core.receive(B, appended(1, 1, 2), 1.25) == ()
+
+    effects = core.time_passed(1.25)
+    assert effects[-1] == Send(B, timeout_now(1, "a", round_number=2))
+    assert told(effects) == [B]
+
+    assert told(core.receive(B, appended(1, 1, 2, round_number=2), 1.5)) == []
+    assert told(core.time_passed(1.5)) == [B]
+
+
+def test_rounds_of_reads_do_not_repeat_the_word() -> None:
+    """They may be as many as there are reads; the word goes with what is due in time."""
+    core = with_target_behind()
+    core.receive(B, appended(1, 1, 2), 1.25)
+
+    assert told(core.read([ReadId(1)], 1.25)) == []
+
+
+def test_target_that_has_all_waits_until_it_is_committed() -> None:
+    """So whoever proposed it hears of it from this leader, and not that its outcome is unknown."""
+    core = serving("abcde")
+    core.propose([b"x"], 1.0)
+    core.storage_done(WriteId(3), 1.0)
+    core.transfer_leadership(B, 1.0)
+
+    assert told(core.receive(B, appended(1, 1, 2), 1.25)) == []
+    assert told(core.receive(C, appended(1, 1, 2), 1.25)) == [B]
+
+
+def test_target_is_told_when_the_leaders_own_disk_was_the_last() -> None:
+    """What the target has is committed by that."""
+    core = serving("ab")
+    core.propose([b"x"], 1.0)
+    core.transfer_leadership(B, 1.0)
+    assert told(core.receive(B, appended(1, 1, 2), 1.25)) == []
+
+    assert told(core.storage_done(WriteId(3), 1.25)) == [B]
+
+
+def given_up(target: NodeId, failure: TransferFailure) -> TransferGivenUp:
+    """What the core says when it goes on leading."""
+    return TransferGivenUp(target, failure)
+
+
+def test_target_that_refuses_ends_the_transfer() -> None:
+    """It did not stand, or it would have answered in a later term."""
+    core = with_target_behind()
+    core.receive(B, appended(1, 1, 2), 1.25)
+
+    effects = core.receive(B, timeout_now_response(1), 1.25)
+
+    assert effects == (given_up(B, TransferFailure.REFUSED),)
+    assert core.state.transfer is None
+    assert core.proposal_room_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("sender", "round_number"), [(C, 2), (B, 1), (B, 0), (B, 3)], ids=["another", "older", "no round", "no such round"]
+)
+def test_answer_to_another_word_ends_no_transfer(sender: NodeId, round_number: int) -> None:
+    """Only the target's answer to the newest one says anything."""
+    core = with_target_behind()
+    core.receive(B, appended(1, 1, 2), 1.25)
+    core.time_passed(1.25)
+    before = picture(core)
+
+    assert core.receive(sender, timeout_now_response(1, round_number=round_number), 1.25) == ()
+    assert picture(core) == before
+
+
+def test_refusal_of_a_word_that_may_have_been_overtaken_ends_no_transfer() -> None:
+    """A round of reads went out after it: the target may have heard that first. It is told again."""
+    core = with_target_behind()
+    core.receive(B, appended(1, 1, 2), 1.25)
+    core.read([ReadId(1)], 1.25)
+
     assert core.receive(B, timeout_now_response(1), 1.25) == ()
+    assert told(core.time_passed(1.25)) == [B]
+
+
+def test_answer_without_a_transfer_changes_nothing() -> None:
+    """It comes late."""
+    core = serving()
+    before = picture(core)
+
+    assert core.receive(B, timeout_now_response(1), 1.25) == ()
+    assert picture(core) == before
+
+
+def test_target_that_is_lost_ends_the_transfer() -> None:
+    """The connection to it broke; another peer's breaking says nothing."""
+    core = with_target_behind()
+    assert core.peer_unreachable(C) == ()
+
+    assert core.peer_unreachable(B) == (given_up(B, TransferFailure.UNREACHABLE),)
+    assert core.state.transfer is None
+
+
+def test_target_that_was_silent_lately_is_refused() -> None:
+    """Nothing for three heartbeats: it could hardly take over in time."""
+    core = serving()
+    core.receive(C, appended(1, 0, 1), 1.5)
+    before = picture(core)
+
+    assert core.transfer_leadership(B, 1.75) == (given_up(B, TransferFailure.SILENT),)
+    assert picture(core) == before
+    assert told(core.transfer_leadership(C, 1.75)) == [C]
+
+
+def test_target_that_needs_a_snapshot_is_refused() -> None:
+    """That takes longer than an election timeout, as a rule; proposals would be refused all the while."""
+    core = leader("ab", stored=snapshot(4, 1), term=2)
+    core.receive(B, refused(2, 4, conflict=(0, 2)), 1.0)
+
+    assert core.transfer_leadership(B, 1.0) == (given_up(B, TransferFailure.FAR_BEHIND),)
+
+
+@pytest.mark.parametrize(("count", "is_far"), [(3, False), (4, True)])
+def test_target_that_lacks_many_windows_is_refused(count: int, is_far: bool) -> None:
+    """Two full windows are on their way soon, more are not. Of one that is probed nobody knows what it lacks."""
+    core = leader(config=attrs.evolve(CONFIG, max_inflight_bytes=150, max_inflight_appends=9))
+    for peer in (B, C):
+        core.receive(peer, appended(1, 0, 1), 1.0)
+    for _ in range(count):
+        core.propose([bytes(70)], 1.0)
+
+    effects = core.transfer_leadership(B, 1.0)
+    assert effects == ((given_up(B, TransferFailure.FAR_BEHIND),) if is_far else ())
+
+    core.peer_unreachable(C)
+    assert given_up(C, TransferFailure.FAR_BEHIND) not in core.transfer_leadership(C, 1.0)
 
 
 def test_answer_of_another_tells_the_target_nothing() -> None:
@@ -113,10 +242,10 @@ def test_answer_of_another_tells_the_target_nothing() -> None:
 
 
 def test_target_that_gets_the_log_by_a_snapshot_is_told() -> None:
-    """However it comes to have the whole log."""
+    """However it comes to have the whole log; here it is found to need one only when the transfer is under way."""
     core = leader("ab", stored=snapshot(4, 1), term=2)
-    core.receive(B, refused(2, 4, conflict=(0, 2)), 1.0)
     core.transfer_leadership(B, 1.0)
+    core.receive(B, refused(2, 4, conflict=(0, 2)), 1.0)
 
     assert told(core.receive(B, installed(2, 4), 1.25)) == []
     assert told(core.receive(B, installed(2, 5), 1.25)) == [B]
@@ -169,11 +298,13 @@ def test_transfer_is_given_up_after_an_election_timeout(is_told: bool) -> None:
     if is_told:
         core.receive(B, appended(1, 1, 2), 1.75)
     core.time_passed(1.99)
-    assert picture(core)["transfer"] == (B, 2.0, is_told)
+    told_round = Round(2) if is_told else Round(0)
+    assert picture(core)["transfer"] == (B, 2.0, told_round)
 
     effects = core.time_passed(2.25)
 
-    assert all(isinstance(effect, Send) for effect in effects)
+    assert effects[0] == given_up(B, TransferFailure.TIMED_OUT)
+    assert told(effects) == []
     assert core.state.role is Role.LEADER
     assert core.state.transfer is None
     assert core.state.has_told_successor is is_told
@@ -187,6 +318,7 @@ def test_transfer_that_was_given_up_may_be_tried_again() -> None:
     core.transfer_leadership(B, 1.0)
     core.receive(C, appended(1, 0, 1), 1.75)
     core.time_passed(2.0)
+    core.receive(B, appended(1, 0, 1), 2.0)
 
     assert told(core.transfer_leadership(B, 2.125)) == [B]
 
@@ -198,8 +330,8 @@ def test_target_may_be_replaced_until_it_is_told() -> None:
 
     effects = core.transfer_leadership(C, 1.5)
 
-    assert effects == (Send(C, timeout_now(1, "a")),)
-    assert picture(core)["transfer"] == (C, 2.5, True)
+    assert effects == (given_up(B, TransferFailure.REPLACED), Send(C, timeout_now(1, "a")))
+    assert picture(core)["transfer"] == (C, 2.5, Round(1))
     assert told(core.receive(B, appended(1, 1, 2), 1.5)) == []
 
 
@@ -210,7 +342,9 @@ def test_target_that_was_told_is_not_replaced(target: str) -> None:
     core.transfer_leadership(B, 1.0)
     before = picture(core)
 
-    assert core.transfer_leadership(NodeId(target), 1.5) == ()
+    effects = core.transfer_leadership(NodeId(target), 1.5)
+
+    assert effects == (() if target == "b" else (given_up(C, TransferFailure.OTHER_TOLD),))
     assert picture(core) == before
 
 
@@ -220,7 +354,7 @@ def test_wrong_target_changes_nothing(target: str) -> None:
     core = serving()
     before = picture(core)
 
-    assert core.transfer_leadership(NodeId(target), 1.5) == ()
+    assert core.transfer_leadership(NodeId(target), 1.5) == (given_up(NodeId(target), TransferFailure.NOT_A_VOTER),)
     assert picture(core) == before
 
 
@@ -347,12 +481,12 @@ def test_leader_with_a_stalled_disk_hands_over() -> None:
     effects = core.time_passed(1.74)
 
     assert effects == (
-        Send(C, timeout_now(1, "a")),
         Send(B, append(1, "a", prev=(2, 1), commit=2, round_number=3)),
         Send(C, append(1, "a", prev=(2, 1), commit=2, round_number=3)),
+        Send(C, timeout_now(1, "a", round_number=3)),
     )
     assert changes(before, core) == {
-        "transfer": (C, 2.74, True),
+        "transfer": (C, 2.74, Round(3)),
         "has_told_successor": True,
         "last_round": 3,
         "rounds_sent": ((1, 1.0), (2, 1.49), (3, 1.74)),
@@ -375,9 +509,10 @@ def test_stall_is_measured_from_the_oldest_write_that_waits() -> None:
 def test_disk_may_stall_for_as_long_as_is_configured() -> None:
     """``disk_stall_s`` after the write was asked for, and not before."""
     core = leader(config=attrs.evolve(CONFIG, disk_stall_s=0.25), is_durable=False)
-    core.receive(B, appended(1, 0, 1), 1.0)
+    for peer in (B, C):
+        core.receive(peer, appended(1, 0, 1), 1.0)
 
-    assert told(core.time_passed(1.25)) == [B]
+    assert told(core.time_passed(1.25)) == [C]
 
 
 def test_leader_with_a_stalled_disk_and_no_successor_goes_on() -> None:

@@ -14,11 +14,12 @@ from clustercore.raft.effects import (
     Effects,
     Reply,
     Send,
+    TransferGivenUp,
 )
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.errors import InvariantError
 from clustercore.raft.messages import AppendEntriesRequest, TimeoutNowRequest
-from clustercore.raft.types import ChangeRefusal, Configuration, LogIndex, NodeId, Role, Server, Term
+from clustercore.raft.types import ChangeRefusal, Configuration, LogIndex, NodeId, Role, Server, Term, TransferFailure
 from tests.unit.raft.building import (
     A,
     B,
@@ -330,6 +331,16 @@ def test_identity_of_a_stranger_is_not_noted() -> None:
 
     assert core.peer_identified(NodeId("x"), "X") == ()
     assert core.peer_identified(A, "X") == ()
+    assert picture(core) == before
+
+
+def test_wiped_voter_is_no_target_of_a_transfer() -> None:
+    """It may not stand before it is a voter again; whoever asked hears so at once."""
+    core = committed_leader(members("abc", incarnations={"a": "A", "b": "B", "c": "C"}), incarnation="A")
+    core.peer_identified(C, "new")
+    before = picture(core)
+
+    assert core.transfer_leadership(C, 2.1) == (TransferGivenUp(C, TransferFailure.WIPED),)
     assert picture(core) == before
 
 

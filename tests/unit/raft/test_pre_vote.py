@@ -171,6 +171,7 @@ def test_word_of_a_leader_ends_a_pre_election() -> None:
     assert changes(before, core) == {
         "role": Role.FOLLOWER,
         "leader_id": B,
+        "heard_round": 5,
         "leader_protected_until": 2.5,
         "election_deadline": 2.5,
         "votes": {},

@@ -10,7 +10,7 @@ from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Effects, ReadReady, ReadRefused, Send
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
 from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Round, Term, WriteId
-from tests.unit.raft.building import CONFIG, B, C, append, appended, follower, leader, vote_request
+from tests.unit.raft.building import CONFIG, B, C, D, append, appended, follower, leader, vote_request
 
 ONE, TWO, THREE = ReadId(1), ReadId(2), ReadId(3)
 LEASE_S = CONFIG.election_timeout_s / (1 + CONFIG.max_clock_drift)
@@ -28,11 +28,12 @@ def rejection(round_number: int, *, conflict_index: int) -> AppendEntriesRespons
     )
 
 
-def serving(voters: str = "abc") -> RaftCore:
-    """A leader of term 1 that has committed its no-op at time 1, by an answer of B to round 1."""
+def serving(voters: str = "abc", *, answered_by: str = "b") -> RaftCore:
+    """A leader of term 1 that has committed its no-op at time 1, by an answer of B, or others, to round 1."""
     core = leader(voters)
     if len(voters) > 1:
-        core.receive(B, answer(1), 1.0)
+        for peer in answered_by:
+            core.receive(NodeId(peer), answer(1), 1.0)
     assert core.state.commit_index == 1
     return core
 
@@ -243,6 +244,28 @@ def test_lease_needs_a_majority() -> None:
     core.receive(C, answer(1), 1.2)
 
     assert core.lease_until(1.2, heard_since=-math.inf) == 1.0 + LEASE_S
+
+
+def test_lease_is_as_short_as_the_shortest_protection() -> None:
+    """A follower protects a leader for its own election timeout; a longer one makes no longer lease."""
+    core = serving()
+    share = LEASE_S / CONFIG.election_timeout_s
+
+    assert core.lease_until(1.1, heard_since=-math.inf, protection_s={B: 9.0, C: 9.0}) == 1.0 + LEASE_S
+    assert core.lease_until(1.1, heard_since=-math.inf, protection_s={B: 0.25, C: 9.0}) == 1.0 + 0.25 * share
+    # One that is no member protects nobody that counts.
+    assert core.lease_until(1.1, heard_since=-math.inf, protection_s={B: 9.0, D: 0.25}) == 1.0 + LEASE_S
+
+
+def test_lease_counts_nobody_whose_protection_is_not_known() -> None:
+    """A node of an older version may depose this leader at any time: its answers confirm reads, but make no lease."""
+    core = serving("abcde", answered_by="bd")
+
+    assert core.quorum_heard_at(1.1) == 1.0
+    assert core.lease_until(1.1, heard_since=-math.inf, protection_s={}) == -math.inf
+    assert core.lease_until(1.1, heard_since=-math.inf, protection_s={B: 1.0}) == -math.inf
+    assert core.lease_until(1.1, heard_since=-math.inf, protection_s={B: 1.0, D: 1.0}) == 1.0 + LEASE_S
+    assert serving("a").lease_until(7.0, heard_since=-math.inf, protection_s={}) == 7.0 + LEASE_S
 
 
 def test_lease_from_before_a_clock_step_does_not_count() -> None:

@@ -509,7 +509,7 @@ def test_leader_of_an_earlier_term_sends_nothing_more() -> None:
     core.receive(B, refused(5, 1), 1.25)
 
     assert core.state.role is Role.FOLLOWER
-    assert core.deadline == 2.25
+    assert core.deadline == core.state.election_deadline == 2.25
     assert core.receive(B, appended(1, 1, 1), 1.25) == ()
 
 

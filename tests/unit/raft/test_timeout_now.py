@@ -56,6 +56,7 @@ def test_target_stands_at_once_without_asking_around() -> None:
         "voted_for": A,
         "role": Role.CANDIDATE,
         "leader_id": None,
+        "stood_at": 0.75,
         "election_deadline": 1.75,
         "last_write_id": 1,
         "hard_state_write_id": 1,
@@ -83,6 +84,43 @@ def test_repeated_word_is_of_an_earlier_term() -> None:
 
     assert core.receive(B, timeout_now(3, "b"), 0.75) == (Reply(timeout_now_response(4), after=WriteId(1)),)
     assert picture(core) == before
+
+
+def test_word_that_a_later_heartbeat_overtook_is_only_answered() -> None:
+    """The transfer may have been given up since; as long as it is not, the leader says it again."""
+    core = following()
+    core.receive(B, append(3, "b", prev=(2, 3), round_number=5), 0.75)
+    before = picture(core)
+
+    assert core.receive(B, timeout_now(3, "b", round_number=4), 0.75) == (
+        Reply(timeout_now_response(3, round_number=4)),
+    )
+    assert picture(core) == before
+
+    core.receive(B, timeout_now(3, "b", round_number=5), 0.75)
+    assert core.state.role is Role.CANDIDATE
+
+
+def test_word_of_a_leader_of_the_first_version_counts_whatever_was_heard() -> None:
+    """It names no round; an upgrade, node by node, hands over from such a leader to a newer one."""
+    core = following()
+    core.receive(B, append(3, "b", prev=(2, 3), round_number=5), 0.75)
+
+    core.receive(B, timeout_now(3, "b", round_number=0), 0.75)
+
+    assert core.state.role is Role.CANDIDATE
+
+
+def test_rounds_of_another_term_say_nothing() -> None:
+    """Each leader counts its own."""
+    core = following()
+    core.receive(B, append(3, "b", prev=(2, 3), round_number=500), 0.75)
+    core.receive(C, append(4, "c", prev=(2, 3), round_number=2), 1.0)
+    core.storage_done(WriteId(1), 1.0)
+
+    core.receive(C, timeout_now(4, "c", round_number=2), 1.0)
+
+    assert (core.state.role, core.state.heard_round) == (Role.CANDIDATE, 0)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ from clustercore.raft.effects import (
     RoleChanged,
     Send,
     SendSnapshot,
+    TransferGivenUp,
 )
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.messages import (
@@ -326,6 +327,8 @@ def _effect(effect: Effect) -> str:
             return f"ready at index {read_index}: {_reads(read_ids)}"
         case ReadRefused(read_ids=read_ids, leader_id=leader_id):
             return f"refused: {_reads(read_ids)}; the leader is {leader_id or 'unknown'}"
+        case TransferGivenUp(target=target, failure=failure):
+            return f"goes on leading: {target} {failure.value}"
 
 
 def _message(message: RaftMessage) -> str:
@@ -358,10 +361,10 @@ def _message(message: RaftMessage) -> str:
             return f"InstallSnapshot in term {term}: up to {index}:{last_term}"
         case InstallSnapshotResponse(term=term, match_index=match_index):
             return f"agree up to {match_index} in term {term}"
-        case TimeoutNowRequest(term=term):
-            return f"TimeoutNow in term {term}"
-        case TimeoutNowResponse(term=term):
-            return f"TimeoutNow has arrived, in term {term}"
+        case TimeoutNowRequest(term=term, round=number):
+            return f"TimeoutNow in term {term}; round {number}"
+        case TimeoutNowResponse(term=term, round=number):
+            return f"TimeoutNow of round {number} has arrived, in term {term}"
 
 
 def _entries(entries: tuple[Entry, ...]) -> str:

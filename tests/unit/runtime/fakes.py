@@ -32,7 +32,7 @@ def introductions_of(
 ) -> Introductions:
     """Return what speaks for a node."""
     identity = StorageIdentity(NodeId(node_id), incarnation, starts, cluster_id)
-    return Introductions(identity, on_identified=on_identified)
+    return Introductions(identity, on_identified=on_identified, election_timeout_s=1.0)
 
 
 class FakeLink(Link):

@@ -34,7 +34,7 @@ from clustercore.raft.config import RaftConfig
 from clustercore.raft.configuration import encode_configuration
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import PersistEntries, PersistHardState
-from clustercore.raft.types import Configuration, LogIndex, ReadId, Round, Term, WriteId
+from clustercore.raft.types import Configuration, LogIndex, ReadId, Round, Term, TransferFailure, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.engine import MAX_BATCH_BYTES, MAX_WAITING_MESSAGES, Engine
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
@@ -130,6 +130,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
     forwarder_calls: list[str] = []
     read_answers: list[tuple[tuple[ReadId, ...], LogIndex | None]] = []
     configurations: list[Configuration] = []
+    given_up: list[tuple[NodeId, TransferFailure]] = []
     proposals = Proposals(node_id=A, max_commands=1_000_000, max_bytes=10**9)
     applier = Applier(
         ReplicatedState(Journal()),
@@ -151,6 +152,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
         on_read_index=lambda read_ids, read_index: read_answers.append((read_ids, read_index)),
         session_limits=SessionLimits(max_sessions=10, max_outstanding=8, max_result_bytes=1000),
         on_configuration_change=configurations.append,
+        on_transfer_given_up=lambda target, failure: given_up.append((target, failure)),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.run)
@@ -234,13 +236,13 @@ async def test_what_waited_leaves_before_what_the_report_leads_to(autojump_clock
     """The answers that waited for a write go before the messages that the core sends because it is durable."""
     async with running(HardState(Term(4))) as bench:
         await trio.sleep(1)
-        await bench.receive(C, vote_request(5, C))
+        await bench.receive(C, AppendEntriesRequest(Term(5), C, LogIndex(0), Term(0), LogIndex(0)))
         await bench.stand()
 
         await bench.durable()
 
         # The answer to c, what a asked around, and what it asks as a candidate.
-        assert bench.kinds()[0] is RequestVoteResponse
+        assert bench.kinds()[0] is AppendEntriesResponse
         assert [type(message) for _, message in bench.left[1:]] == [PreVoteRequest] * 2 + [RequestVoteRequest] * 2
 
 

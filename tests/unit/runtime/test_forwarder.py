@@ -29,7 +29,7 @@ from clustercore.runtime.proposals import Group, GroupResult, Proposals
 from tests.unit.runtime.fakes import FakeLink
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
-TIMEOUT_S = 10.0
+TIMEOUT_S, FAREWELL_S = 10.0, 0.2
 
 
 @attrs.define
@@ -53,6 +53,7 @@ class Bench:
             outbox_to=self.outboxes.get,
             wake_engine=lambda: self.engine_wakes.append(self.leader_id),
             timeout_s=TIMEOUT_S,
+            farewell_s=FAREWELL_S,
         )
 
     async def propose(self, *commands: bytes) -> None:
@@ -68,7 +69,7 @@ class Bench:
     async def lead(self, leader_id: NodeId | None) -> None:
         """Let the cluster have another leader, as the engine tells it."""
         if self.leader_id is not None:
-            self.forwarder.give_up_on(self.leader_id)
+            self.forwarder.leader_left(self.leader_id)
         self.leader_id = leader_id
         self.forwarder.wake()
         await wait_all_tasks_blocked()
@@ -239,7 +240,7 @@ async def test_unsent_requests_leave_the_outbox_before_they_are_queued_again(aut
         assert commands.count(b"second") == 1
 
 
-async def test_unsent_requests_go_to_the_next_leader_at_once() -> None:
+async def test_unsent_requests_go_to_the_next_leader_at_once(autojump_clock: MockClock) -> None:
     """A request behind the stuck link of a deposed leader does not wait for its timeout, nor is it sent later."""
     async with running() as bench:
         bench.links[B].hold()
@@ -248,6 +249,9 @@ async def test_unsent_requests_go_to_the_next_leader_at_once() -> None:
 
         await bench.lead(C)
         assert bench.sent_to(C) == [(b"second",)]
+        assert bench.kinds() == {}
+        await trio.sleep(FAREWELL_S)
+        await wait_all_tasks_blocked()
         assert bench.kinds() == {b"first": OutcomeUnknown}
 
         bench.links[B].release()
@@ -342,6 +346,7 @@ async def test_sent_requests_without_an_answer_are_unknown(how: str, autojump_cl
                 bench.forwarder.give_up_on(B)
             case "the leader changes":
                 await bench.lead(C)
+                await trio.sleep(FAREWELL_S)
             case _:
                 await trio.sleep(TIMEOUT_S + 1)
         await wait_all_tasks_blocked()
@@ -350,6 +355,27 @@ async def test_sent_requests_without_an_answer_are_unknown(how: str, autojump_cl
         assert bench.sent_to(B) == [(b"x",)]
         assert bench.sent_to(C) == []
         assert bench.proposals.pending == 0
+
+
+async def test_leader_that_left_may_still_say_that_it_never_appended(autojump_clock: MockClock) -> None:
+    """It holds proposals while it hands over, and refuses them when it has: they go to the new leader, and are done."""
+    async with running() as bench:
+        for number in range(MAX_OPEN_REQUESTS):
+            await bench.propose(b"%d" % number)
+        await bench.lead(C)
+        assert bench.kinds() == {}
+        # What is owed by the old leader takes no place at the new one.
+        await bench.propose(b"new")
+        assert bench.sent_to(C) == [(b"new",)]
+
+        for number in range(MAX_OPEN_REQUESTS):
+            await bench.answer(B, failed(number + 1, ForwardFailure.NOT_LEADER))
+
+        assert bench.sent_to(C) == [(b"new",), (b"0",), (b"1",), (b"2",)]
+        await bench.answer(C, applied(MAX_OPEN_REQUESTS + 1, 7, b""))
+        assert bench.sent_to(C)[-1] == (b"3",)
+        await trio.sleep(2 * FAREWELL_S)
+        assert bench.kinds() == {b"new": list}
 
 
 async def test_give_up_on_another_leader_changes_nothing() -> None:

@@ -87,6 +87,7 @@ class Bench:
     read_indexes: ReadIndexes
     # What the core was asked.
     asked: list[ReadId]
+    acceptor: Acceptor = attrs.field(init=False)
     # Whether ``accept`` has returned.
     has_ended: bool = False
 
@@ -124,6 +125,7 @@ async def accepting(
         max_command_bytes=10,
         max_message_bytes=max_message_bytes,
     )
+    bench.acceptor = acceptor
 
     async def accept() -> None:
         await acceptor.accept(bench.link)
@@ -363,7 +365,7 @@ async def test_hello_is_answered_with_who_is_here() -> None:
         await bench.deliver(Hello(NodeId("b"), NodeId("a")), Hello(NodeId("b"), NodeId("c")))
         await wait_all_tasks_blocked()
 
-        welcome = HelloResponse(NodeId("a"), incarnation="first", starts=1)
+        welcome = HelloResponse(NodeId("a"), incarnation="first", starts=1, election_timeout_s=1.0)
         assert bench.link.sent == [welcome, attrs.evolve(welcome, refusal="this is node 'a', not 'c'")]
 
 
@@ -439,3 +441,28 @@ async def test_link_is_not_read_while_too_much_in_answers_waits() -> None:
 
         assert len(bench.engine.proposed) == 2 + 2
         assert len(bench.link.sent) == 3
+
+
+async def test_whoever_stops_can_wait_until_all_answers_are_sent(nursery: trio.Nursery) -> None:
+    """Handed to their links, that is; a link that is gone is waited for no more."""
+    for ending in ("sent", "gone"):
+        async with accepting() as bench:
+            waited: list[str] = []
+
+            async def wait(acceptor: Acceptor = bench.acceptor, waited: list[str] = waited) -> None:
+                await acceptor.wait_answers_sent()
+                waited.append("all sent")
+
+            await bench.acceptor.wait_answers_sent()
+            bench.link.hold()
+            await bench.deliver(StatusRequest(1), StatusRequest(2))
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            assert waited == []
+
+            if ending == "sent":
+                bench.link.release()
+            else:
+                bench.link.hang_up()
+            await wait_all_tasks_blocked()
+            assert waited == ["all sent"]

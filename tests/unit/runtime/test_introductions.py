@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 
+import attrs
 import pytest
 
 from clustercore.interfaces import Hello, HelloResponse, InvariantError, NodeId, StorageIdentity, TransportError
@@ -17,7 +19,10 @@ def speaking(node_id: str, oldest: int, newest: int) -> Introductions:
     """Return what speaks for a node of some version."""
     identity = StorageIdentity(NodeId(node_id), "first", 1)
     return Introductions(
-        identity, on_identified=lambda peer, incarnation: None, versions=ProtocolVersions(oldest, newest)
+        identity,
+        on_identified=lambda peer, incarnation: None,
+        election_timeout_s=1.0,
+        versions=ProtocolVersions(oldest, newest),
     )
 
 
@@ -35,7 +40,7 @@ def test_both_sides_learn_who_the_other_is() -> None:
     meet(a, b)
 
     assert told == [(A, "first"), (B, "other")]
-    assert (a.get(B), b.get(A)) == (Introduction("other", 1, 2, 1), Introduction("first", 4, 2, 1))
+    assert (a.get(B), b.get(A)) == (Introduction("other", 1, 2, 1, 1.0), Introduction("first", 4, 2, 1, 1.0))
     assert (a.refused, b.refused) == (0, 0)
 
 
@@ -127,7 +132,32 @@ def test_storage_that_was_put_back_is_refused() -> None:
 
     meet(introductions_of("b", starts=8), a)
     meet(introductions_of("b", incarnation="wiped", starts=1), a)
-    assert a.get(B) == Introduction("wiped", 1, 2, 1)
+    assert a.get(B) == Introduction("wiped", 1, 2, 1, 1.0)
+
+
+@pytest.mark.parametrize(("said_s", "known"), [(0.5, {B: 0.5}), (0.0, {}), (-1.0, {}), (math.inf, {}), (math.nan, {})])
+def test_election_timeout_is_known_of_those_that_say_one(said_s: float, known: dict[NodeId, float]) -> None:
+    """An older version says 0; what is no time is taken for that."""
+    a = introductions_of("a")
+
+    a.answer(attrs.evolve(introductions_of("b").hello(A), election_timeout_s=said_s))
+
+    assert a.election_timeouts_s == known
+
+
+def test_election_timeout_that_a_node_came_back_with_counts(caplog: pytest.LogCaptureFixture) -> None:
+    """It is told anew on each link. One that is shorter than this node's is worth a warning, each time it is new."""
+    caplog.set_level(logging.WARNING, logger="clustercore")
+    a, b = introductions_of("a"), introductions_of("b")
+
+    for said_s in (1.0, 0.5, 0.5, 2.0, 0.25):
+        a.answer(attrs.evolve(b.hello(A), election_timeout_s=said_s))
+        assert a.election_timeouts_s == {B: said_s}
+
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "node b has election_timeout_s = 0.5, node a has 1.0",
+        "node b has election_timeout_s = 0.25, node a has 1.0",
+    ]
 
 
 def test_refusal_is_news_only_once(caplog: pytest.LogCaptureFixture) -> None:

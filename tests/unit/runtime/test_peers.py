@@ -94,7 +94,7 @@ async def test_link_begins_with_who_calls_whom() -> None:
         bench.lane.outbox.post(StatusRequest(1))
         await wait_all_tasks_blocked()
 
-        assert link.hellos == [Hello(A, B, incarnation="first", starts=1)]
+        assert link.hellos == [Hello(A, B, incarnation="first", starts=1, election_timeout_s=1.0)]
         assert link.sent == [StatusRequest(1)]
 
 

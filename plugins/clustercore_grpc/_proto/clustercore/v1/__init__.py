@@ -233,6 +233,8 @@ class AppendEntriesRequest(betterproto2.Message):
 
     round: "int" = betterproto2.field(7, betterproto2.TYPE_UINT64)
 
+    answered_round: "int" = betterproto2.field(8, betterproto2.TYPE_UINT64)
+
 
 default_message_pool.register_message("clustercore.v1", "AppendEntriesRequest", AppendEntriesRequest)
 
@@ -446,6 +448,8 @@ class Hello(betterproto2.Message):
 
     command_version: "int" = betterproto2.field(8, betterproto2.TYPE_UINT64)
 
+    election_timeout_s: "float" = betterproto2.field(9, betterproto2.TYPE_DOUBLE)
+
 
 default_message_pool.register_message("clustercore.v1", "Hello", Hello)
 
@@ -467,6 +471,8 @@ class HelloResponse(betterproto2.Message):
     command_version: "int" = betterproto2.field(7, betterproto2.TYPE_UINT64)
 
     refusal: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+
+    election_timeout_s: "float" = betterproto2.field(9, betterproto2.TYPE_DOUBLE)
 
 
 default_message_pool.register_message("clustercore.v1", "HelloResponse", HelloResponse)
@@ -834,6 +840,8 @@ class TimeoutNowRequest(betterproto2.Message):
 
     leader_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
+    round: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
 
 default_message_pool.register_message("clustercore.v1", "TimeoutNowRequest", TimeoutNowRequest)
 
@@ -841,6 +849,8 @@ default_message_pool.register_message("clustercore.v1", "TimeoutNowRequest", Tim
 @dataclass(eq=False, repr=False)
 class TimeoutNowResponse(betterproto2.Message):
     term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    round: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
 
 
 default_message_pool.register_message("clustercore.v1", "TimeoutNowResponse", TimeoutNowResponse)
