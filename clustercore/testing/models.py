@@ -89,6 +89,10 @@ class Model(Generic[State, Input, Output]):
     describe_answer: Callable[[State, Input], str] | None = None
     # The attrs classes among inputs and outputs, for ``read_history``; their names differ.
     value_classes: tuple[type, ...] = ()
+    # Whether an operation with this input that gave this output leaves every state that accepts it as it is; with
+    # UNKNOWN, whether one with this input does, whatever it would have answered. What is said to be a read, and is
+    # none, makes verdicts wrong. None: no operation is known to be one, and long histories take longer.
+    is_read: Callable[[Input, Output | Unknown], bool] | None = None
 
 
 def sequential_model(
@@ -99,6 +103,7 @@ def sequential_model(
     partition: Callable[[Input], Hashable] | None = None,
     describe_state: Callable[[State], str] = repr,
     value_classes: tuple[type, ...] = (),
+    is_read: Callable[[Input, Output | Unknown], bool] | None = None,
 ) -> Model[State, Input, Output]:
     """Make a model of a system that has one right answer in each state, as a state machine has.
 
@@ -106,7 +111,7 @@ def sequential_model(
         name: For reports.
         initial_state: See ``Model.initial_state``.
         apply: Returns the state after an input, and its output. Pure: it returns a new state and leaves the old one.
-        partition, describe_state, value_classes: See ``Model``.
+        partition, describe_state, value_classes, is_read: See ``Model``.
     """
 
     def step(state: State, input: Input, output: Output | Unknown) -> State | Refusal:
@@ -116,7 +121,7 @@ def sequential_model(
     def describe_answer(state: State, input: Input) -> str:
         return repr(apply(state, input)[1])
 
-    return Model(name, initial_state, step, partition, describe_state, describe_answer, value_classes)
+    return Model(name, initial_state, step, partition, describe_state, describe_answer, value_classes, is_read)
 
 
 # --- Register ---------------------------------------------------------------------------------------------------------
@@ -149,8 +154,17 @@ RegisterOutput: TypeAlias = int | str | bool | None
 def register_model() -> Model[int | str | None, RegisterInput, RegisterOutput]:
     """Return the model of one register, empty at first."""
     return sequential_model(
-        "register", None, _apply_to_register, value_classes=(RegisterRead, RegisterWrite, RegisterCompareAndSet)
+        "register",
+        None,
+        _apply_to_register,
+        value_classes=(RegisterRead, RegisterWrite, RegisterCompareAndSet),
+        is_read=_reads_register,
     )
+
+
+def _reads_register(input: RegisterInput, output: RegisterOutput | Unknown) -> bool:
+    # A refused compare-and-set says what the value is not.
+    return isinstance(input, RegisterRead) or (isinstance(input, RegisterCompareAndSet) and output is False)
 
 
 def _apply_to_register(state: int | str | None, input: RegisterInput) -> tuple[int | str | None, RegisterOutput]:
@@ -220,7 +234,13 @@ def key_value_model() -> Model[str | None, MapInput, MapOutput]:
         _apply_to_key,
         partition=lambda input: input.key,
         value_classes=(MapGet, MapPut, MapDelete, MapCompareAndSet, MapAppend),
+        is_read=_reads_key,
     )
+
+
+def _reads_key(input: MapInput, output: MapOutput | Unknown) -> bool:
+    # What found nothing to do says what the value is not.
+    return isinstance(input, MapGet) or (isinstance(input, (MapDelete, MapCompareAndSet)) and output is False)
 
 
 def _apply_to_key(state: str | None, input: MapInput) -> tuple[str | None, MapOutput]:
@@ -262,7 +282,13 @@ def counter_model() -> Model[int, CounterInput, int]:
         count = state + input.amount if isinstance(input, CounterAdd) else state
         return count, count
 
-    return sequential_model("counter", 0, apply, value_classes=(CounterAdd, CounterRead))
+    return sequential_model(
+        "counter",
+        0,
+        apply,
+        value_classes=(CounterAdd, CounterRead),
+        is_read=lambda input, output: isinstance(input, CounterRead),
+    )
 
 
 @attrs.frozen
@@ -288,4 +314,11 @@ def queue_model() -> Model[tuple[int | str, ...], QueueInput, int | str | None]:
             return (*state, input.value), None
         return (state[1:], state[0]) if state else (state, None)
 
-    return sequential_model("queue", (), apply, value_classes=(QueuePush, QueuePop))
+    return sequential_model(
+        "queue",
+        (),
+        apply,
+        value_classes=(QueuePush, QueuePop),
+        # Of an empty queue.
+        is_read=lambda input, output: isinstance(input, QueuePop) and output is None,
+    )

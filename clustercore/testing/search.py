@@ -6,9 +6,11 @@ It knows histories and models, and nothing of reports; `linearizability` puts th
 
 Three rules of our own cut what remains. None loses a linearization:
 
-- *Absorbing.* An answered operation that may come next, and leaves the state as it is, is placed at once and for good.
-  If an order from here places it later, the same order with it in front is as good: nothing has to come before it, and
-  nobody else notices it. So reads cost nothing once their value is there, and only writes are tried in several orders.
+- *Absorbing.* An answered operation that may come next and is a read (it leaves every state that accepts it as it is:
+  ``Model.is_read``) is placed at once and for good where it is accepted. If an order from here places it later, the
+  same order with it in front is as good: nothing has to come before it, and nobody else notices it. So reads cost
+  nothing once their value is there, and only writes are tried in several orders. A write that happens to find the
+  state as it would leave it is no read: it may be needed later, when the state is another.
 - *Fewer unknown ones are better.* What was reached with the same answered operations, the same state and a subset of
   the unknown ones is at least as good, because those left can still be placed later, or never. For the same reason one
   that changes nothing is not placed, and of several with the same input only the first.
@@ -45,6 +47,9 @@ _HEAD = 0
 # those that are under way at one time, which are as many as there are clients.
 _ASKED = 64
 
+# States for which it is kept what each unknown operation makes of them: tens of MiB at most.
+_MAX_KEPT_STATES = 20_000
+
 
 @attrs.define(eq=False)
 class _Choice(Generic[State]):
@@ -78,9 +83,15 @@ class Search(Generic[State, Input, Output]):
     ) -> None:
         """Prepare a search of operations that are in the order of their calls, none of them NOT_DONE."""
         self._step = model.step
+        self._is_read = model.is_read or (lambda input, output: False)
         self._max_steps = max_steps
         self.answered = [operation for operation in operations if operation.outcome is Outcome.ANSWERED]
-        self.unknown = [operation for operation in operations if operation.outcome is Outcome.UNKNOWN]
+        # A read that nobody heard the answer of says nothing.
+        self.unknown = [
+            operation
+            for operation in operations
+            if operation.outcome is Outcome.UNKNOWN and not self._is_read(operation.input, UNKNOWN)
+        ]
         # How often the model was called.
         self.steps = 0
         # The order found: numbers of answered operations, ~numbers of unknown ones. A linearization if there is one,
@@ -105,6 +116,14 @@ class Search(Generic[State, Input, Output]):
         self._furthest = (-1, 0, 0)
         # State -> the first return and the last call of what reads it.
         self._zones: dict[State, tuple[float, float]] = {}
+        # State -> the unknown operations that change it, in the order of their calls, with the states after.
+        self._changes: dict[State, dict[int, State]] = {}
+        # For each answered operation whether it is a read; for each unknown one those before it with the same input.
+        self._reads = [self._is_read(operation.input, cast(Output, operation.output)) for operation in self.answered]
+        self._alike = [
+            sum(1 << other for other in range(number) if self.unknown[other].input == operation.input)
+            for number, operation in enumerate(self.unknown)
+        ]
 
     def _link_events(self) -> None:
         """Build the list of events. A node's number is its place in it; at one time, calls come before returns."""
@@ -178,8 +197,8 @@ class Search(Generic[State, Input, Output]):
         return True
 
     def _absorb(self, choice: _Choice[State]) -> None:
-        """Go through all that may come next: place what changes nothing, and gather what does."""
-        step, state = self._step, self._state
+        """Go through all that may come next: place the reads, and gather what else the state accepts."""
+        step, state, reads = self._step, self._state, self._reads
         node = self._next[_HEAD]
         # Placing takes nodes out while we walk, and so lets us see further: exactly as far as may come next.
         while (number := self._called[node]) >= 0:
@@ -187,7 +206,7 @@ class Search(Generic[State, Input, Output]):
             new_state = step(state, operation.input, cast(Output, operation.output))
             self.steps += 1
             if new_state is not REFUSED:
-                if new_state == state:
+                if reads[number]:
                     self._place(number)
                     choice.absorbed.append(number)
                 else:
@@ -196,24 +215,32 @@ class Search(Generic[State, Input, Output]):
 
     def _unknown_branches(self, choice: _Choice[State]) -> list[tuple[int, State]]:
         """Return the unknown operations that may come next and change something."""
-        bound = self._bound()
+        bound, placed = self._bound(), self._placed_unknown
         branches: list[tuple[int, State]] = []
-        inputs: list[Input] = []
-        for number, node in enumerate(self._unknown_node):
-            if node > bound:
+        for number, new_state in self._changes_of(self._state).items():
+            if self._unknown_node[number] > bound:
                 break
-            operation = self.unknown[number]
-            if self._placed_unknown >> number & 1 or operation.input in inputs:
-                continue
-            inputs.append(operation.input)
-            new_state = self._step(self._state, operation.input, UNKNOWN)
-            self.steps += 1
-            if new_state is not REFUSED and new_state != self._state:
+            # Of several with the same input, the first that is not placed; it may come next if any of them may.
+            if not placed >> number & 1 and not self._alike[number] & ~placed:
                 branches.append((~number, new_state))
         if self._needs_purpose(choice):
             branches = [branch for branch in branches if self._is_noticed(choice, branch)]
         branches.sort(key=self._zone_end, reverse=True)
         return branches
+
+    def _changes_of(self, state: State) -> dict[int, State]:
+        """Return all unknown operations that change a state, in the order of their calls, with the states after."""
+        changes = self._changes.get(state)
+        if changes is None:
+            if len(self._changes) >= _MAX_KEPT_STATES:
+                self._changes.clear()
+            changes = self._changes[state] = {}
+            for number, operation in enumerate(self.unknown):
+                after = self._step(state, operation.input, UNKNOWN)
+                if after is not REFUSED and after != state:
+                    changes[number] = after
+            self.steps += len(self.unknown)
+        return changes
 
     def _needs_purpose(self, choice: _Choice[State]) -> bool:
         """Return whether what comes next must notice what was chosen: an unknown operation that nothing read yet."""
@@ -221,9 +248,12 @@ class Search(Generic[State, Input, Output]):
 
     def _is_noticed(self, choice: _Choice[State], branch: tuple[int, State]) -> bool:
         """Return whether a branch would be refused, or leave another state, had the choice not been made."""
-        operation, output = self._operation(branch[0])
+        number, state = branch
+        if number < 0:
+            return self._changes_of(choice.state_before).get(~number, choice.state_before) != state
+        operation = self.answered[number]
         self.steps += 1
-        return self._step(choice.state_before, operation.input, output) != branch[1]
+        return self._step(choice.state_before, operation.input, cast(Output, operation.output)) != state
 
     def _is_new(self, choice: _Choice[State]) -> bool:
         """Return whether the search was nowhere at least as good before, and note that it is here."""
@@ -334,13 +364,6 @@ class Search(Generic[State, Input, Output]):
         return zone
 
     # --- What is said in the end ---
-
-    def _operation(self, number: int) -> tuple[Operation[Input, Output], Output]:
-        """Return an operation by its number in an order, and the output the model is given for it."""
-        if number < 0:
-            return self.unknown[~number], cast(Output, UNKNOWN)
-        operation = self.answered[number]
-        return operation, cast(Output, operation.output)
 
     def _present_order(self) -> list[int]:
         order: list[int] = []

@@ -182,6 +182,14 @@ def counter_histories(draw: st.DrawFn) -> list[Operation[CounterInput, int]]:
     return history
 
 
+@given(executions(keys="x", values="1", max_size=7), st.booleans())
+def test_execution_with_equal_writes_is_linearizable_issue_4(history: list[Map], names_reads: bool) -> None:
+    """Where writes often write what is there already, each order is still tried; whether reads are known or not."""
+    model = key_value_model() if names_reads else attrs.evolve(key_value_model(), is_read=None)
+
+    assert check_history(model, history).is_linearizable
+
+
 @given(counter_histories())
 def test_counter_history_is_judged_as_by_trying_all_orders(history: list[Operation[CounterInput, int]]) -> None:
     """The checker and the definition agree where many operations are unknown and alike."""

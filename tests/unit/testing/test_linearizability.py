@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import attrs
 import pytest
 
 from clustercore.testing import (
@@ -42,6 +43,16 @@ Register = Operation[RegisterInput, RegisterOutput]
 Map = Operation[MapInput, MapOutput]
 Counter = Operation[CounterInput, int]
 Queue = Operation[QueueInput, int | str | None]
+
+
+def put(value: str, called_at: float, returned_at: float, client: str = "w") -> Map:
+    """A put on the only key, answered."""
+    return Operation.answered(client, MapPut("x", value), None, called_at, returned_at)
+
+
+def delete(output: bool, called_at: float, returned_at: float) -> Map:
+    """A delete of the only key, answered."""
+    return Operation.answered("d", MapDelete("x"), output, called_at, returned_at)
 
 
 def write(value: int, called_at: float, returned_at: float, client: str = "w") -> Register:
@@ -377,3 +388,20 @@ def test_model_may_allow_several_answers() -> None:
     for value, expected in ((5, LINEARIZABLE), (4, LINEARIZABLE), (3, NOT_LINEARIZABLE)):
         seen: Counter = Operation.answered("b", CounterRead(), value, 2, 3)
         assert check_history(model, [add, seen]).verdict is expected
+
+
+def test_write_of_what_is_there_already_may_be_needed_later_issue_4() -> None:
+    """A put that would change nothing now is not placed for good: only between the deletes does it explain both."""
+    history = [put("1", 0, 3), delete(True, 1, 9), put("1", 2, 8, client="v"), delete(True, 7, 10)]
+
+    assert check_history(key_value_model(), history).verdict is Verdict.LINEARIZABLE
+
+
+def test_model_that_names_no_reads_is_judged_alike() -> None:
+    """Without ``is_read`` the search takes longer, and says the same."""
+    model = attrs.evolve(key_value_model(), is_read=None)
+    good = [put("1", 0, 3), delete(True, 1, 9), put("1", 2, 8, client="v"), delete(True, 7, 10)]
+    bad = [put("1", 0, 1), delete(True, 2, 3), delete(True, 4, 5)]
+
+    assert check_history(model, good).verdict is Verdict.LINEARIZABLE
+    assert check_history(model, bad).verdict is Verdict.NOT_LINEARIZABLE

@@ -73,7 +73,7 @@ def test_text_tells_where_the_history_fails() -> None:
     """The order that got furthest with its states, what could come next, and why it does not."""
     assert describe_check(check_history(key_value_model(), STALE)).splitlines() == [
         "not linearizable: 5 operations on the key-value map",
-        "the part 'k' (5 operations, 9 steps) has no order that includes b MapGet(key='k') -> '1' [6 to 7]",
+        "the part 'k' (5 operations, 12 steps) has no order that includes b MapGet(key='k') -> '1' [6 to 7]",
         "  1. a MapPut(key='k', value='1') -> None [1 to 2]; the state is '1'",
         "  2. a MapPut(key='k', value='2') -> None [3 to 4]; the state is '2'",
         (
