@@ -68,8 +68,8 @@ from clustercore.interfaces.retry_values import (
     StopReason,
     TargetStatistics,
 )
-from clustercore.interfaces.state_machine import StateMachine
-from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
+from clustercore.interfaces.state_machine import SnapshotHandle, StateMachine
+from clustercore.interfaces.storage import SnapshotReader, Storage, StorageIdentity, StoredState
 from clustercore.interfaces.transport import (
     AcceptLink,
     Lane,
@@ -103,7 +103,18 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, Role, Round, Server, Snapshot, Term
+from clustercore.raft.types import (
+    Configuration,
+    HardState,
+    LogIndex,
+    NodeId,
+    Role,
+    Round,
+    Server,
+    SnapshotId,
+    SnapshotMetadata,
+    Term,
+)
 
 __all__ = [
     "OLDEST_PROTOCOL_VERSION",
@@ -188,7 +199,10 @@ __all__ = [
     "SessionExpired",
     "SessionLimit",
     "SessionToken",
-    "Snapshot",
+    "SnapshotHandle",
+    "SnapshotId",
+    "SnapshotMetadata",
+    "SnapshotReader",
     "StateMachine",
     "StateMachineError",
     "StatusRequest",

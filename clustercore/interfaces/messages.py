@@ -30,7 +30,8 @@ __all__ = [
 
 # Grows when a node says something that one of the version before would misunderstand. Two nodes speak the newest
 # version that both know; a node says what is newer only to those it agreed on that with.
-PROTOCOL_VERSION = 2
+# Version 3 sends a snapshot in chunks; version 2 took what it was sent for all of it.
+PROTOCOL_VERSION = 3
 # The oldest version this one can still speak. Version 1 knew no members that come and go.
 OLDEST_PROTOCOL_VERSION = 2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from clustercore.interfaces.errors import InvalidCommand
@@ -13,7 +13,28 @@ from clustercore.raft.types import LogIndex
 if TYPE_CHECKING:
     from clustercore.interfaces.node import NodeHandle
 
-__all__ = ["StateMachine"]
+__all__ = ["SnapshotHandle", "StateMachine"]
+
+
+class SnapshotHandle(ABC):
+    """The state as it was when ``StateMachine.snapshot`` was called, while commands go on being applied.
+
+    Copy on write does it: whoever changes a part that the handle has not read yet keeps the old part for it.
+    """
+
+    @abstractmethod
+    def chunks(self) -> Iterable[bytes] | AsyncIterable[bytes]:
+        """Return the bytes of the snapshot, in parts of any size, in order.
+
+        Called by: the node, once. It takes a part, lets other tasks run, and takes the next: so making one should take
+        no more than a millisecond or so. 64 KiB is a good size.
+
+        Raises: any exception is a bug; the node then halts with StateMachineError.
+        """
+
+    def close(self) -> None:
+        """Let go of the state. Called once, also when not all parts were taken. The default does nothing."""
+        return None
 
 
 class StateMachine(ABC):
@@ -54,15 +75,34 @@ class StateMachine(ABC):
         return self.apply(index, command)
 
     @abstractmethod
-    def snapshot(self) -> bytes:
-        """Return the whole state, as it is after the last ``apply``."""
+    def snapshot(self) -> bytes | Iterable[bytes] | AsyncIterable[bytes] | SnapshotHandle:
+        """Return the whole state, as it is after the last ``apply``.
 
-    @abstractmethod
+        Choose by the size of the state:
+
+        * bytes: simple, good for a few megabytes. The call holds up the node, so it should take milliseconds.
+        * an iterable or async iterable of parts, such as a generator: the state is never in memory twice, and the node
+          goes on serving while the parts are taken, but ``apply`` waits until the last one.
+        * a ``SnapshotHandle``: ``apply`` goes on too.
+        """
+
     def restore(self, snapshot: bytes) -> None:
         """Replace the whole state by what ``snapshot`` returned, perhaps on another node or in another version.
 
+        A machine whose state is too large for that defines ``restore_chunks`` instead.
+
         Raises: any exception if the bytes cannot be read; the node then halts with StateMachineError.
         """
+        raise NotImplementedError(f"{type(self).__name__} defines neither restore nor restore_chunks")
+
+    async def restore_chunks(self, chunks: AsyncIterator[bytes]) -> None:
+        """Replace the whole state by a snapshot that comes in parts, cut anywhere. The default joins them.
+
+        Neither ``apply`` nor ``query`` is called before it returns. Services of the machine's own must expect to be.
+
+        Raises: any exception if the bytes cannot be read; the node then halts with StateMachineError.
+        """
+        self.restore(b"".join([chunk async for chunk in chunks]))
 
     def query(self, query: bytes) -> bytes:
         """Answer a question about the state, as it is after the last ``apply``, without changing it.

@@ -1,7 +1,8 @@
 """Storage: what a node must remember.
 
 A storage holds four things: whose it is, the hard state (term and vote), the log, and one snapshot. The node calls one
-method at a time, in the order in which the core asked for the writes.
+method at a time, in the order in which the core asked for the writes. A snapshot may be larger than memory: it is
+written in parts and read in parts.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Self
 import attrs
 
 from clustercore.raft.entry import Entry
-from clustercore.raft.types import HardState, LogIndex, NodeId, Snapshot
+from clustercore.raft.types import HardState, LogIndex, NodeId, SnapshotId, SnapshotMetadata
 
-__all__ = ["Storage", "StorageIdentity", "StoredState"]
+__all__ = ["SnapshotReader", "Storage", "StorageIdentity", "StoredState"]
 
 
 @attrs.frozen
@@ -42,11 +43,37 @@ class StoredState:
     """All that a node remembers when it starts."""
 
     hard_state: HardState = attrs.field(factory=HardState)
-    snapshot: Snapshot | None = None
+    # Its bytes are for ``open_snapshot``.
+    snapshot: SnapshotMetadata | None = None
     # Consecutive by index. The first is at most one past the snapshot's last_included_index; 1 without a snapshot.
     entries: tuple[Entry, ...] = ()
     # None until a node was started on it; also on a storage that an older version made.
     identity: StorageIdentity | None = None
+
+
+class SnapshotReader(ABC):
+    """A stored snapshot, open for reading. It stays readable until it is closed, whatever is stored meanwhile.
+
+    It counts as a part of its storage: one call at a time, of both together, and none after the storage is closed. A
+    few are open at once: one for each peer that is being sent one, and one to restore from.
+    """
+
+    metadata: SnapshotMetadata
+    # How many bytes it has; 0 or more.
+    size: int
+
+    @abstractmethod
+    async def read(self, offset: int, max_bytes: int) -> bytes:
+        """Read from ``offset`` on: at least one byte, at most ``max_bytes``; nothing only at the end.
+
+        What it returns has passed its checksum. Read from 0 to the end, the whole has too.
+
+        Raises: LogCorrupt if it is damaged; StorageError.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of it: once a newer one is stored, its space is free. Closing again changes nothing."""
 
 
 class Storage(ABC):
@@ -82,10 +109,10 @@ class Storage(ABC):
 
     @abstractmethod
     async def load(self) -> StoredState:
-        """Read everything. Called once, after opening.
+        """Read everything but the bytes of the snapshot. Called once, after opening.
 
-        Raises: LogCorrupt if an entry, the snapshot or the hard state is damaged, or entries are missing between
-            others; StorageError if the disk refuses.
+        Raises: LogCorrupt if an entry, what is known of the snapshot or the hard state is damaged, or entries are
+            missing between others; StorageError if the disk refuses.
         """
 
     @abstractmethod
@@ -115,11 +142,30 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    async def save_snapshot(self, snapshot: Snapshot, *, keep_from: LogIndex | None) -> None:
-        """Make a snapshot durable and drop the log it replaces, in one atomic step.
+    async def write_snapshot_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> None:
+        """Add a part to a snapshot that is being stored, beside the one that is stored.
+
+        Two can be under way at once, told apart by their ``snapshot_id``: this node's own, and one from its leader.
 
         Args:
-            snapshot: Newer than the stored one.
+            metadata: The same for each part.
+            offset: Where the part begins: at the end of those before. At 0 the snapshot begins anew.
+            data: At most a few MiB. Empty only for a snapshot without bytes.
+
+        Durability: none; ``install_snapshot`` makes all parts durable. What is not installed is dropped when the
+            storage is opened again, or by ``discard_snapshot``.
+        Raises: StorageFull, StorageError.
+        """
+
+    @abstractmethod
+    async def install_snapshot(self, metadata: SnapshotMetadata, *, keep_from: LogIndex | None) -> None:
+        """Put the snapshot whose parts were written in place of the stored one, and drop the log it replaces.
+
+        All of it is one atomic step: after a crash there is the old snapshot with the old log, or the new with the new.
+        Others under way that cover no more than this one are dropped too.
+
+        Args:
+            metadata: As at its parts, of which there is at least one. It covers more than the stored one.
             keep_from: The first log index that stays; entries below it are dropped. At most one past
                 ``last_included_index``; lower keeps a tail for slow followers. None drops the whole log.
 
@@ -127,8 +173,15 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    async def load_snapshot(self) -> Snapshot | None:
-        """Read the stored snapshot, to send it to a peer. None if there is none.
+    async def discard_snapshot(self, snapshot_id: SnapshotId) -> None:
+        """Drop the parts of a snapshot that is not installed. One that is not there, or is, changes nothing.
+
+        Raises: StorageError.
+        """
+
+    @abstractmethod
+    async def open_snapshot(self) -> SnapshotReader | None:
+        """Open the stored snapshot for reading. None if there is none.
 
         Raises: LogCorrupt, StorageError.
         """

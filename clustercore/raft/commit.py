@@ -49,7 +49,8 @@ def maybe_apply(state: RaftState) -> None:
 def maybe_restore_snapshot(state: RaftState) -> None:
     """Hand out a leader's snapshot, now that it is durable."""
     if state.installing is not None and state.installing[0] <= state.done_write_id:
-        snapshot = state.installing[1]
+        metadata = state.installing[1]
         state.installing = None
-        state.last_applied = snapshot.last_included_index
-        state.emit(RestoreSnapshot(snapshot))
+        state.snapshot = metadata
+        state.last_applied = metadata.last_included_index
+        state.emit(RestoreSnapshot(metadata))

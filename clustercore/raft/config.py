@@ -35,8 +35,9 @@ class RaftConfig:
     # A leader whose own disk keeps a write waiting, and completes none, for this long, in seconds, hands over to a
     # follower. Well above what a slow disk takes, or a cluster of slow disks passes the leadership round.
     disk_stall_s: float = 2.0
-    # A snapshot that is not answered after this many seconds is taken for lost, and sent again.
-    snapshot_timeout_s: float = 30.0
+    # A chunk of a snapshot that is not answered after this many seconds is taken for lost, and sent again. A follower
+    # that has said nothing at all for so long is sent no more of it until it is back.
+    snapshot_timeout_s: float = 10.0
 
     def __attrs_post_init__(self) -> None:
         """Check that the values make sense together."""

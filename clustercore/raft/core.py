@@ -72,6 +72,7 @@ from clustercore.raft.replication import (
     send_heartbeats,
 )
 from clustercore.raft.roles import become_follower, protect_leader, reset_election_deadline, wait_from_durable_vote
+from clustercore.raft.snapshot_transfer import snapshot_gone
 from clustercore.raft.snapshots import compact_log, receive_install_snapshot, receive_install_snapshot_response
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import (
@@ -82,7 +83,8 @@ from clustercore.raft.types import (
     NodeId,
     ReadId,
     Role,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
     Term,
     WriteId,
 )
@@ -112,7 +114,7 @@ class RaftCore:
         new_cluster_id: str,
         incarnation: str = "",
         hard_state: HardState | None = None,
-        snapshot: Snapshot | None = None,
+        snapshot: SnapshotMetadata | None = None,
         entries: Sequence[Entry] = (),
     ) -> None:
         """Start a follower from what its storage holds (Raft §5.2: nodes start as followers).
@@ -156,6 +158,7 @@ class RaftCore:
             current_term=hard_state.current_term,
             voted_for=hard_state.voted_for,
             is_founder=hard_state.is_founder,
+            snapshot=snapshot,
             commit_index=snapshot_index,
             last_applied=snapshot_index,
             durable_index=log.last_index,
@@ -358,12 +361,28 @@ class RaftCore:
         """
         return self._state.configurations.at(index)
 
-    def snapshot_taken(self, last_included_index: LogIndex, keep_from: LogIndex) -> Effects:
-        """Drop log entries below ``keep_from``: a snapshot up to ``last_included_index`` (inclusive) is durable.
+    def snapshot_taken(self, metadata: SnapshotMetadata, keep_from: LogIndex) -> Effects:
+        """Drop log entries below ``keep_from``: this node's own snapshot is durable.
+
+        Entries that a follower needs after the snapshot it is being sent stay for the time being.
 
         Raises: InvariantError if the snapshot covers what is not applied, or a gap would be left.
         """
-        compact_log(self._state, last_included_index, keep_from)
+        compact_log(self._state, metadata, keep_from)
+        return self._finish()
+
+    @property
+    def sending(self) -> dict[NodeId, SnapshotId]:
+        """Which snapshot is being sent to which peer. Those must stay readable."""
+        return {
+            peer: progress.sending.metadata.snapshot_id
+            for peer, progress in self._state.progress.items()
+            if progress.sending is not None
+        }
+
+    def snapshot_gone(self, peer: NodeId, snapshot_id: SnapshotId) -> Effects:
+        """Note that a snapshot which is being sent cannot be read: a newer one was stored before the first chunk."""
+        snapshot_gone(self._state, peer, snapshot_id)
         return self._finish()
 
     def peer_unreachable(self, peer: NodeId) -> Effects:
@@ -386,7 +405,7 @@ class RaftCore:
         return effects
 
 
-def _log_from(snapshot: Snapshot | None, entries: Sequence[Entry]) -> RaftLog:
+def _log_from(snapshot: SnapshotMetadata | None, entries: Sequence[Entry]) -> RaftLog:
     if snapshot is None:
         return RaftLog(entries)
     if entries and entries[0].index <= snapshot.last_included_index:
@@ -396,7 +415,7 @@ def _log_from(snapshot: Snapshot | None, entries: Sequence[Entry]) -> RaftLog:
 
 
 def _configurations_from(
-    configuration: Configuration, snapshot: Snapshot | None, entries: Sequence[Entry]
+    configuration: Configuration, snapshot: SnapshotMetadata | None, entries: Sequence[Entry]
 ) -> ConfigurationHistory:
     since = snapshot.last_included_index if snapshot is not None else BEFORE_LOG
     history = ConfigurationHistory(since, configuration)
@@ -421,6 +440,6 @@ def _refusal_of(message: RaftMessage, current_term: Term) -> RaftResponse | None
         case AppendEntriesRequest():
             return AppendEntriesResponse(current_term, success=False, prev_log_index=message.prev_log_index)
         case InstallSnapshotRequest():
-            return InstallSnapshotResponse(current_term, match_index=BEFORE_LOG)
+            return InstallSnapshotResponse(current_term, BEFORE_LOG, message.metadata.snapshot_id)
         case _:
             return None

@@ -22,10 +22,12 @@ from clustercore.raft.types import (
     NodeId,
     ReadId,
     Role,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
     Term,
     TransferFailure,
     WriteId,
+    show_length,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "PersistEntries",
     "PersistHardState",
     "PersistSnapshot",
+    "PersistSnapshotChunk",
     "ProposalsAppended",
     "ProposalsRefused",
     "ReadReady",
@@ -69,11 +72,25 @@ class PersistEntries:
 
 
 @attrs.frozen
-class PersistSnapshot:
-    """Make a snapshot from the leader durable, and drop the stored log it replaces."""
+class PersistSnapshotChunk:
+    """Store a part of a snapshot from the leader, beside the stored one. A restart may forget it.
+
+    A chunk at offset 0 begins a snapshot anew; parts of another one that the leader was sending are needed no more.
+    """
 
     write_id: WriteId
-    snapshot: Snapshot
+    metadata: SnapshotMetadata
+    # Where the part begins: at the end of those before.
+    offset: int
+    data: bytes = attrs.field(repr=show_length)
+
+
+@attrs.frozen
+class PersistSnapshot:
+    """Put the snapshot whose chunks were stored in place of the stored one, and drop the log it replaces, in one."""
+
+    write_id: WriteId
+    metadata: SnapshotMetadata
     # Stored entries from this index on stay; None drops the whole stored log, because it disagrees with the
     # snapshot or ends before it (Raft Figure 13, rules 6 and 7).
     keep_from: LogIndex | None
@@ -90,10 +107,16 @@ class Send:
 
 @attrs.frozen
 class SendSnapshot:
-    """Read the newest stored snapshot and send it to a peer as an InstallSnapshotRequest of this term."""
+    """Read one chunk of a stored snapshot and send it to a peer as an InstallSnapshotRequest of this term.
+
+    At the first chunk the snapshot is the newest stored one. It must stay readable while it is sent, whatever is stored
+    meanwhile: until ``RaftCore.sending`` names it no more. ``RaftCore.snapshot_gone`` says that it cannot be read.
+    """
 
     to: NodeId
     term: Term
+    snapshot_id: SnapshotId
+    offset: int
 
 
 @attrs.frozen
@@ -114,9 +137,12 @@ class Apply:
 
 @attrs.frozen
 class RestoreSnapshot:
-    """Replace the state machine's state by this snapshot, which is durable here."""
+    """Replace the state machine's state by this snapshot, which is durable here.
 
-    snapshot: Snapshot
+    By the time it is read a newer one may be stored; that one serves as well, and what it covers is not applied again.
+    """
+
+    metadata: SnapshotMetadata
 
 
 @attrs.frozen
@@ -204,6 +230,7 @@ class TransferGivenUp:
 Effect = (
     PersistHardState
     | PersistEntries
+    | PersistSnapshotChunk
     | PersistSnapshot
     | Send
     | SendSnapshot

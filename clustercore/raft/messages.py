@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 
 from clustercore.raft.entry import Entry
-from clustercore.raft.types import Configuration, LogIndex, NodeId, Round, Term, show_length
+from clustercore.raft.types import LogIndex, NodeId, Round, SnapshotId, SnapshotMetadata, Term, show_length
 
 __all__ = [
     "AppendEntriesRequest",
@@ -113,16 +113,21 @@ class AppendEntriesResponse:
 
 @attrs.frozen
 class InstallSnapshotRequest:
-    """A leader sends its snapshot to a follower that needs entries the leader no longer has (Raft §7, Figure 13)."""
+    """A leader sends a chunk of its snapshot to a follower that needs entries it no longer has (Raft Figure 13).
+
+    Chunks are sent one at a time: the answer to one says where the next begins.
+    """
 
     term: Term
     leader_id: NodeId
-    # The last entry the snapshot covers; it replaces the log up to and including it.
-    last_included_index: LogIndex
-    last_included_term: Term
+    metadata: SnapshotMetadata
+    # Where in the snapshot's bytes the chunk begins.
+    offset: int
+    # Empty only if the chunk is the last.
     data: bytes = attrs.field(repr=show_length)
-    # The members as of that entry.
-    configuration: Configuration = attrs.field(factory=Configuration)
+    # CRC-32 of ``data``.
+    checksum: int
+    is_last: bool
 
 
 @attrs.frozen
@@ -131,8 +136,13 @@ class InstallSnapshotResponse:
 
     # The follower's current term.
     term: Term
-    # The highest index known durable on the follower and equal to the leader's log; BEFORE_LOG when refused.
+    # The highest index known durable on the follower and equal to the leader's log; BEFORE_LOG when refused, and as
+    # long as chunks are missing.
     match_index: LogIndex
+    # The request's snapshot, by which a late answer is told from one of the present transfer.
+    snapshot_id: SnapshotId
+    # How much of the snapshot the follower has: where the next chunk begins. 0 when it has all it needs.
+    next_offset: int = 0
 
 
 @attrs.frozen

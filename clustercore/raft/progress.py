@@ -4,7 +4,8 @@ Three states (thesis §10.2.2; the names are those of etcd's raft):
 
 * PROBE: the leader does not know where the logs agree. One request at a time.
 * REPLICATE: they agree up to ``next_index - 1``, counting what is on its way. A window of requests at a time.
-* SNAPSHOT: the follower needs entries the leader has dropped. No entries until the snapshot is answered.
+* SNAPSHOT: the follower needs entries the leader has dropped. No entries until it has the snapshot, which is sent chunk
+  by chunk, one at a time.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from enum import Enum
 
 import attrs
 
-from clustercore.raft.types import BEFORE_LOG, LogIndex, Round
+from clustercore.raft.types import BEFORE_LOG, LogIndex, Round, SnapshotMetadata
 
-__all__ = ["Inflight", "Progress", "ProgressState"]
+__all__ = ["Inflight", "Progress", "ProgressState", "SnapshotTransfer"]
 
 
 class ProgressState(Enum):
@@ -39,6 +40,15 @@ class Inflight:
 
 
 @attrs.define
+class SnapshotTransfer:
+    """A snapshot on its way to a follower. The same one to the end, whatever the leader stores meanwhile."""
+
+    metadata: SnapshotMetadata
+    # Where the chunk begins that was sent last.
+    offset: int = 0
+
+
+@attrs.define
 class Progress:
     """A leader's view of one follower (Raft Figure 2, "volatile state on leaders")."""
 
@@ -47,12 +57,16 @@ class Progress:
     # The highest index known durable on the follower and equal to the leader's log. Never falls within a term.
     match_index: LogIndex = BEFORE_LOG
     state: ProgressState = ProgressState.PROBE
-    # PROBE only: nothing is sent until the follower answers something, be it a heartbeat.
+    # PROBE: nothing is sent until the follower answers something, be it a heartbeat. SNAPSHOT: the chunk that was sent
+    # last is lost, as its connection broke.
     is_paused: bool = False
+    # SNAPSHOT only.
+    sending: SnapshotTransfer | None = None
     # REPLICATE only: the unanswered requests with entries, ascending, and what they take together.
     inflight: deque[Inflight] = attrs.field(factory=deque)
     inflight_bytes: int = 0
-    # When the oldest thing unanswered was sent, or the follower last moved on (the caller's monotonic seconds).
+    # When the oldest thing unanswered was sent, or the follower last moved on (the caller's monotonic seconds). In
+    # SNAPSHOT: when the last chunk was sent.
     waiting_since: float = 0.0
     # The newest round of heartbeats the follower answered in this term.
     answered_round: Round = Round(0)
@@ -89,14 +103,15 @@ class Progress:
         """Forget what is on its way and find again where the logs agree."""
         self.state = ProgressState.PROBE
         self.is_paused = is_paused
+        self.sending = None
         self._forget_inflight()
         self.next_index = LogIndex(self.match_index + 1)
 
-    def become_snapshot(self, now: float) -> None:
-        """Stop sending entries until a snapshot is answered."""
+    def become_snapshot(self, metadata: SnapshotMetadata) -> None:
+        """Stop sending entries until the follower has this snapshot."""
         self.state = ProgressState.SNAPSHOT
+        self.sending = SnapshotTransfer(metadata)
         self._forget_inflight()
-        self.waiting_since = now
 
     def acknowledged(self, match_index: LogIndex, now: float) -> bool:
         """Take a positive answer; return whether it moved ``match_index``."""
@@ -110,7 +125,9 @@ class Progress:
             # The logs agree up to where the next request starts: nothing more to find out. (In SNAPSHOT only news
             # counts: a heartbeat's answer repeats what was known when the snapshot became necessary.)
             self.state = ProgressState.REPLICATE
-        self.is_paused = False
+            self.sending = None
+        if self.state is not ProgressState.SNAPSHOT:
+            self.is_paused = False
         self.next_index = max(self.next_index, LogIndex(self.match_index + 1))
         return moved
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from clustercore.raft.commit import maybe_commit
-from clustercore.raft.effects import Send, SendSnapshot
+from clustercore.raft.effects import Send
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
 from clustercore.raft.progress import Progress, ProgressState
+from clustercore.raft.snapshot_transfer import begin_transfer, maybe_repeat_chunk
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import BEFORE_LOG, NO_TERM, LogIndex, NodeId, Role, Round
 
@@ -37,8 +38,7 @@ def maybe_append(state: RaftState, peer: NodeId, progress: Progress, now: float)
         prev_log_index = LogIndex(progress.next_index - 1)
         prev_log_term = state.log.term_at(prev_log_index)
         if prev_log_term is None:
-            progress.become_snapshot(now)
-            state.emit(SendSnapshot(peer, state.current_term))
+            begin_transfer(state, peer, progress, now)
             return
         entries = state.log.batch(
             progress.next_index, max_entries=config.max_append_entries, max_bytes=config.max_append_bytes
@@ -84,16 +84,22 @@ def send_heartbeats(state: RaftState, now: float) -> None:
 
 def _has_waited_too_long(state: RaftState, progress: Progress, now: float) -> bool:
     """Say whether what is unanswered is to be taken for lost. The next sign of life starts replication again."""
-    waited_s = now - progress.waiting_since
     if progress.state is ProgressState.SNAPSHOT:
-        return waited_s >= state.config.snapshot_timeout_s
-    return bool(progress.inflight) and waited_s >= state.config.election_timeout_s
+        # A chunk that is lost is sent again as long as the follower shows that it lives. One that is down keeps neither
+        # the snapshot nor the log behind it from being dropped.
+        return now - progress.last_contact >= state.config.snapshot_timeout_s
+    return bool(progress.inflight) and now - progress.waiting_since >= state.config.election_timeout_s
 
 
 def peer_unreachable(state: RaftState, peer: NodeId) -> None:
     """Take for lost whatever is on its way to a peer whose connection broke."""
     progress = state.progress.get(peer)
-    if progress is not None:
+    if progress is None:
+        return
+    if progress.state is ProgressState.SNAPSHOT:
+        # What has arrived of the snapshot is not lost: the transfer goes on where it stopped.
+        progress.is_paused = True
+    else:
         progress.become_probe(is_paused=True)
 
 
@@ -118,6 +124,7 @@ def receive_append_entries_response(
         if progress.acknowledged(response.match_index, now):
             maybe_commit(state)
         progress.catch_up(state.log.last_index, now)
+    maybe_repeat_chunk(state, peer, progress, now)
     maybe_append(state, peer, progress, now)
 
 

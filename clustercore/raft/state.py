@@ -13,7 +13,14 @@ import attrs
 
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.configuration_history import ConfigurationHistory
-from clustercore.raft.effects import ConfigurationChanged, Effect, PersistEntries, PersistHardState, PersistSnapshot
+from clustercore.raft.effects import (
+    ConfigurationChanged,
+    Effect,
+    PersistEntries,
+    PersistHardState,
+    PersistSnapshot,
+    PersistSnapshotChunk,
+)
 from clustercore.raft.entry import Entry
 from clustercore.raft.log import RaftLog
 from clustercore.raft.progress import Progress
@@ -27,7 +34,7 @@ from clustercore.raft.types import (
     ReadId,
     Role,
     Round,
-    Snapshot,
+    SnapshotMetadata,
     Term,
     WriteId,
 )
@@ -35,7 +42,7 @@ from clustercore.raft.types import (
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["RaftState", "ReadBatch", "Transfer"]
+__all__ = ["RaftState", "ReadBatch", "Receiving", "Transfer"]
 
 _NO_WRITE = WriteId(0)
 # Rounds go out once a heartbeat interval, or as fast as reads are answered; an answer to an older one is worth nothing.
@@ -61,6 +68,18 @@ class Transfer:
     deadline: float
     # The round in which the target was last told to stand; 0 if it was not told yet.
     told_round: Round = Round(0)
+
+
+@attrs.define
+class Receiving:
+    """A leader's snapshot of which some chunks have arrived."""
+
+    metadata: SnapshotMetadata
+    # The term in which a chunk of it last arrived. Within one term the leader, there is but one, sends ever newer ones.
+    term: Term
+    # How much of it has arrived, and the write that holds the last of that.
+    next_offset: int = 0
+    write_id: WriteId = _NO_WRITE
 
 
 @attrs.frozen
@@ -155,8 +174,13 @@ class RaftState:
     log_write_done_at: float = -math.inf
     # Ascending by write_id; not necessarily by last_index.
     _log_writes: deque[_LogWrite] = attrs.field(factory=deque)
-    # A leader's snapshot on its way to the disk, and its write. Nothing is applied meanwhile.
-    installing: tuple[WriteId, Snapshot] | None = None
+    # The newest snapshot known durable here; it covers log.base_index. None before the first.
+    snapshot: SnapshotMetadata | None = None
+    # A leader's snapshot that is arriving. It covers more than is committed here, or is about to be forgotten.
+    receiving: Receiving | None = None
+    # A leader's snapshot that has arrived, on its way to its place on the disk, and the write that puts it there.
+    # Nothing is applied meanwhile.
+    installing: tuple[WriteId, SnapshotMetadata] | None = None
 
     effects: list[Effect] = attrs.field(factory=list)
 
@@ -219,6 +243,11 @@ class RaftState:
         """The write to wait for before showing current_term or a vote to anyone; None if it is durable."""
         return self.hard_state_write_id if self.hard_state_write_id > self.done_write_id else None
 
+    def gate(self, write_id: WriteId) -> WriteId | None:
+        """The write to wait for before saying what rests on ``write_id`` and on the term; None if both are durable."""
+        last = max(write_id, self.hard_state_write_id)
+        return last if last > self.done_write_id else None
+
     def log_gate(self, index: LogIndex) -> WriteId | None:
         """Return the write to wait for before acknowledging the log up to ``index``; None if that is durable."""
         if index <= self.durable_index:
@@ -263,24 +292,30 @@ class RaftState:
         self.emit(PersistEntries(write_id, entries))
         self._tell_configuration(before)
 
-    def persist_snapshot(self, snapshot: Snapshot, now: float) -> None:
+    def persist_snapshot_chunk(self, receiving: Receiving, data: bytes) -> None:
+        """Ask for the next part of a leader's snapshot to be stored."""
+        receiving.write_id = self._next_write_id()
+        self.emit(PersistSnapshotChunk(receiving.write_id, receiving.metadata, receiving.next_offset, data))
+        receiving.next_offset += len(data)
+
+    def persist_snapshot(self, metadata: SnapshotMetadata, now: float) -> None:
         """Put a snapshot in place of the log it covers, and ask for it to be made durable (Raft Figure 13)."""
-        index, term = snapshot.last_included_index, snapshot.last_included_term
+        index, term = metadata.last_included_index, metadata.last_included_term
         before = self.configuration
         write_id = self._next_write_id()
         if self.log.term_at(index) == term:
             self.log.compact(index)
-            self.configurations.start_from(index, snapshot.configuration)
+            self.configurations.start_from(index, metadata.configuration)
             keep_from = self.log.first_index
         else:
             # The committed prefix is the snapshot's as well: what is durable of it stays so until the snapshot is.
             self._forget_durability_from(LogIndex(self.commit_index + 1))
             self.log.reset(index, term)
-            self.configurations.reset(index, snapshot.configuration)
+            self.configurations.reset(index, metadata.configuration)
             keep_from = None
         self._log_writes.append(_LogWrite(write_id, index, now))
-        self.installing = (write_id, snapshot)
-        self.emit(PersistSnapshot(write_id, snapshot, keep_from))
+        self.installing = (write_id, metadata)
+        self.emit(PersistSnapshot(write_id, metadata, keep_from))
         self._tell_configuration(before)
 
     def writes_done(self, write_id: WriteId, now: float) -> None:

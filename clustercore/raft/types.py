@@ -26,7 +26,8 @@ __all__ = [
     "Role",
     "Round",
     "Server",
-    "Snapshot",
+    "SnapshotId",
+    "SnapshotMetadata",
     "Term",
     "TransferFailure",
     "WriteId",
@@ -51,6 +52,10 @@ Round = NewType("Round", int)
 
 # Names a read, in the owner's own numbering.
 ReadId = NewType("ReadId", int)
+
+# Names the bytes of a snapshot. Made when a node takes one: two nodes' snapshots of one index may differ in their
+# bytes, and copies of one snapshot do not.
+SnapshotId = NewType("SnapshotId", str)
 
 NO_TERM = Term(0)
 BEFORE_LOG = LogIndex(0)
@@ -220,12 +225,12 @@ class ChangeRefusal(Enum):
 
 
 @attrs.frozen
-class Snapshot:
-    """A state machine's whole state after applying a prefix of the log (Raft §7)."""
+class SnapshotMetadata:
+    """A state machine's whole state after a prefix of the log (Raft §7), but for its bytes."""
 
     # The last entry the snapshot covers; at least 1.
     last_included_index: LogIndex
     last_included_term: Term
-    data: bytes = attrs.field(repr=show_length)
     # The members as of that entry: the entries that name them are covered, and so gone (thesis §5.1).
-    configuration: Configuration = attrs.field(factory=Configuration)
+    configuration: Configuration
+    snapshot_id: SnapshotId

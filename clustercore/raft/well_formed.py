@@ -56,16 +56,21 @@ def is_well_formed(message: RaftMessage, receiver: NodeId) -> bool:
         case InstallSnapshotRequest():
             return (
                 message.leader_id not in ("", receiver)
-                and message.last_included_index > 0
-                and _is_position(message.last_included_index, message.last_included_term, message.term)
+                and message.metadata.last_included_index > 0
+                and _is_position(
+                    message.metadata.last_included_index, message.metadata.last_included_term, message.term
+                )
+                and message.metadata.snapshot_id != ""
+                and _is_number(message.offset)
+                and (message.is_last or message.data != b"")
                 # An older version's names nobody.
-                and (message.configuration == Configuration() or _can_count(message.configuration))
+                and (message.metadata.configuration == Configuration() or _can_count(message.metadata.configuration))
             )
         case AppendEntriesResponse():
             numbers = (message.prev_log_index, message.match_index, message.conflict_term, message.conflict_index)
             return all(_is_number(number) for number in numbers)
         case InstallSnapshotResponse():
-            return _is_number(message.match_index)
+            return _is_number(message.match_index) and _is_number(message.next_offset)
         case PreVoteResponse():
             return _is_number(message.candidate_term)
         case TimeoutNowRequest():

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
 from clustercore.interfaces.errors import InvalidCommand, NodeStopped, StateMachineError
+from clustercore.interfaces.state_machine import SnapshotHandle
 from clustercore.raft.configuration import decode_configuration
 from clustercore.raft.effects import Apply, RestoreSnapshot
 from clustercore.raft.entry import Entry, EntryKind
-from clustercore.raft.types import Configuration, LogIndex, Snapshot
-from clustercore.runtime.replicated_state import (
-    ReplicatedState,
-    VersionNotUnderstood,
-    join_snapshot,
-    split_snapshot,
-)
+from clustercore.raft.types import Configuration, LogIndex
+from clustercore.runtime.replicated_state import ReplicatedState, VersionNotUnderstood
 from clustercore.runtime.session_entries import MalformedOperation
 from clustercore.runtime.signals import Wakeup
+from clustercore.runtime.snapshot_stream import Source
+from clustercore.runtime.snapshots import Snapshots
 
-__all__ = ["Applier", "restore"]
+__all__ = ["Applier"]
 
 # Entries applied between two checkpoints. At tens of microseconds each, heartbeats are not kept waiting for long.
 ENTRIES_PER_CHECKPOINT = 128
 
 
 class Applier:
-    """Applies committed entries and takes a snapshot every so many.
+    """Applies committed entries and takes a snapshot every so many entries or bytes of them.
 
     Its queue holds entries that are in the log anyway, so the log's bound is its bound.
     """
@@ -40,17 +38,23 @@ class Applier:
         *,
         last_applied: LogIndex,
         snapshot_entries: int,
+        snapshot_log_bytes: int,
         on_applied: Callable[[Entry, bytes], None],
-        on_snapshot: Callable[[Snapshot], None],
+        snapshots: Snapshots,
         on_members: Callable[[Configuration], None],
     ) -> None:
         """Prepare; ``run`` makes it live. It holds what the entries up to ``last_applied`` made."""
         self._state = state
         self._last_applied = last_applied
-        self._snapshot_index = last_applied
         self._snapshot_entries = snapshot_entries
+        self._snapshot_log_bytes = snapshot_log_bytes
+        # Applied since the last snapshot was taken.
+        self._entries_since = 0
+        self._bytes_since = 0
+        # Applied since other tasks last had a turn.
+        self._unyielded = 0
         self._on_applied = on_applied
-        self._on_snapshot = on_snapshot
+        self._snapshots = snapshots
         self._on_members = on_members
         self._jobs: deque[Apply | RestoreSnapshot] = deque()
         self._wakeup = Wakeup()
@@ -58,6 +62,9 @@ class Applier:
         self._waiting: list[tuple[LogIndex, int, trio.Event]] = []
         self._waits = 0
         self._is_stopped = False
+        # Whether the state is being replaced by a snapshot's, and what is set when it was, or never will be.
+        self._is_restoring = False
+        self._restored = trio.Event()
 
     @property
     def last_applied(self) -> LogIndex:
@@ -70,16 +77,19 @@ class Applier:
         self._wakeup.set()
 
     async def wait_applied(self, index: LogIndex) -> None:
-        """Wait until the entry at ``index`` is applied.
+        """Wait until the entry at ``index`` is applied, and no snapshot is being restored: the state can be asked.
 
         Raises: NodeStopped.
         """
-        if self._last_applied < index and not self._is_stopped:
+        while not self._is_stopped and (self._last_applied < index or self._is_restoring):
+            if self._is_restoring:
+                await self._restored.wait()
+                continue
             self._waits += 1
             applied = trio.Event()
             heapq.heappush(self._waiting, (index, self._waits, applied))
             await applied.wait()
-        if self._last_applied < index:
+        if self._last_applied < index or self._is_restoring:
             raise NodeStopped("the node has stopped; nothing was read")
 
     def query(self, query: bytes) -> tuple[bytes, LogIndex]:
@@ -99,6 +109,7 @@ class Applier:
     def stop(self) -> None:
         """End every wait with NodeStopped."""
         self._is_stopped = True
+        self._restored.set()
         for _, _, applied in self._waiting:
             applied.set()
 
@@ -112,14 +123,25 @@ class Applier:
             while self._jobs:
                 job = self._jobs.popleft()
                 if isinstance(job, RestoreSnapshot):
-                    self._restore(job.snapshot)
-                    continue
-                for start in range(0, len(job.entries), ENTRIES_PER_CHECKPOINT):
-                    if start:
-                        await trio.lowlevel.checkpoint()
-                    for entry in job.entries[start : start + ENTRIES_PER_CHECKPOINT]:
-                        self._apply(entry)
-                    self._wake_waiting()
+                    await self._restore(job.metadata.last_included_index)
+                else:
+                    await self._apply_all(job.entries)
+
+    async def _apply_all(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.index <= self._last_applied:
+                # The snapshot that was restored last was newer than the one that was meant.
+                continue
+            self._apply(entry)
+            if self._is_snapshot_due and not self._snapshots.is_busy:
+                await self._take_snapshot(entry)
+            self._unyielded += 1
+            if self._unyielded >= ENTRIES_PER_CHECKPOINT:
+                # Counted over all jobs: a long queue of short ones is as long.
+                self._unyielded = 0
+                self._wake_waiting()
+                await trio.lowlevel.checkpoint()
+        self._wake_waiting()
 
     def _wake_waiting(self) -> None:
         while self._waiting and self._waiting[0][0] <= self._last_applied:
@@ -143,34 +165,38 @@ class Applier:
         self._on_applied(entry, result)
         if entry.kind is EntryKind.CONFIGURATION:
             self._on_members(decode_configuration(entry.command))
-        if entry.index - self._snapshot_index >= self._snapshot_entries:
-            self._snapshot_index = entry.index
-            self._on_snapshot(Snapshot(entry.index, entry.term, self._take_snapshot(entry.index)))
+        self._entries_since += 1
+        self._bytes_since += len(entry.encoded)
 
-    def _take_snapshot(self, index: LogIndex) -> bytes:
+    @property
+    def _is_snapshot_due(self) -> bool:
+        return self._entries_since >= self._snapshot_entries or self._bytes_since >= self._snapshot_log_bytes
+
+    async def _take_snapshot(self, entry: Entry) -> None:
+        """Take a snapshot of the state after ``entry``, the last one applied."""
+        index = entry.index
         try:
-            return join_snapshot(self._state.preamble(), self._state.machine.snapshot())
+            preamble = self._state.preamble()
+            source: Source = self._state.machine.snapshot()
         except Exception as error:
             raise StateMachineError(index, f"the state machine raised {error!r} from snapshot at {index}") from error
+        self._entries_since = self._bytes_since = 0
+        self._snapshots.take(index, entry.term, source, preamble)
+        if not isinstance(source, bytes | SnapshotHandle):
+            # Its parts are made from the state as it is, which must stay as it is until the last one. It can be asked.
+            self._wake_waiting()
+            await self._snapshots.wait_idle()
 
-    def _restore(self, snapshot: Snapshot) -> None:
-        restore(self._state, snapshot)
-        self._last_applied = self._snapshot_index = snapshot.last_included_index
-        self._on_members(snapshot.configuration)
+    async def _restore(self, index: LogIndex) -> None:
+        if index <= self._last_applied:
+            # The one that was restored last was newer than the one that was meant.
+            return
+        await self._snapshots.give_up()
+        self._is_restoring, self._restored = True, trio.Event()
+        metadata = await self._snapshots.restore(self._state, index)
+        self._last_applied = metadata.last_included_index
+        self._is_restoring = False
+        self._restored.set()
+        self._entries_since = self._bytes_since = 0
+        self._on_members(metadata.configuration)
         self._wake_waiting()
-
-
-def restore(state: ReplicatedState, snapshot: Snapshot) -> None:
-    """Put a snapshot's state in place of what there is.
-
-    Raises: StateMachineError if it cannot be read.
-    """
-    try:
-        preamble, machine_bytes = split_snapshot(snapshot.data)
-        state.restore_preamble(preamble)
-        state.machine.restore(machine_bytes)
-    except Exception as error:
-        raise StateMachineError(
-            snapshot.last_included_index,
-            f"the state machine could not read the snapshot up to index {snapshot.last_included_index}: {error!r}",
-        ) from error

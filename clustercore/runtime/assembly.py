@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from random import Random
 
-import attrs
 import trio
 
 from clustercore.interfaces.discovery import DiscoverySnapshot
@@ -19,7 +18,6 @@ from clustercore.interfaces.messages import (
     ReadIndexRefused,
 )
 from clustercore.interfaces.node import NodeHandle
-from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
 from clustercore.interfaces.transport import Lane, ServiceTransport, Transport
 from clustercore.interfaces.values import NodeStatus, PeerStatus, RoleChange
@@ -36,14 +34,23 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Snapshot, TransferFailure
-from clustercore.runtime.applier import Applier, restore
+from clustercore.raft.types import (
+    BEFORE_LOG,
+    Configuration,
+    LogIndex,
+    NodeId,
+    SnapshotId,
+    SnapshotMetadata,
+    Term,
+    TransferFailure,
+)
+from clustercore.runtime.applier import Applier
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.forwarder import MAX_REQUEST_BYTES, Forwarder
 from clustercore.runtime.hand_over import HandOvers
 from clustercore.runtime.incoming import Acceptor
-from clustercore.runtime.introductions import Introductions
+from clustercore.runtime.introductions import CHUNKS_SINCE, Introductions
 from clustercore.runtime.lanes import Lanes
 from clustercore.runtime.leading import Leaderships
 from clustercore.runtime.peers import PeerLane
@@ -51,9 +58,11 @@ from clustercore.runtime.proposals import Proposals
 from clustercore.runtime.reads import ClockGuard, ReadIndexes
 from clustercore.runtime.replicated_state import ReplicatedState
 from clustercore.runtime.session_entries import SessionLimits
+from clustercore.runtime.snapshot_sender import SnapshotSender
+from clustercore.runtime.snapshots import Snapshots
 from clustercore.runtime.submitter import Submitter
 from clustercore.runtime.versions import CommandVersions
-from clustercore.runtime.writer import OwnSnapshot, SaveIdentity, Writer
+from clustercore.runtime.writer import SaveIdentity, Writer
 
 __all__ = ["Assembly"]
 
@@ -76,7 +85,7 @@ class Assembly:
         *,
         node: NodeHandle,
         configuration: Configuration,
-        machine: StateMachine,
+        replicated: ReplicatedState,
         transport: Transport,
         storage: Storage,
         stored: StoredState,
@@ -86,9 +95,9 @@ class Assembly:
         rng: Random,
         wall_clock: Callable[[], float],
     ) -> None:
-        """Build all parts from what is stored.
+        """Build all parts from what is stored; ``replicated`` holds the state of the stored snapshot.
 
-        Raises: LogCorrupt if what is stored contradicts itself; StateMachineError if the snapshot cannot be restored.
+        Raises: LogCorrupt if what is stored contradicts itself.
         """
         # Set by start.
         self._nursery: trio.Nursery | None = None
@@ -97,9 +106,8 @@ class Assembly:
         self._node_id = node.node_id
         self._config = config
         snapshot_index = stored.snapshot.last_included_index if stored.snapshot is not None else BEFORE_LOG
-        self.replicated = ReplicatedState(machine)
-        if stored.snapshot is not None:
-            restore(self.replicated, stored.snapshot)
+        self.replicated = replicated
+        machine = replicated.machine
         self._core = _core_of(identity, configuration, stored, config, rng)
         self.proposals = Proposals(
             node_id=node.node_id, max_commands=config.max_pending_proposals, max_bytes=config.max_pending_bytes
@@ -139,19 +147,27 @@ class Assembly:
         margin_s = config.raft.election_timeout_s * (1 - 1 / (1 + config.raft.max_clock_drift))
         self._clock_guard = ClockGuard(wall_clock, tolerance_s=margin_s / 2)
         self.leaderships = Leaderships(lease_until=self.lease_until, term=lambda: self._core.state.current_term)
-        self.applier = Applier(
-            self.replicated,
-            last_applied=snapshot_index,
-            snapshot_entries=config.snapshot_entries,
-            on_applied=self.proposals.applied,
-            on_snapshot=self._save_snapshot,
-            on_members=self._members_committed,
-        )
+        self._snapshot_rng = Random(rng.getrandbits(64))
         self._writer = Writer(
             storage,
             snapshot_index=snapshot_index,
             on_durable=lambda write_id: self.engine.storage_done(write_id),
-            on_snapshot_saved=lambda index, keep_from: self.engine.snapshot_saved(index, keep_from),
+        )
+        self._snapshots = Snapshots(
+            self._writer,
+            chunk_bytes=config.snapshot_chunk_bytes,
+            label=self._label_snapshot,
+            first_index_to_keep=self._first_index_to_keep,
+            on_saved=lambda metadata, keep_from: self.engine.snapshot_saved(metadata, keep_from),
+        )
+        self.applier = Applier(
+            self.replicated,
+            last_applied=snapshot_index,
+            snapshot_entries=config.snapshot_entries,
+            snapshot_log_bytes=config.snapshot_log_bytes,
+            on_applied=self.proposals.applied,
+            snapshots=self._snapshots,
+            on_members=self._members_committed,
         )
         if stored.snapshot is not None:
             self._members_committed(stored.snapshot.configuration)
@@ -161,6 +177,15 @@ class Assembly:
             proposals=self.proposals,
             post_job=self._writer.post,
             post_message=self._post,
+            snapshot_sender=SnapshotSender(
+                node_id=node.node_id,
+                chunk_bytes=config.snapshot_chunk_bytes,
+                post_job=self._writer.post,
+                post_message=self._post,
+                on_gone=lambda peer, snapshot_id: self.engine.snapshot_gone(peer, snapshot_id),
+                takes_chunks=self._takes_chunks,
+                max_message_bytes=transport.max_message_bytes,
+            ),
             on_role_change=self._role_changed,
             wake_forwarder=self._forwarder.wake,
             on_heard=self.leaderships.renew,
@@ -201,7 +226,14 @@ class Assembly:
     def start(self, nursery: trio.Nursery) -> None:
         """Start all tasks."""
         self._nursery = nursery
-        for run in (self.engine.run, self._writer.run, self.applier.run, self._forwarder.run, self.read_indexes.run):
+        for run in (
+            self.engine.run,
+            self._writer.run,
+            self.applier.run,
+            self._snapshots.run,
+            self._forwarder.run,
+            self.read_indexes.run,
+        ):
             nursery.start_soon(run)
         nursery.start_soon(self._lanes.run)
 
@@ -326,13 +358,20 @@ class Assembly:
             self.engine.peer_unreachable(peer)
             self._forwarder.give_up_on(peer)
 
-    def _save_snapshot(self, snapshot: Snapshot) -> None:
-        index, log = snapshot.last_included_index, self._core.state.log
-        keep_from = max(1, index + 1 - self._config.snapshot_tail_entries)
-        if index > log.base_index:
-            keep_from = max(keep_from, log.first_index_within(index, self._config.snapshot_tail_bytes))
-        snapshot = attrs.evolve(snapshot, configuration=self._core.configuration_at(index))
-        self._writer.post(OwnSnapshot(snapshot, LogIndex(keep_from)))
+    def _takes_chunks(self, peer: NodeId) -> bool:
+        said = self._introductions.get(peer)
+        return said is not None and said.protocol_version >= CHUNKS_SINCE
+
+    def _label_snapshot(self, index: LogIndex, term: Term) -> SnapshotMetadata:
+        snapshot_id = SnapshotId(f"{self._node_id}-{index}-{self._snapshot_rng.getrandbits(64):016x}")
+        return SnapshotMetadata(index, term, self._core.configuration_at(index), snapshot_id)
+
+    def _first_index_to_keep(self, last_included_index: LogIndex) -> LogIndex:
+        log = self._core.state.log
+        keep_from = max(1, last_included_index + 1 - self._config.snapshot_tail_entries)
+        if last_included_index > log.base_index:
+            keep_from = max(keep_from, log.first_index_within(last_included_index, self._config.snapshot_tail_bytes))
+        return LogIndex(keep_from)
 
     def _members_committed(self, configuration: Configuration) -> None:
         """Belong to the cluster of a committed configuration: an older version's snapshot tells of none."""

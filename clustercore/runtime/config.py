@@ -34,8 +34,11 @@ class NodeConfig:
     max_sessions: int = 10_000
     max_session_result_bytes: int = 64 * 1024 * 1024
     max_session_outstanding: int = 256
-    # A snapshot is taken after this many applied entries since the last one.
+    # A snapshot is taken after this many applied entries since the last one, or this many bytes of them.
     snapshot_entries: int = 100_000
+    snapshot_log_bytes: int = 256 * 1024 * 1024
+    # Snapshots are stored and sent in chunks of this many bytes. The transport must let a message of that size pass.
+    snapshot_chunk_bytes: int = 1024 * 1024
     # Entries kept in the log behind a snapshot, so that a slow follower need not get the snapshot: as many as fit both.
     snapshot_tail_entries: int = 10_000
     snapshot_tail_bytes: int = 16 * 1024 * 1024
@@ -58,6 +61,8 @@ class NodeConfig:
             "max_session_result_bytes",
             "max_session_outstanding",
             "snapshot_entries",
+            "snapshot_log_bytes",
+            "snapshot_chunk_bytes",
             "snapshot_tail_entries",
             "snapshot_tail_bytes",
         ):
@@ -86,11 +91,19 @@ class NodeConfig:
 
         Raises: ConfigError, naming both limits.
         """
-        largest = max(self.raft.max_append_bytes, self.max_command_bytes)
+        largest = max(self.raft.max_append_bytes, self.max_command_bytes, self.snapshot_chunk_bytes)
         entries = max(self.raft.max_append_entries, self.max_pending_proposals)
         least = largest + entries * _ENTRY_OVERHEAD_BYTES + _MESSAGE_OVERHEAD_BYTES
         if max_message_bytes is not None and max_message_bytes < least:
-            name = "max_append_bytes" if largest == self.raft.max_append_bytes else "max_command_bytes"
+            name = next(
+                name
+                for name, size in (
+                    ("max_append_bytes", self.raft.max_append_bytes),
+                    ("max_command_bytes", self.max_command_bytes),
+                    ("snapshot_chunk_bytes", self.snapshot_chunk_bytes),
+                )
+                if size == largest
+            )
             raise ConfigError(
                 f"max_message_bytes of the transport is {max_message_bytes}; it must be at least {least} with {name} = "
                 f"{largest} and up to {entries} entries or commands in a message"

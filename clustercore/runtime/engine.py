@@ -21,6 +21,7 @@ from clustercore.raft.effects import (
     PersistEntries,
     PersistHardState,
     PersistSnapshot,
+    PersistSnapshotChunk,
     ProposalsAppended,
     ProposalsRefused,
     ReadReady,
@@ -36,18 +37,28 @@ from clustercore.raft.entry import EntryKind
 from clustercore.raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
-    InstallSnapshotRequest,
     RaftMessage,
     RaftRequest,
 )
-from clustercore.raft.types import Configuration, LogIndex, NodeId, ReadId, Role, Snapshot, TransferFailure, WriteId
+from clustercore.raft.types import (
+    Configuration,
+    LogIndex,
+    NodeId,
+    ReadId,
+    Role,
+    SnapshotId,
+    SnapshotMetadata,
+    TransferFailure,
+    WriteId,
+)
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.leader_clock import LeaderClock
 from clustercore.runtime.proposals import Group, Proposals, kinds_of
 from clustercore.runtime.reads import Freshness
 from clustercore.runtime.session_entries import EnableVersion, SessionLimits, encode_stamp, encode_version_entry
 from clustercore.runtime.signals import Newest, Wakeup
-from clustercore.runtime.writer import ReadSnapshot, StorageJob
+from clustercore.runtime.snapshot_sender import SnapshotSender
+from clustercore.runtime.writer import StorageJob
 
 __all__ = ["Engine", "Respond"]
 
@@ -74,6 +85,7 @@ class Engine:
         proposals: Proposals,
         post_job: Callable[[StorageJob], None],
         post_message: Callable[[NodeId, RaftRequest], None],
+        snapshot_sender: SnapshotSender,
         on_role_change: Callable[[RoleChange, RoleChange], None],
         wake_forwarder: Callable[[], None],
         on_heard: Callable[[], None],
@@ -88,6 +100,7 @@ class Engine:
         self._proposals = proposals
         self._post_job = post_job
         self._post_message = post_message
+        self._snapshot_sender = snapshot_sender
         self._on_role_change = on_role_change
         self._wake_forwarder = wake_forwarder
         self._on_heard = on_heard
@@ -138,6 +151,8 @@ class Engine:
             if self._reads:
                 reads, self._reads = self._reads, []
                 self._carry_out(self._core.read(reads, trio.current_time()))
+            if self._snapshot_sender.is_reading:
+                self._snapshot_sender.keep_only(self._core.sending)
 
     # --- Inputs ---
 
@@ -206,9 +221,13 @@ class Engine:
         self._version_to_enable = version
         self._wakeup.set()
 
-    def snapshot_saved(self, last_included_index: LogIndex, keep_from: LogIndex) -> None:
+    def snapshot_saved(self, metadata: SnapshotMetadata, keep_from: LogIndex) -> None:
         """Queue that this node's own snapshot is durable."""
-        self._queue(lambda: self._carry_out(self._core.snapshot_taken(last_included_index, keep_from)))
+        self._queue(lambda: self._carry_out(self._core.snapshot_taken(metadata, keep_from)))
+
+    def snapshot_gone(self, peer: NodeId, snapshot_id: SnapshotId) -> None:
+        """Queue that a snapshot which is being sent to a peer cannot be read."""
+        self._queue(lambda: self._carry_out(self._core.snapshot_gone(peer, snapshot_id)))
 
     def _queue(self, handle: Callable[[], None]) -> None:
         self._inputs.append(handle)
@@ -284,7 +303,7 @@ class Engine:
 
     def _carry_out_one(self, effect: Effect, respond: Respond | None) -> None:
         match effect:
-            case PersistEntries() | PersistHardState() | PersistSnapshot():
+            case PersistEntries() | PersistHardState() | PersistSnapshotChunk() | PersistSnapshot():
                 self._post_job(effect)
             case Send(to=peer, message=request, after=after):
                 self._leave(after, lambda: self._post_message(peer, request))
@@ -295,7 +314,7 @@ class Engine:
             case Apply() | RestoreSnapshot():
                 self._applier.post(effect)
             case SendSnapshot():
-                self._send_snapshot(effect)
+                self._snapshot_sender.send(effect)
             case RoleChanged():
                 self._change_role(effect)
             case ReadReady(read_ids=read_ids, read_index=read_index):
@@ -315,20 +334,6 @@ class Engine:
             leave()
         else:
             self._gated.append((after, leave))
-
-    def _send_snapshot(self, effect: SendSnapshot) -> None:
-        def send(snapshot: Snapshot) -> None:
-            request = InstallSnapshotRequest(
-                term=effect.term,
-                leader_id=self._core.state.node_id,
-                last_included_index=snapshot.last_included_index,
-                last_included_term=snapshot.last_included_term,
-                data=snapshot.data,
-                configuration=snapshot.configuration,
-            )
-            self._post_message(effect.to, request)
-
-        self._post_job(ReadSnapshot(send))
 
     def _change_role(self, effect: RoleChanged) -> None:
         before = self.role.value

@@ -15,11 +15,18 @@ from typing import NoReturn
 import attrs
 
 from clustercore.interfaces.errors import InvariantError, TransportError
-from clustercore.interfaces.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Hello, HelloResponse
+from clustercore.interfaces.messages import (
+    OLDEST_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    Hello,
+    HelloResponse,
+    Message,
+)
 from clustercore.interfaces.storage import StorageIdentity
+from clustercore.raft.messages import InstallSnapshotRequest
 from clustercore.raft.types import NodeId
 
-__all__ = ["Introduction", "Introductions", "ProtocolVersions"]
+__all__ = ["CHUNKS_SINCE", "Introduction", "Introductions", "ProtocolVersions", "needed_version"]
 
 logger = logging.getLogger("clustercore")
 
@@ -41,6 +48,15 @@ class ProtocolVersions:
 
 
 SPOKEN = ProtocolVersions(OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION)
+# The version of the protocol that sends a snapshot in chunks. Before, a request was the whole snapshot.
+CHUNKS_SINCE = 3
+
+
+def needed_version(message: Message) -> int:
+    """Return the oldest version of the protocol that does not misunderstand a message."""
+    if isinstance(message, InstallSnapshotRequest) and not (message.offset == 0 and message.is_last):
+        return CHUNKS_SINCE
+    return OLDEST_PROTOCOL_VERSION
 
 
 @attrs.frozen
@@ -135,8 +151,8 @@ class Introductions:
                 self._remember(hello.node_id, hello)
         return HelloResponse(own.node_id, *self._told_of_itself(), refusal, self._election_timeout_s)
 
-    def check(self, peer: NodeId, address: str, response: HelloResponse) -> None:
-        """Make sure that whoever answered at an address is the peer that is meant.
+    def check(self, peer: NodeId, address: str, response: HelloResponse) -> int:
+        """Make sure that whoever answered at an address is the peer that is meant; return the version to speak there.
 
         Raises: TransportError, saying why the link is refused, by either side.
         """
@@ -149,7 +165,7 @@ class Introductions:
         refusal = self._fault_of(peer, response)
         if refusal:
             self.refuse(peer, refusal)
-        self._remember(peer, response)
+        return self._remember(peer, response).protocol_version
 
     def refuse(self, peer: NodeId, refusal: str) -> NoReturn:
         """Give up a link to a peer.
@@ -185,14 +201,15 @@ class Introductions:
             )
         return ""
 
-    def _remember(self, peer: NodeId, said: Hello | HelloResponse) -> None:
+    def _remember(self, peer: NodeId, said: Hello | HelloResponse) -> Introduction:
         self._told.pop(peer, None)
         agreed = self._versions.agreed_with(_versions_of(said))
         assert agreed is not None
         before = self._known.get(peer)
         # What is no time protects nobody, and neither does what is none of this world.
         timeout_s = said.election_timeout_s if 0 < said.election_timeout_s < math.inf else 0.0
-        self._known[peer] = Introduction(said.incarnation, said.starts, agreed, said.command_version or 1, timeout_s)
+        known = Introduction(said.incarnation, said.starts, agreed, said.command_version or 1, timeout_s)
+        self._known[peer] = known
         is_news = before is None or before.election_timeout_s != timeout_s
         if timeout_s and timeout_s < self._election_timeout_s and is_news:
             logger.warning(
@@ -204,6 +221,7 @@ class Introductions:
                 self._election_timeout_s,
             )
         self._on_identified(peer, said.incarnation)
+        return known
 
     def _note_refusal(self, peer: NodeId, refusal: str) -> None:
         self.refused += 1

@@ -29,13 +29,14 @@ from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
 from clustercore.interfaces.transport import Transport
 from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange, SessionToken
 from clustercore.raft.entry import EntryKind
-from clustercore.raft.types import Configuration, NodeId, Role, Term
+from clustercore.raft.types import BEFORE_LOG, Configuration, NodeId, Role, Term
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.groups import sole_error
-from clustercore.runtime.replicated_state import FIRST_VERSION
+from clustercore.runtime.replicated_state import FIRST_VERSION, ReplicatedState
 from clustercore.runtime.session_entries import Outcome, VersionedCommand, decode_answer, encode_version_entry
 from clustercore.runtime.sessions import Session, SessionClient
+from clustercore.runtime.snapshot_stream import restore_stored
 
 __all__ = ["Node"]
 
@@ -133,11 +134,13 @@ class Node(NodeHandle):
             async with self._storage, self._discovery, self._transport:
                 stored = await self._storage.load()
                 identity = await self._identify_storage(stored)
+                replicated = ReplicatedState(self._machine)
+                await restore_stored(replicated, self._storage)
                 known = await self._discovery.members()
                 assembly = Assembly(
                     node=self,
                     configuration=Configuration.of(self._initial_voters(known)),
-                    machine=self._machine,
+                    replicated=replicated,
                     transport=self._transport,
                     storage=self._storage,
                     stored=stored,
@@ -359,6 +362,7 @@ class Node(NodeHandle):
         assembly = self._running()
         await trio.lowlevel.checkpoint()
         if consistency is Consistency.STALE:
+            await assembly.applier.wait_applied(BEFORE_LOG)
             lag_s = assembly.engine.lag_s()
             if lag_s > max_lag_s:
                 raise TooStale(self._node_id, lag_s, max_lag_s)

@@ -90,8 +90,12 @@ class Outbox:
         while not self._mails:
             await self._wakeup.wait()
 
-    async def send_all(self, link: Link) -> None:
+    async def send_all(self, link: Link, is_understood: Callable[[Message], bool] = lambda message: True) -> None:
         """Send what is there and what comes, until cancelled or the link fails.
+
+        Args:
+            is_understood: Says whether who is at the other end understands a message. Others are dropped: they were
+                posted when it was a newer version.
 
         Raises: TransportError, as ``Link.send``.
         """
@@ -99,6 +103,9 @@ class Outbox:
             await self.wait()
             while self._mails:
                 mail = self._take_first()
+                if not is_understood(mail.message):
+                    self._drop(mail)
+                    continue
                 if mail.on_sent is not None:
                     mail.on_sent()
                 self._is_sending = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 
 import trio
@@ -13,7 +14,7 @@ from clustercore.interfaces.messages import HelloResponse, Message
 from clustercore.interfaces.transport import Lane, Link, Transport
 from clustercore.raft.types import NodeId
 from clustercore.runtime.config import NodeConfig
-from clustercore.runtime.introductions import Introductions
+from clustercore.runtime.introductions import Introductions, needed_version
 from clustercore.runtime.outbox import Outbox
 
 __all__ = ["PeerLane"]
@@ -65,7 +66,7 @@ class PeerLane:
         while True:
             await self.outbox.wait()
             try:
-                link = await self._connect()
+                link, version = await self._connect()
             except TransportError as error:
                 logger.debug("no %s link to %s: %s", self.lane.value, self.peer, error)
                 self._lost()
@@ -77,33 +78,34 @@ class PeerLane:
             wait_s = self._config.reconnect_min_s
             try:
                 async with link, trio.open_nursery() as nursery:
-                    nursery.start_soon(self.outbox.send_all, link)
+                    nursery.start_soon(self.outbox.send_all, link, partial(_is_understood, version))
                     nursery.start_soon(self._receive_all, link)
             except* TransportError as group:
                 logger.info("%s link to %s lost: %s", self.lane.value, self.peer, group.exceptions[0])
             self._lost()
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> tuple[Link, int]:
+        """Return a link to the peer, and the version of the protocol to speak on it."""
         address = self._address_of(self.peer)
         if address is None:
             raise TransportError(f"no address is known for node {self.peer!r}")
         with trio.move_on_after(self._config.connect_timeout_s):
             link = await self._transport.connect(address, self.lane)
             try:
-                await self._introduce(link, address)
+                version = await self._introduce(link, address)
             except BaseException:
                 await link.aclose()
                 raise
-            return link
+            return link, version
         raise PeerTimeout(f"{self.peer!r} at {address} did not answer within {self._config.connect_timeout_s} s")
 
-    async def _introduce(self, link: Link, address: str) -> None:
+    async def _introduce(self, link: Link, address: str) -> int:
         """Make sure that the peer is the one that is meant, before a word of it counts as that peer's."""
         await link.send(self._introductions.hello(self.peer))
         answer = await link.receive()
         if not isinstance(answer, HelloResponse):
             self._introductions.refuse(self.peer, f"{address} answers a Hello with {type(answer).__name__}")
-        self._introductions.check(self.peer, address, answer)
+        return self._introductions.check(self.peer, address, answer)
 
     async def _receive_all(self, link: Link) -> None:
         while True:
@@ -112,3 +114,7 @@ class PeerLane:
     def _lost(self) -> None:
         self.outbox.drop_all()
         self._on_lost(self.peer, self.lane)
+
+
+def _is_understood(version: int, message: Message) -> bool:
+    return needed_version(message) <= version

@@ -5,12 +5,11 @@ Only the applier touches it, in log order. What is not the state machine's own g
 
 from __future__ import annotations
 
-import struct
 from typing import assert_never
 
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.raft.entry import Entry, EntryKind
-from clustercore.raft.protobuf import BYTES, MalformedBytes, bytes_field, read_fields, varint_field
+from clustercore.raft.protobuf import BYTES, bytes_field, read_fields, varint_field
 from clustercore.runtime.session_entries import (
     Answer,
     EnableVersion,
@@ -24,14 +23,10 @@ from clustercore.runtime.session_entries import (
 )
 from clustercore.runtime.session_table import SessionTable
 
-__all__ = ["FIRST_VERSION", "ReplicatedState", "VersionNotUnderstood", "join_snapshot", "split_snapshot"]
+__all__ = ["FIRST_VERSION", "ReplicatedState", "VersionNotUnderstood"]
 
 # The version of commands that is switched on from the start.
 FIRST_VERSION = 1
-
-# Begins a snapshot that has a preamble. A snapshot from before there were any begins with the machine's own bytes.
-_PREAMBLE_MARK = b"\x89clustercore\x01"
-_LENGTH = struct.Struct("<Q")
 
 
 class VersionNotUnderstood(Exception):
@@ -126,26 +121,3 @@ class ReplicatedState:
         self.sessions = SessionTable.decode(sessions)
         self.command_version = FIRST_VERSION
         self._enable(version)
-
-
-def join_snapshot(preamble: bytes, machine_bytes: bytes) -> bytes:
-    """Return a snapshot's bytes: those of the machine alone if there is nothing else."""
-    if not preamble and not machine_bytes.startswith(_PREAMBLE_MARK):
-        return machine_bytes
-    return _PREAMBLE_MARK + _LENGTH.pack(len(preamble)) + preamble + machine_bytes
-
-
-def split_snapshot(data: bytes) -> tuple[bytes, bytes]:
-    """Return the preamble and the machine's bytes of a snapshot, also of one from before there were preambles.
-
-    Raises: MalformedBytes if the preamble is cut off.
-    """
-    if not data.startswith(_PREAMBLE_MARK):
-        return b"", data
-    start = len(_PREAMBLE_MARK) + _LENGTH.size
-    if len(data) < start:
-        raise MalformedBytes("the snapshot's preamble is cut off")
-    (length,) = _LENGTH.unpack_from(data, len(_PREAMBLE_MARK))
-    if len(data) < start + length:
-        raise MalformedBytes(f"the snapshot's preamble has {length} bytes; {len(data) - start} are left")
-    return data[start : start + length], data[start + length :]

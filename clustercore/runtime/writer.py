@@ -7,32 +7,28 @@ say leaves when the core hears of it, never before.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import attrs
+import trio
 
 from clustercore.interfaces.storage import Storage, StorageIdentity
-from clustercore.raft.effects import PersistEntries, PersistHardState, PersistSnapshot
+from clustercore.raft.effects import PersistEntries, PersistHardState, PersistSnapshot, PersistSnapshotChunk
 from clustercore.raft.entry import Entry
-from clustercore.raft.types import LogIndex, Snapshot, WriteId
+from clustercore.raft.types import LogIndex, SnapshotId, SnapshotMetadata, WriteId
 from clustercore.runtime.signals import Wakeup
 
-__all__ = ["OwnSnapshot", "ReadSnapshot", "SaveIdentity", "StorageJob", "Writer"]
+__all__ = ["SaveIdentity", "StorageCall", "StorageJob", "Writer"]
+
+T = TypeVar("T")
 
 
 @attrs.frozen
-class OwnSnapshot:
-    """Make a snapshot of this node's own state machine durable."""
+class StorageCall:
+    """Anything else that uses the storage, in turn with the writes."""
 
-    snapshot: Snapshot
-    keep_from: LogIndex
-
-
-@attrs.frozen
-class ReadSnapshot:
-    """Read the stored snapshot and hand it on, if there is one."""
-
-    on_read: Callable[[Snapshot], None]
+    call: Callable[[Storage], Awaitable[None]]
 
 
 @attrs.frozen
@@ -42,14 +38,14 @@ class SaveIdentity:
     identity: StorageIdentity
 
 
-StorageJob = PersistHardState | PersistEntries | PersistSnapshot | OwnSnapshot | ReadSnapshot | SaveIdentity
+StorageJob = PersistHardState | PersistEntries | PersistSnapshotChunk | PersistSnapshot | StorageCall | SaveIdentity
 
 
 class Writer:
     """Carries out storage jobs, in order.
 
-    Its queue is bounded by what fills it: proposals are bounded, a leader's window to each follower is, and snapshots
-    are taken one at a time.
+    Its queue is bounded by what fills it: proposals are bounded, a leader's window to each follower is, snapshots are
+    taken one at a time, and their chunks stored, sent and received one at a time.
     """
 
     def __init__(
@@ -58,12 +54,13 @@ class Writer:
         *,
         snapshot_index: LogIndex,
         on_durable: Callable[[WriteId], None],
-        on_snapshot_saved: Callable[[LogIndex, LogIndex], None],
     ) -> None:
         self._storage = storage
+        # What the stored snapshot covers.
         self._snapshot_index = snapshot_index
+        # The leader's snapshot of which parts are stored.
+        self._receiving: SnapshotId | None = None
         self._on_durable = on_durable
-        self._on_snapshot_saved = on_snapshot_saved
         self._jobs: deque[StorageJob] = deque()
         self._wakeup = Wakeup()
 
@@ -71,6 +68,46 @@ class Writer:
         """Queue a job."""
         self._jobs.append(job)
         self._wakeup.set()
+
+    async def use(self, operation: Callable[[Storage], Awaitable[T]]) -> T:
+        """Carry out an operation in turn with the writes, and return its result.
+
+        If it fails, the writer does, and with it the node: this call then never returns.
+
+        Cancellation: the operation is carried out all the same.
+        """
+        results: list[T] = []
+        done = trio.Event()
+
+        async def call(storage: Storage) -> None:
+            results.append(await operation(storage))
+            done.set()
+
+        self.post(StorageCall(call))
+        await done.wait()
+        return results[0]
+
+    async def write_own_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> bool:
+        """Store a part of this node's own snapshot; return False if a leader's newer one was stored meanwhile."""
+
+        async def write(storage: Storage) -> bool:
+            if metadata.last_included_index <= self._snapshot_index:
+                return False
+            await storage.write_snapshot_chunk(metadata, offset, data)
+            return True
+
+        return await self.use(write)
+
+    async def install_own(self, metadata: SnapshotMetadata, keep_from: LogIndex) -> bool:
+        """Make this node's own snapshot the stored one; return False if a leader's newer one was stored meanwhile."""
+
+        async def install(storage: Storage) -> bool:
+            if metadata.last_included_index <= self._snapshot_index:
+                return False
+            await self._install(metadata, keep_from)
+            return True
+
+        return await self.use(install)
 
     async def run(self) -> None:
         """Work until cancelled or until the storage fails.
@@ -86,15 +123,14 @@ class Writer:
                     continue
                 self._jobs.popleft()
                 match job:
-                    case PersistSnapshot():
-                        await self._save_snapshot(job.snapshot, job.keep_from)
+                    case PersistSnapshotChunk():
+                        await self._write_received(job)
                         self._on_durable(job.write_id)
-                    case OwnSnapshot():
-                        await self._save_own_snapshot(job)
-                    case ReadSnapshot():
-                        snapshot = await self._storage.load_snapshot()
-                        if snapshot is not None:
-                            job.on_read(snapshot)
+                    case PersistSnapshot():
+                        await self._install(job.metadata, job.keep_from)
+                        self._on_durable(job.write_id)
+                    case StorageCall():
+                        await job.call(self._storage)
                     case SaveIdentity():
                         await self._storage.save_identity(job.identity)
 
@@ -121,15 +157,19 @@ class Writer:
             await self._storage.append(_join(runs))
         self._on_durable(jobs[-1].write_id)
 
-    async def _save_own_snapshot(self, job: OwnSnapshot) -> None:
-        # A leader's newer snapshot may have been stored since this one was taken.
-        if job.snapshot.last_included_index > self._snapshot_index:
-            await self._save_snapshot(job.snapshot, job.keep_from)
-            self._on_snapshot_saved(job.snapshot.last_included_index, job.keep_from)
+    async def _write_received(self, job: PersistSnapshotChunk) -> None:
+        metadata = job.metadata
+        if metadata.last_included_index <= self._snapshot_index:
+            # This node has caught up in another way, and has a newer snapshot of its own. The core knows by now.
+            return
+        if self._receiving not in (None, metadata.snapshot_id):
+            await self._storage.discard_snapshot(self._receiving)
+        self._receiving = metadata.snapshot_id
+        await self._storage.write_snapshot_chunk(metadata, job.offset, job.data)
 
-    async def _save_snapshot(self, snapshot: Snapshot, keep_from: LogIndex | None) -> None:
-        await self._storage.save_snapshot(snapshot, keep_from=keep_from)
-        self._snapshot_index = snapshot.last_included_index
+    async def _install(self, metadata: SnapshotMetadata, keep_from: LogIndex | None) -> None:
+        await self._storage.install_snapshot(metadata, keep_from=keep_from)
+        self._snapshot_index = metadata.last_included_index
 
 
 def _join(runs: list[tuple[Entry, ...]]) -> list[Entry]:

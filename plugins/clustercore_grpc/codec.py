@@ -1,8 +1,8 @@
 """From the messages of ``clustercore.interfaces`` to the bytes of ``protos/clustercore/v1/raft.proto``, and back.
 
-AppendEntries takes the way by hand (``wire``), everything else goes through the generated classes. The outer Envelope
-is always split by hand: it is one field, and betterproto2 neither joins a message that comes in two parts nor notices
-one that is cut off, so what it gets to read is checked here first.
+AppendEntries and InstallSnapshot take the way by hand (``wire``, ``wire_snapshot``), everything else goes through the
+generated classes. The outer Envelope is always split by hand: it is one field, and betterproto2 neither joins a message
+that comes in two parts nor notices one that is cut off, so what it gets to read is checked here first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from clustercore.interfaces import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     LogIndex,
-    MalformedConfiguration,
     Message,
     NodeId,
     NodeStatus,
@@ -43,8 +42,6 @@ from clustercore.interfaces import (
     Term,
     TimeoutNowRequest,
     TimeoutNowResponse,
-    decode_configuration,
-    encode_configuration,
 )
 from clustercore_grpc._proto.clustercore import v1
 from clustercore_grpc.wire import (
@@ -57,6 +54,7 @@ from clustercore_grpc.wire import (
     encode_field,
     split_fields,
 )
+from clustercore_grpc.wire_snapshot import decode_install_snapshot_request, encode_install_snapshot_request
 
 __all__ = ["RPCS", "decode_body", "decode_envelope", "encode_body", "encode_envelope"]
 
@@ -174,19 +172,6 @@ def _encode_plain(message: Message) -> bytes:
     return bytes(_PLAIN[message_type](**values))
 
 
-def _install_snapshot_request(message: InstallSnapshotRequest) -> bytes:
-    return bytes(
-        v1.InstallSnapshotRequest(
-            term=message.term,
-            leader_id=message.leader_id,
-            last_included_index=message.last_included_index,
-            last_included_term=message.last_included_term,
-            data=message.data,
-            configuration=encode_configuration(message.configuration),
-        )
-    )
-
-
 def _proposals_failed(message: ProposalsFailed) -> bytes:
     return bytes(
         v1.ProposalsFailed(
@@ -269,22 +254,6 @@ def _read_plain(message_type: type[Any], data: bytes) -> Message:
     return message
 
 
-def _read_install_snapshot_request(data: bytes) -> Message:
-    wire = _parse(v1.InstallSnapshotRequest, data)
-    try:
-        configuration = decode_configuration(wire.configuration)
-    except MalformedConfiguration as exc:
-        raise MalformedMessage(f"InstallSnapshotRequest: {exc}") from exc
-    return InstallSnapshotRequest(
-        term=Term(wire.term),
-        leader_id=NodeId(wire.leader_id),
-        last_included_index=LogIndex(wire.last_included_index),
-        last_included_term=Term(wire.last_included_term),
-        data=wire.data,
-        configuration=configuration,
-    )
-
-
 def _read_proposals_failed(data: bytes) -> Message:
     wire = _parse(v1.ProposalsFailed, data)
     return ProposalsFailed(
@@ -331,7 +300,7 @@ def _node_id(text: str | None) -> NodeId | None:
 _ENCODERS: dict[type[Message], Callable[[Any], bytes]] = {
     AppendEntriesRequest: encode_append_entries_request,
     AppendEntriesResponse: encode_append_entries_response,
-    InstallSnapshotRequest: _install_snapshot_request,
+    InstallSnapshotRequest: encode_install_snapshot_request,
     ProposalsFailed: _proposals_failed,
     StatusResponse: _status_response,
 }
@@ -339,7 +308,7 @@ _ENCODERS: dict[type[Message], Callable[[Any], bytes]] = {
 _DECODERS: dict[type[Message], Callable[[bytes], Message]] = {
     AppendEntriesRequest: decode_append_entries_request,
     AppendEntriesResponse: decode_append_entries_response,
-    InstallSnapshotRequest: _read_install_snapshot_request,
+    InstallSnapshotRequest: decode_install_snapshot_request,
     ProposalsFailed: _read_proposals_failed,
     StatusResponse: _read_status_response,
 }

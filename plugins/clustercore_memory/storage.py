@@ -6,7 +6,7 @@ but one, durability, and checks what it is asked more closely than a disk could,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +17,9 @@ from clustercore.interfaces import (
     HardState,
     InvariantError,
     LogIndex,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
+    SnapshotReader,
     Storage,
     StorageError,
     StorageIdentity,
@@ -31,7 +33,7 @@ class MemoryStorage(Storage):
     """Keeps everything in memory. For tests and examples: a cluster of these forgets its votes when a process dies.
 
     Raises:
-        InvariantError: from ``append`` and ``save_snapshot``, if they would leave a gap in the log or take it back
+        InvariantError: from ``append`` and ``install_snapshot``, if they would leave a gap in the log or take it back
             behind the snapshot; nothing is changed.
     """
 
@@ -39,7 +41,10 @@ class MemoryStorage(Storage):
         self._is_open = False
         self._identity: StorageIdentity | None = None
         self._hard_state = HardState()
-        self._snapshot: Snapshot | None = None
+        self._snapshot: SnapshotMetadata | None = None
+        self._snapshot_data = b""
+        # Snapshots that are being stored, with what there is of each.
+        self._drafts: dict[SnapshotId, tuple[SnapshotMetadata, bytearray]] = {}
         # Consecutive by index.
         self._entries: list[Entry] = []
 
@@ -48,6 +53,7 @@ class MemoryStorage(Storage):
         if self._is_open:
             raise StorageError("this memory storage is open already; each node needs one of its own")
         self._is_open = True
+        self._drafts.clear()
         return self
 
     async def __aexit__(
@@ -73,16 +79,38 @@ class MemoryStorage(Storage):
         kept = self._count_below(entries[0].index)
         self._entries[kept:] = entries
 
-    async def save_snapshot(self, snapshot: Snapshot, *, keep_from: LogIndex | None) -> None:
+    async def write_snapshot_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> None:
         await self._begin()
-        self._check_snapshot(snapshot, keep_from)
-        dropped = len(self._entries) if keep_from is None else self._count_below(keep_from)
-        self._snapshot = snapshot
-        del self._entries[:dropped]
+        if offset == 0:
+            self._drafts[metadata.snapshot_id] = (metadata, bytearray())
+        draft = self._draft_of(metadata)
+        if len(draft) != offset:
+            raise InvariantError(f"a part of a snapshot at {offset} does not follow the {len(draft)} bytes there are")
+        draft += data
 
-    async def load_snapshot(self) -> Snapshot | None:
+    async def install_snapshot(self, metadata: SnapshotMetadata, *, keep_from: LogIndex | None) -> None:
         await self._begin()
-        return self._snapshot
+        self._check_snapshot(metadata, keep_from)
+        data = bytes(self._draft_of(metadata))
+        dropped = len(self._entries) if keep_from is None else self._count_below(keep_from)
+        self._snapshot, self._snapshot_data = metadata, data
+        del self._entries[:dropped]
+        covered = metadata.last_included_index
+        self._drafts = {name: draft for name, draft in self._drafts.items() if draft[0].last_included_index > covered}
+
+    async def discard_snapshot(self, snapshot_id: SnapshotId) -> None:
+        await self._begin()
+        self._drafts.pop(snapshot_id, None)
+
+    async def open_snapshot(self) -> SnapshotReader | None:
+        await self._begin()
+        return None if self._snapshot is None else _Reader(self._snapshot, self._snapshot_data, self._begin)
+
+    def _draft_of(self, metadata: SnapshotMetadata) -> bytearray:
+        draft = self._drafts.get(metadata.snapshot_id)
+        if draft is None or draft[0] != metadata:
+            raise InvariantError(f"no part of snapshot {metadata.snapshot_id!r} was written")
+        return draft[1]
 
     async def _begin(self) -> None:
         """Be the checkpoint of every method, before anything is changed: what follows cannot be cancelled."""
@@ -114,8 +142,8 @@ class MemoryStorage(Storage):
                 f"the log at {self._last_index}"
             )
 
-    def _check_snapshot(self, snapshot: Snapshot, keep_from: LogIndex | None) -> None:
-        covered = snapshot.last_included_index
+    def _check_snapshot(self, metadata: SnapshotMetadata, keep_from: LogIndex | None) -> None:
+        covered = metadata.last_included_index
         if covered <= self._covered_index:
             raise InvariantError(f"a snapshot up to {covered} cannot replace one up to {self._covered_index}")
         if keep_from is not None and (keep_from > covered + 1 or keep_from <= self._last_index < covered):
@@ -123,3 +151,24 @@ class MemoryStorage(Storage):
                 f"keeping the log from {keep_from} beside a snapshot up to {covered} would leave a gap: "
                 f"the log ends at {self._last_index}"
             )
+
+
+class _Reader(SnapshotReader):
+    """Holds the bytes that were stored when it was opened."""
+
+    def __init__(self, metadata: SnapshotMetadata, data: bytes, begin: Callable[[], Awaitable[None]]) -> None:
+        self.metadata = metadata
+        self.size = len(data)
+        self._data = data
+        self._begin = begin
+        self._is_open = True
+
+    async def read(self, offset: int, max_bytes: int) -> bytes:
+        await self._begin()
+        if not self._is_open:
+            raise StorageError("this snapshot is closed")
+        return self._data[offset : offset + max_bytes]
+
+    async def aclose(self) -> None:
+        self._is_open = False
+        await trio.lowlevel.checkpoint()

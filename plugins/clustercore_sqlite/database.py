@@ -1,4 +1,4 @@
-"""One open database file, and every SQL statement of the plugin.
+"""One open database file, and every SQL statement of the plugin but those on snapshots.
 
 Everything here blocks, and is called from one thread at a time; ``storage`` sees to both. It raises sqlite3.Error and
 OSError as they come.
@@ -32,13 +32,17 @@ from clustercore.interfaces import (
     InvariantError,
     LogCorrupt,
     LogIndex,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
     StorageError,
     StorageIdentity,
     StoredState,
 )
 from clustercore_sqlite import files, records, wal
 from clustercore_sqlite.errors import ADVICE
+from clustercore_sqlite.records import StoredSnapshot
+from clustercore_sqlite.snapshots import SnapshotTables
+from clustercore_sqlite.upgrades import UPGRADES
 
 __all__ = ["Database"]
 
@@ -66,6 +70,8 @@ class Database:
         self._last_index = 0
         # The last entry the snapshot covers; 0 without one. Entries up to it are never written again.
         self._covered_index = 0
+        # Set when the file is open and its tables are those of this version.
+        self._snapshots: SnapshotTables
 
     @classmethod
     def open(cls, path: Path) -> Database:
@@ -139,13 +145,15 @@ class Database:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version == files.FORMAT_VERSION:
             return
-        self._connection.create_function("founder_checksum", 3, records.founder_checksum, deterministic=True)
-        steps = "".join(records.UPGRADES[older] for older in range(version, files.FORMAT_VERSION))
-        self._connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version={files.FORMAT_VERSION}; COMMIT;")
+        with self._transaction(needed=True):
+            for older in range(version, files.FORMAT_VERSION):
+                UPGRADES[older](self._connection)
+            self._connection.execute(f"PRAGMA user_version={files.FORMAT_VERSION}")
         # The header is read from the database file itself, by whoever opens it next.
         self._checkpoint()
 
     def _read_bounds(self) -> None:
+        self._snapshots = SnapshotTables(self._connection)
         (covered,) = self._connection.execute("SELECT max(last_included_index) FROM snapshot").fetchone()
         (last,) = self._connection.execute("SELECT max(entry_index) FROM entries").fetchone()
         self._covered_index = covered or 0
@@ -155,9 +163,10 @@ class Database:
 
     def load(self) -> StoredState:
         """Read and check every row."""
+        snapshot = self._snapshots.load()
         state = StoredState(
             self._load_hard_state(),
-            self.load_snapshot(),
+            None if snapshot is None else snapshot.metadata,
             records.read_entries(
                 self._connection.execute("SELECT entry_index, encoded, checksum FROM entries ORDER BY entry_index")
             ),
@@ -175,12 +184,20 @@ class Database:
             self._connection.execute("SELECT current_term, voted_for, is_founder, checksum FROM hard_state").fetchall()
         )
 
-    def load_snapshot(self) -> Snapshot | None:
-        """Read and check the snapshot."""
-        rows = self._connection.execute(
-            "SELECT last_included_index, last_included_term, data, checksum, configuration FROM snapshot"
-        ).fetchall()
-        return records.read_snapshot(rows)
+    def open_snapshot(self) -> StoredSnapshot | None:
+        """Find the stored snapshot, and keep it until ``close_snapshot``."""
+        stored = self._snapshots.load()
+        if stored is not None:
+            self._snapshots.pin(stored)
+        return stored
+
+    def read_snapshot(self, stored: StoredSnapshot, offset: int) -> bytes:
+        """Read a part of an open snapshot."""
+        return self._snapshots.read(stored, offset)
+
+    def close_snapshot(self, stored: StoredSnapshot) -> None:
+        """End what ``open_snapshot`` began."""
+        self._snapshots.unpin(stored)
 
     # -- Writing --
 
@@ -237,23 +254,34 @@ class Database:
                     f"entry {entry.index} follows {first + offset - 1} in one append; this is a bug in clustercore"
                 )
 
-    def save_snapshot(self, snapshot: Snapshot, keep_from: LogIndex | None) -> None:
-        """Replace the snapshot and drop the log below ``keep_from``, or all of it."""
-        self._check_snapshot(snapshot, keep_from)
+    def write_snapshot_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> None:
+        """Add a part to a snapshot that is being stored."""
+        self._snapshots.check_chunk(metadata, offset)
         with self._transaction(needed=True):
-            self._connection.execute(
-                "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?)", records.snapshot_row(snapshot)
-            )
+            self._snapshots.write_chunk(metadata, offset, data)
+        self._wrote(len(data) + _COMMIT_OVERHEAD_BYTES)
+
+    def install_snapshot(self, metadata: SnapshotMetadata, keep_from: LogIndex | None) -> None:
+        """Put a snapshot in place of the stored one, and drop the log below ``keep_from``, or all of it."""
+        self._check_snapshot(metadata, keep_from)
+        stored = self._snapshots.draft_of(metadata)
+        with self._transaction(needed=True):
+            self._snapshots.install(stored)
             if keep_from is None:
                 self._connection.execute("DELETE FROM entries")
             else:
                 self._connection.execute("DELETE FROM entries WHERE entry_index < ?", (keep_from,))
-        self._covered_index = snapshot.last_included_index
+        self._snapshots.installed(stored)
+        self._covered_index = metadata.last_included_index
         self._last_index = self._covered_index if keep_from is None else max(self._last_index, self._covered_index)
-        self._wrote(len(snapshot.data) + _COMMIT_OVERHEAD_BYTES)
+        self._wrote(_COMMIT_OVERHEAD_BYTES)
 
-    def _check_snapshot(self, snapshot: Snapshot, keep_from: LogIndex | None) -> None:
-        covered = snapshot.last_included_index
+    def discard_snapshot(self, snapshot_id: SnapshotId) -> None:
+        """Forget a snapshot that is being stored."""
+        self._snapshots.discard(snapshot_id)
+
+    def _check_snapshot(self, metadata: SnapshotMetadata, keep_from: LogIndex | None) -> None:
+        covered = metadata.last_included_index
         if covered <= self._covered_index:
             raise InvariantError(
                 f"a snapshot up to {covered} cannot replace the one up to {self._covered_index} in {self._path}; "

@@ -11,7 +11,10 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import attrs
+
 from clustercore.interfaces import (
+    Configuration,
     Entry,
     HardState,
     LogCorrupt,
@@ -19,7 +22,8 @@ from clustercore.interfaces import (
     MalformedConfiguration,
     MalformedEntry,
     NodeId,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
     StorageIdentity,
     StoredState,
     Term,
@@ -29,14 +33,16 @@ from clustercore.interfaces import (
 )
 from clustercore_sqlite.errors import ADVICE
 
-__all__ = ["SCHEMA", "UPGRADES", "check_consistent", "entry_row", "founder_checksum", "hard_state_row", "identity_row"]
-__all__ += ["read_entries", "read_hard_state", "read_identity", "read_snapshot", "snapshot_row"]
+__all__ = ["IDENTITY_TABLE", "SCHEMA", "SNAPSHOT_TABLES", "StoredSnapshot", "check_consistent", "chunk_row"]
+__all__ += ["entry_row", "founder_checksum", "hard_state_row", "identity_row", "read_chunk", "read_entries"]
+__all__ += ["read_hard_state", "read_identity", "read_snapshot", "read_snapshot_3", "snapshot_row"]
 
 # What is written. A row that is read can hold anything: SQLite's columns take any type, and damage does not ask.
 EntryRow = tuple[int, bytes, int]
 IdentityRow = tuple[str, str, str, int, int]
 HardStateRow = tuple[int, str | None, bool, int]
-SnapshotRow = tuple[int, int, bytes, int, bytes]
+SnapshotRow = tuple[int, int, bytes, str, int, int, int, int]
+ChunkRow = tuple[int, int, bytes, int]
 
 
 def _hard_state_checksum(current_term: int, voted_for: str | None, is_founder: bool) -> int:
@@ -46,17 +52,31 @@ def _hard_state_checksum(current_term: int, voted_for: str | None, is_founder: b
     return zlib.crc32(struct.pack("<q", current_term) + founder + vote)
 
 
-_IDENTITY_TABLE = """
-CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT NOT NULL, incarnation TEXT NOT NULL,
-    cluster_id TEXT NOT NULL, starts INTEGER NOT NULL, checksum INTEGER NOT NULL);
-"""
+IDENTITY_TABLE = """CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT NOT NULL,
+    incarnation TEXT NOT NULL, cluster_id TEXT NOT NULL, starts INTEGER NOT NULL, checksum INTEGER NOT NULL)"""
 
-# Whoever has seen an election of version 1 took part in founding its cluster.
-_ADD_FOUNDER = """
-ALTER TABLE hard_state ADD COLUMN is_founder INTEGER NOT NULL DEFAULT 0;
-UPDATE hard_state SET is_founder = 1, checksum = founder_checksum(current_term, voted_for, checksum)
-    WHERE current_term > 0;
-"""
+
+@attrs.frozen
+class StoredSnapshot:
+    """The row of a snapshot."""
+
+    metadata: SnapshotMetadata
+    # What its chunks are filed under.
+    chunks_of: int
+    # Of all its bytes: how many, and their CRC-32.
+    size: int
+    checksum: int
+
+
+# Chunks have numbers of their own, as rows of a mebibyte belong into a tree with small keys.
+SNAPSHOT_TABLES = (
+    """CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), last_included_index INTEGER NOT NULL,
+    last_included_term INTEGER NOT NULL, configuration BLOB NOT NULL, snapshot_id TEXT NOT NULL,
+    chunks_of INTEGER NOT NULL, size INTEGER NOT NULL, data_checksum INTEGER NOT NULL, checksum INTEGER NOT NULL)""",
+    """CREATE TABLE snapshot_chunks (number INTEGER PRIMARY KEY, chunks_of INTEGER NOT NULL, start INTEGER NOT NULL,
+    data BLOB NOT NULL, checksum INTEGER NOT NULL)""",
+    "CREATE UNIQUE INDEX snapshot_chunks_in_order ON snapshot_chunks (chunks_of, start)",
+)
 
 # One row an entry, under its own index: the suffix from an index on is one range of the tree. The table of the hard
 # state always has its row, so that a lost vote cannot pass for a new node.
@@ -64,16 +84,10 @@ SCHEMA = f"""
 CREATE TABLE entries (entry_index INTEGER PRIMARY KEY, encoded BLOB NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), current_term INTEGER NOT NULL, voted_for TEXT,
     checksum INTEGER NOT NULL, is_founder INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), last_included_index INTEGER NOT NULL,
-    last_included_term INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL,
-    configuration BLOB NOT NULL DEFAULT x'');
-{_IDENTITY_TABLE}
+{";".join(SNAPSHOT_TABLES)};
+{IDENTITY_TABLE};
 INSERT INTO hard_state VALUES (1, 0, NULL, {_hard_state_checksum(0, None, False)}, 0);
 """
-# The members as of a snapshot. One that an older version took names nobody, and has the checksum that it gave it.
-_ADD_CONFIGURATION = "ALTER TABLE snapshot ADD COLUMN configuration BLOB NOT NULL DEFAULT x'';"
-# What makes of the tables of a version those of the next one.
-UPGRADES: dict[int, str] = {1: _IDENTITY_TABLE + _ADD_FOUNDER, 2: _ADD_CONFIGURATION}
 
 
 def founder_checksum(current_term: int, voted_for: str | None, checksum: int) -> int:
@@ -100,11 +114,19 @@ def identity_row(identity: StorageIdentity) -> IdentityRow:
     return *values, _identity_checksum(*values)
 
 
-def snapshot_row(snapshot: Snapshot) -> SnapshotRow:
+def snapshot_row(stored: StoredSnapshot) -> SnapshotRow:
     """Return the row that keeps a snapshot."""
-    index, term, data = snapshot.last_included_index, snapshot.last_included_term, snapshot.data
-    configuration = encode_configuration(snapshot.configuration)
-    return index, term, data, _snapshot_checksum(index, term, data, configuration), configuration
+    metadata = stored.metadata
+    numbers = metadata.last_included_index, metadata.last_included_term
+    configuration = encode_configuration(metadata.configuration)
+    rest = stored.chunks_of, stored.size, stored.checksum
+    checksum = _snapshot_checksum(*numbers, configuration, metadata.snapshot_id, *rest)
+    return *numbers, configuration, metadata.snapshot_id, *rest, checksum
+
+
+def chunk_row(chunks_of: int, start: int, data: bytes) -> ChunkRow:
+    """Return the row that keeps a part of a snapshot."""
+    return chunks_of, start, data, _chunk_checksum(chunks_of, start, data)
 
 
 def read_entries(rows: Iterable[tuple[int, object, object]]) -> tuple[Entry, ...]:
@@ -172,8 +194,42 @@ def read_identity(rows: Sequence[tuple[Any, ...]]) -> StorageIdentity | None:
     return StorageIdentity(NodeId(node_id), incarnation, starts, cluster_id)
 
 
-def read_snapshot(rows: Sequence[tuple[Any, ...]]) -> Snapshot | None:
-    """Return the snapshot, or None if there is none.
+def read_snapshot(rows: Sequence[tuple[Any, ...]]) -> StoredSnapshot | None:
+    """Return what is known of the snapshot, or None if there is none.
+
+    Raises:
+        LogCorrupt: it fails its checksum.
+    """
+    if not rows:
+        return None
+    *values, checksum = rows[0]
+    index, term, configuration, snapshot_id, chunks_of, size, data_checksum = values
+    typed = isinstance(configuration, bytes) and isinstance(snapshot_id, str)
+    typed = typed and all(isinstance(number, int) for number in (index, term, chunks_of, size, data_checksum))
+    if not typed or _snapshot_checksum(*values) != checksum:
+        raise LogCorrupt(f"the snapshot fails its checksum; {ADVICE}")
+    members = _read_members(configuration)
+    metadata = SnapshotMetadata(LogIndex(index), Term(term), members, SnapshotId(snapshot_id))
+    return StoredSnapshot(metadata, chunks_of, size, data_checksum)
+
+
+def read_chunk(stored: StoredSnapshot, row: tuple[Any, ...] | None) -> tuple[int, bytes]:
+    """Return where a part of a snapshot begins, and the part.
+
+    Raises:
+        LogCorrupt: it is missing or fails its checksum.
+    """
+    start, data, checksum = row if row is not None else (None, None, None)
+    typed = isinstance(start, int) and isinstance(data, bytes)
+    if not typed or _chunk_checksum(stored.chunks_of, start, data) != checksum:
+        raise LogCorrupt(f"the snapshot's part at {start} fails its checksum; {ADVICE}")
+    return start, data
+
+
+def read_snapshot_3(rows: Sequence[tuple[Any, ...]]) -> tuple[int, int, bytes, Configuration] | None:
+    """Return index, term, bytes and members of the snapshot as version 3 kept it, or None if there is none.
+
+    One that was taken by version 1 or 2 names nobody, and has the checksum that it got then.
 
     Raises:
         LogCorrupt: it fails its checksum.
@@ -183,10 +239,17 @@ def read_snapshot(rows: Sequence[tuple[Any, ...]]) -> Snapshot | None:
     index, term, data, checksum, configuration = rows[0]
     typed = isinstance(index, int) and isinstance(term, int)
     typed = typed and isinstance(data, bytes) and isinstance(configuration, bytes)
-    if not typed or _snapshot_checksum(index, term, data, configuration) != checksum:
+    if (
+        not typed
+        or zlib.crc32(configuration, zlib.crc32(data, zlib.crc32(struct.pack("<qq", index, term)))) != checksum
+    ):
         raise LogCorrupt(f"the snapshot fails its checksum; {ADVICE}")
+    return index, term, data, _read_members(configuration)
+
+
+def _read_members(configuration: bytes) -> Configuration:
     try:
-        return Snapshot(LogIndex(index), Term(term), data, decode_configuration(configuration))
+        return decode_configuration(configuration)
     except MalformedConfiguration as error:
         raise LogCorrupt(f"the members in the snapshot cannot be read ({error}); {ADVICE}") from error
 
@@ -207,10 +270,18 @@ def check_consistent(state: StoredState) -> None:
         raise LogCorrupt(f"the log ends at {last}, the snapshot at {covered}; {ADVICE}")
 
 
-def _snapshot_checksum(index: int, term: int, data: bytes, configuration: bytes) -> int:
-    return zlib.crc32(configuration, zlib.crc32(data, zlib.crc32(struct.pack("<qq", index, term))))
-
-
 def _identity_checksum(node_id: str, incarnation: str, cluster_id: str, starts: int) -> int:
     texts = [text.encode() for text in (node_id, incarnation, cluster_id)]
     return zlib.crc32(b"".join(struct.pack("<q", len(text)) + text for text in texts) + struct.pack("<q", starts))
+
+
+def _snapshot_checksum(
+    index: int, term: int, configuration: bytes, snapshot_id: str, chunks_of: int, size: int, data_checksum: int
+) -> int:
+    name = snapshot_id.encode()
+    numbers = struct.pack("<7q", index, term, chunks_of, size, data_checksum, len(configuration), len(name))
+    return zlib.crc32(numbers + configuration + name)
+
+
+def _chunk_checksum(chunks_of: int, start: int, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(struct.pack("<qq", chunks_of, start)))

@@ -12,10 +12,11 @@ gathers. ``worker`` says what else a thread needs beside a busy loop.
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import trio
 
@@ -24,15 +25,19 @@ from clustercore.interfaces import (
     Entry,
     HardState,
     InvariantError,
+    LogCorrupt,
     LogIndex,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
+    SnapshotReader,
     Storage,
     StorageError,
     StorageIdentity,
     StoredState,
 )
 from clustercore_sqlite.database import Database
-from clustercore_sqlite.errors import translate
+from clustercore_sqlite.errors import ADVICE, translate
+from clustercore_sqlite.records import StoredSnapshot
 from clustercore_sqlite.worker import Worker
 
 __all__ = ["SqliteStorage"]
@@ -51,7 +56,8 @@ class SqliteStorage(Storage):
     those it writes.
     Errors: every one that a file or SQLite raises is a StorageError. After the first, each later call raises
     StorageError without touching the disk.
-    Limits: a snapshot is at most 1,000,000,000 bytes, which is SQLite's limit for one value.
+    Space: a snapshot's is free for the next one but one, so a file holds up to two, and one more for each that is being
+    sent to a peer.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -104,11 +110,18 @@ class SqliteStorage(Storage):
     async def append(self, entries: Sequence[Entry]) -> None:
         await self._run(lambda database: database.append(entries))
 
-    async def save_snapshot(self, snapshot: Snapshot, *, keep_from: LogIndex | None) -> None:
-        await self._run(lambda database: database.save_snapshot(snapshot, keep_from))
+    async def write_snapshot_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> None:
+        await self._run(lambda database: database.write_snapshot_chunk(metadata, offset, data))
 
-    async def load_snapshot(self) -> Snapshot | None:
-        return await self._run(Database.load_snapshot)
+    async def install_snapshot(self, metadata: SnapshotMetadata, *, keep_from: LogIndex | None) -> None:
+        await self._run(lambda database: database.install_snapshot(metadata, keep_from))
+
+    async def discard_snapshot(self, snapshot_id: SnapshotId) -> None:
+        await self._run(lambda database: database.discard_snapshot(snapshot_id))
+
+    async def open_snapshot(self) -> SnapshotReader | None:
+        stored = await self._run(Database.open_snapshot)
+        return None if stored is None else _Reader(stored, self._run)
 
     async def _run(self, operation: Callable[[Database], T]) -> T:
         return await self._worker.run(lambda: self._guard(operation))
@@ -140,3 +153,44 @@ class SqliteStorage(Storage):
         except BaseException as error:
             self._failure = error
             raise
+
+
+class _Run(Protocol):
+    """How an operation on the database gets to its thread."""
+
+    async def __call__(self, operation: Callable[[Database], T]) -> T: ...
+
+
+class _Reader(SnapshotReader):
+    """Reads the chunks of one snapshot."""
+
+    def __init__(self, stored: StoredSnapshot, run: _Run) -> None:
+        self.metadata = stored.metadata
+        self.size = stored.size
+        self._stored = stored
+        self._run = run
+        self._is_open = True
+        # The end of what was read in one go from the start, and its CRC-32.
+        self._read_to = 0
+        self._checksum = 0
+
+    async def read(self, offset: int, max_bytes: int) -> bytes:
+        if not self._is_open:
+            raise StorageError("this snapshot is closed")
+        if offset >= self.size:
+            await trio.lowlevel.checkpoint()
+            return b""
+        data = (await self._run(lambda database: database.read_snapshot(self._stored, offset)))[:max_bytes]
+        if offset == self._read_to:
+            self._read_to += len(data)
+            self._checksum = zlib.crc32(data, self._checksum)
+            if self._read_to == self.size and self._checksum != self._stored.checksum:
+                raise LogCorrupt(f"the snapshot as a whole fails its checksum; {ADVICE}")
+        return data
+
+    async def aclose(self) -> None:
+        if not self._is_open:
+            await trio.lowlevel.checkpoint()
+            return
+        self._is_open = False
+        await self._run(lambda database: database.close_snapshot(self._stored))

@@ -17,7 +17,6 @@ from clustercore.interfaces import (
     LogIndex,
     NodeId,
     Server,
-    Snapshot,
     Storage,
     StorageError,
     StorageIdentity,
@@ -25,6 +24,7 @@ from clustercore.interfaces import (
     Term,
 )
 from tests.conformance.storage_kinds import KINDS, StorageKind, command, commands
+from tests.snapshots import Whole, read_snapshot, save_snapshot, snapshot
 
 Open = Callable[[], Storage]
 
@@ -34,11 +34,6 @@ def open_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Make a storage over the same content at each call."""
     kind: StorageKind = request.param
     return kind.create(tmp_path)
-
-
-def snapshot(index: int, term: int = 1, data: bytes = b"state") -> Snapshot:
-    """Return a snapshot up to an index."""
-    return Snapshot(LogIndex(index), Term(term), data)
 
 
 async def state_after(open_storage: Open, *writes: Callable[[Storage], Awaitable[None]]) -> StoredState:
@@ -56,17 +51,16 @@ def append(entries: list[Entry]) -> Callable[[Storage], Awaitable[None]]:
     return lambda storage: storage.append(entries)
 
 
-def save(taken: Snapshot, keep_from: int | None) -> Callable[[Storage], Awaitable[None]]:
+def save(taken: Whole, keep_from: int | None) -> Callable[[Storage], Awaitable[None]]:
     """Return a write for ``state_after``."""
-    kept = None if keep_from is None else LogIndex(keep_from)
-    return lambda storage: storage.save_snapshot(taken, keep_from=kept)
+    return lambda storage: save_snapshot(storage, taken, keep_from=keep_from)
 
 
 async def test_storage_starts_empty(open_storage: Open) -> None:
     """A storage that was never written has term 0, no vote, no snapshot and no entries."""
     async with open_storage() as storage:
         assert await storage.load() == StoredState()
-        assert await storage.load_snapshot() is None
+        assert await storage.open_snapshot() is None
 
 
 async def test_storage_open_is_exclusive(open_storage: Open) -> None:
@@ -197,7 +191,7 @@ async def test_storage_append_refuses_what_the_snapshot_covers(open_storage: Ope
     """An entry at or below the snapshot's last is refused even where the log keeps a tail."""
     async with open_storage() as storage:
         await storage.append(commands(range(1, 6)))
-        await storage.save_snapshot(snapshot(4), keep_from=LogIndex(2))
+        await save_snapshot(storage, snapshot(4), keep_from=2)
 
         with pytest.raises(InvariantError):
             await storage.append([command(4, term=2)])
@@ -211,7 +205,7 @@ async def test_storage_snapshot_keeps_the_log_from_where_it_is_told(open_storage
     """Entries below ``keep_from`` are dropped, the others stay, and the snapshot is stored with them."""
     state = await state_after(open_storage, append(commands(range(1, 6))), save(snapshot(3), keep_from))
 
-    assert state == StoredState(HardState(), snapshot(3), tuple(commands(range(keep_from, 6))))
+    assert state == StoredState(HardState(), snapshot(3).metadata, tuple(commands(range(keep_from, 6))))
 
 
 async def test_storage_snapshot_can_drop_the_whole_log(open_storage: Open) -> None:
@@ -220,7 +214,7 @@ async def test_storage_snapshot_can_drop_the_whole_log(open_storage: Open) -> No
         open_storage, append(commands(range(1, 6))), save(snapshot(9, term=2), None), append(commands([10], term=2))
     )
 
-    assert state == StoredState(HardState(), snapshot(9, term=2), (command(10, term=2),))
+    assert state == StoredState(HardState(), snapshot(9, term=2).metadata, (command(10, term=2),))
 
 
 async def test_storage_snapshot_of_an_empty_log_lets_it_begin_behind(open_storage: Open) -> None:
@@ -229,7 +223,7 @@ async def test_storage_snapshot_of_an_empty_log_lets_it_begin_behind(open_storag
 
     state = await state_after(open_storage, append([command(8)]))
 
-    assert state == StoredState(HardState(), snapshot(7), (command(8),))
+    assert state == StoredState(HardState(), snapshot(7).metadata, (command(8),))
 
 
 async def test_storage_snapshot_keeps_the_members(open_storage: Open) -> None:
@@ -243,28 +237,28 @@ async def test_storage_snapshot_keeps_the_members(open_storage: Open) -> None:
         old_voters=frozenset({NodeId("a"), NodeId("c")}),
         cluster_id="cluster",
     )
-    taken = Snapshot(LogIndex(7), Term(2), b"state", members)
+    taken = snapshot(7, 2, members=members)
 
     state = await state_after(open_storage, save(taken, None))
 
-    assert state.snapshot == taken
+    assert state.snapshot == taken.metadata
     async with open_storage() as storage:
-        assert await storage.load_snapshot() == taken
+        assert await read_snapshot(storage) == taken
 
 
 async def test_storage_snapshot_replaces_the_one_before(open_storage: Open) -> None:
-    """The newest snapshot is the one that ``load`` and ``load_snapshot`` return, with all its bytes."""
+    """The newest snapshot is the one that ``load`` and ``open_snapshot`` return, with all its bytes."""
     large = snapshot(3, data=bytes(range(256)) * 4096)
     async with open_storage() as storage:
         await storage.append(commands(range(1, 6)))
-        await storage.save_snapshot(snapshot(2), keep_from=LogIndex(3))
+        await save_snapshot(storage, snapshot(2), keep_from=3)
 
-        await storage.save_snapshot(large, keep_from=LogIndex(4))
+        await save_snapshot(storage, large, keep_from=4, chunk_bytes=100_000)
 
-        assert await storage.load_snapshot() == large
+        assert await read_snapshot(storage) == large
     async with open_storage() as storage:
-        assert await storage.load_snapshot() == large
-        assert (await storage.load()).snapshot == large
+        assert await read_snapshot(storage) == large
+        assert (await storage.load()).snapshot == large.metadata
 
 
 @pytest.mark.parametrize(("index", "keep_from"), [(2, None), (1, None), (4, 6), (9, 4)])
@@ -274,11 +268,11 @@ async def test_storage_snapshot_refuses_what_is_old_or_leaves_a_gap(
     """A snapshot that is not newer, or a kept log that does not meet it, is a bug of the caller; nothing changes."""
     async with open_storage() as storage:
         await storage.append(commands(range(1, 6)))
-        await storage.save_snapshot(snapshot(2), keep_from=LogIndex(3))
+        await save_snapshot(storage, snapshot(2), keep_from=3)
         before = await storage.load()
 
         with pytest.raises(InvariantError):
-            await storage.save_snapshot(snapshot(index), keep_from=None if keep_from is None else LogIndex(keep_from))
+            await save_snapshot(storage, snapshot(index, name="refused"), keep_from=keep_from)
 
         assert await storage.load() == before
 
@@ -287,17 +281,18 @@ WRITES: list[Callable[[Storage], Awaitable[None]]] = [
     append([command(2)]),
     lambda storage: storage.save_hard_state(HardState(Term(2), NodeId("a"))),
     lambda storage: storage.save_identity(StorageIdentity(NodeId("a"), "one", 1)),
-    save(snapshot(1), None),
+    lambda storage: storage.install_snapshot(snapshot(1).metadata, keep_from=None),
 ]
 
 
-@pytest.mark.parametrize("write", WRITES, ids=["append", "save_hard_state", "save_identity", "save_snapshot"])
+@pytest.mark.parametrize("write", WRITES, ids=["append", "save_hard_state", "save_identity", "install_snapshot"])
 async def test_storage_write_cancelled_before_it_starts_changes_nothing(
     open_storage: Open, write: Callable[[Storage], Awaitable[None]]
 ) -> None:
     """In a scope that is cancelled already a write raises Cancelled and leaves everything as it was."""
     async with open_storage() as storage:
         await storage.append([command(1)])
+        await storage.write_snapshot_chunk(snapshot(1).metadata, 0, snapshot(1).data)
         before = await storage.load()
 
         with trio.CancelScope() as scope:
@@ -308,7 +303,7 @@ async def test_storage_write_cancelled_before_it_starts_changes_nothing(
         assert await storage.load() == before
 
 
-@pytest.mark.parametrize("write", WRITES, ids=["append", "save_hard_state", "save_identity", "save_snapshot"])
+@pytest.mark.parametrize("write", WRITES, ids=["append", "save_hard_state", "save_identity", "install_snapshot"])
 @pytest.mark.parametrize("turns", range(6))
 async def test_storage_write_that_is_cancelled_is_done_or_not_as_it_says(
     open_storage: Open, write: Callable[[Storage], Awaitable[None]], turns: int
@@ -323,6 +318,7 @@ async def test_storage_write_that_is_cancelled_is_done_or_not_as_it_says(
     returned = False
     async with open_storage() as storage:
         await storage.append([command(1)])
+        await storage.write_snapshot_chunk(snapshot(1).metadata, 0, snapshot(1).data)
         before = await storage.load()
 
         async with trio.open_nursery() as nursery:

@@ -18,7 +18,6 @@ from clustercore.interfaces import (
     EntryKind,
     ForwardFailure,
     ForwardProposals,
-    InstallSnapshotRequest,
     InstallSnapshotResponse,
     Lane,
     Link,
@@ -32,9 +31,11 @@ from clustercore.interfaces import (
     RequestVoteRequest,
     RequestVoteResponse,
     ServiceTransport,
+    SnapshotId,
     Term,
 )
 from tests.conformance.transport_kinds import KINDS, TransportKind
+from tests.snapshots import install_request, snapshot
 
 Make = Callable[[], ServiceTransport]
 
@@ -98,14 +99,13 @@ MESSAGES: list[Message] = [
     vote_request(),
     AppendEntriesRequest(Term(3), NodeId("a"), LogIndex(0), Term(0), LogIndex(0)),
     AppendEntriesRequest(Term(3), NodeId("a"), LogIndex(5), Term(2), LogIndex(4), (ENTRY, NO_OP)),
-    InstallSnapshotRequest(
-        Term(3),
-        NodeId("a"),
-        LogIndex(5),
-        Term(2),
-        b"state" * 50_000,
-        Configuration.of("abc", learners="d", cluster_id="x"),
+    install_request(
+        snapshot(5, 2, b"state" * 50_000, members=Configuration.of("abc", learners="d", cluster_id="x")),
+        term=3,
+        offset=1 << 40,
+        is_last=False,
     ),
+    install_request(snapshot(5, 2, b"")),
     ForwardProposals(7, (b"", b"one", b"\0" * 1000)),
     ForwardProposals(8, (b"", b"one"), bytes([EntryKind.COMMAND, EntryKind.SESSION])),
 ]
@@ -114,7 +114,7 @@ RESPONSES: list[Message] = [
     RequestVoteResponse(Term(3), False),
     AppendEntriesResponse(Term(3), True, LogIndex(5), LogIndex(7)),
     AppendEntriesResponse(Term(3), False, LogIndex(5), LogIndex(0), Term(1), LogIndex(2)),
-    InstallSnapshotResponse(Term(3), LogIndex(5)),
+    InstallSnapshotResponse(Term(3), LogIndex(5), SnapshotId("a-5"), 1 << 40),
     ProposalsApplied(7, Term(3), LogIndex(8), (b"", b"result")),
     ProposalsFailed(7, ForwardFailure.NOT_LEADER, NodeId("b"), "not here"),
     ProposalsFailed(7, ForwardFailure.UNKNOWN, None, ""),
@@ -377,7 +377,7 @@ async def test_link_send_waits_when_nobody_receives(kind: TransportKind) -> None
             return
 
     # Large enough that no transport buffers a thousand of them.
-    large = InstallSnapshotRequest(Term(1), NodeId("a"), LogIndex(1), Term(1), b"\0" * 256_000)
+    large = install_request(snapshot(1, data=b"\0" * 256_000))
     async with linked(make, read_late, Lane.BULK) as link:
         sent = 0
         with trio.move_on_after(0.2) as scope:

@@ -16,7 +16,6 @@ from clustercore.interfaces import (
     AppendEntriesResponse,
     Entry,
     EntryKind,
-    InstallSnapshotRequest,
     Lane,
     Link,
     LinkClosed,
@@ -36,6 +35,7 @@ from clustercore.interfaces import (
     TransportError,
 )
 from clustercore_grpc import GrpcTransport, codec
+from tests.snapshots import install_request, snapshot
 
 STATUS = "clustercore.v1.Raft/Status"
 
@@ -112,7 +112,7 @@ async def test_transport_serves_and_dials_at_the_same_time() -> None:
 async def test_large_message_crosses_whole() -> None:
     """A message of many frames, larger than every window and buffer, arrives unaltered."""
     data = bytes(range(256)) * (5 * 4096)
-    snapshot = InstallSnapshotRequest(Term(1), NodeId("n1"), LogIndex(9), Term(1), data)
+    chunk = install_request(snapshot(9, data=data))
     received: list[Message] = []
 
     async def accept(link: Link) -> None:
@@ -125,10 +125,10 @@ async def test_large_message_crosses_whole() -> None:
         GrpcTransport() as dialler,
         await dialler.connect(address, Lane.BULK) as link,
     ):
-        await link.send(snapshot)
+        await link.send(chunk)
         await link.receive()
 
-    assert received == [snapshot]
+    assert received == [chunk]
 
 
 def _until_closed(accept: AcceptLink) -> AcceptLink:

@@ -20,6 +20,7 @@ from clustercore.raft.messages import (
     RequestVoteRequest,
 )
 from clustercore.raft.messages import RequestVoteResponse as VoteResponse
+from clustercore.raft.progress import ProgressState
 from clustercore.raft.quorum import VoteResult, vote_result
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import BEFORE_LOG, NO_TERM, Configuration, HardState, LogIndex, NodeId, Role, Term
@@ -97,8 +98,8 @@ class Invariants:
                 case Apply(entries=entries):
                     for entry in entries:
                         assert node.disk.holds(entry.index, entry.term), f"{entry} applied before it was durable"
-                case RestoreSnapshot(snapshot=snapshot):
-                    assert node.disk.snapshot_index >= snapshot.last_included_index, "restored before it was durable"
+                case RestoreSnapshot(metadata=metadata):
+                    assert node.disk.snapshot_index >= metadata.last_included_index, "restored before it was durable"
                 case Send(message=PreVoteRequest()):
                     before, state = self.seen[node.node_id], node.core.state
                     assert (state.current_term, state.voted_for) == (before.term, before.voted_for), "asking is no vote"
@@ -162,6 +163,9 @@ class Invariants:
         assert state.last_applied <= min(state.commit_index, state.durable_index)
         assert max(state.commit_index, state.durable_index) <= state.log.last_index
         assert state.last_applied == node.machine.index
+        if state.log.base_index > BEFORE_LOG and state.installing is None:
+            assert state.snapshot is not None
+            assert state.log.base_index <= state.snapshot.last_included_index <= state.last_applied
         assert state.log.last_term <= state.current_term
         assert (state.role is Role.LEADER) == (state.leader_id == state.node_id)
         if state.role is Role.LEADER:
@@ -178,6 +182,10 @@ class Invariants:
             assert (state.transfer, state.reads_under_way, state.waiting_reads) == (None, None, [])
         for progress in state.progress.values():
             assert progress.answered_round <= state.last_round
+            assert (progress.state is ProgressState.SNAPSHOT) == (progress.sending is not None)
+            if progress.sending is not None:
+                # The entries after the snapshot are kept for the follower.
+                assert state.log.base_index <= progress.sending.metadata.last_included_index
             assert progress.match_index < progress.next_index <= state.log.last_index + 1
             assert len(progress.inflight) <= state.config.max_inflight_appends
             last_indexes = [request.last_index for request in progress.inflight]
@@ -322,8 +330,8 @@ def _members_on(node: Node, world: World) -> Configuration:
     stored = configurations_in(node.disk.entries)
     if stored:
         return stored[-1][1]
-    if node.disk.snapshot is not None and node.disk.snapshot.configuration.servers:
-        return node.disk.snapshot.configuration
+    if node.disk.snapshot is not None and node.disk.snapshot.metadata.configuration.servers:
+        return node.disk.snapshot.metadata.configuration
     return world.configuration if node.node_id in world.configuration.voters else Configuration()
 
 

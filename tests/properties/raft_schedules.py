@@ -105,6 +105,8 @@ class Setup:
     max_append_bytes: int = 200
     max_inflight_appends: int = 2
     seed: int = 0
+    # A machine's state has 8 bytes: three chunks.
+    chunk_bytes: int = 3
     # The place of a node whose disk is slow, and never finishes more than one write at a time; -1 for none.
     slow: int = -1
 
@@ -119,7 +121,7 @@ class Setup:
             max_clock_drift=0,
         )
         names = [f"n{number}" for number in range(1, self.nodes + 1)]
-        return world(names, config=config, seed=self.seed, watchers=[invariants])
+        return world(names, config=config, seed=self.seed, watchers=[invariants], chunk_bytes=self.chunk_bytes)
 
 
 def random_schedule(seed: int, length: int) -> tuple[Setup, list[Step]]:

@@ -117,7 +117,7 @@ class TracedWorld(World):
         assert isinstance(write, OwnSnapshot)
         self._snapshots += 1
         self._own.append((write, self._snapshots))
-        index, term = write.snapshot.last_included_index, write.snapshot.last_included_term
+        index, term = write.snapshot.last_included_index, write.snapshot.metadata.last_included_term
         self.recorder.snapshot_asked(name, self._snapshots, index, term, write.keep_from)
         return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -23,6 +24,7 @@ from clustercore.raft.effects import (
     PersistEntries,
     PersistHardState,
     PersistSnapshot,
+    PersistSnapshotChunk,
     ReadReady,
     ReadRefused,
     Reply,
@@ -41,12 +43,13 @@ from clustercore.raft.types import (
     NodeId,
     ReadId,
     Role,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
     Term,
     WriteId,
 )
 
-__all__ = ["Disk", "Machine", "Node", "OwnSnapshot", "Packet", "Watcher", "World", "Write"]
+__all__ = ["Disk", "Machine", "Node", "OwnSnapshot", "Packet", "Snapshot", "Watcher", "World", "Write"]
 
 # Enough to reach back over some elections.
 MAX_PAST = 300
@@ -64,6 +67,19 @@ class Packet:
 
 
 @attrs.frozen
+class Snapshot:
+    """A snapshot with its bytes."""
+
+    metadata: SnapshotMetadata
+    data: bytes
+
+    @property
+    def last_included_index(self) -> LogIndex:
+        """The last entry it covers."""
+        return self.metadata.last_included_index
+
+
+@attrs.frozen
 class OwnSnapshot:
     """A snapshot a node took of its own machine, on its way to the disk."""
 
@@ -71,7 +87,7 @@ class OwnSnapshot:
     keep_from: LogIndex
 
 
-Write = PersistHardState | PersistEntries | PersistSnapshot | OwnSnapshot
+Write = PersistHardState | PersistEntries | PersistSnapshotChunk | PersistSnapshot | OwnSnapshot
 
 
 @attrs.define
@@ -81,6 +97,8 @@ class Disk:
     hard_state: HardState = attrs.field(factory=HardState)
     snapshot: Snapshot | None = None
     entries: list[Entry] = attrs.field(factory=list)
+    # A leader's snapshot that is arriving. A restart forgets it.
+    arriving: Snapshot | None = None
 
     @property
     def snapshot_index(self) -> LogIndex:
@@ -97,7 +115,7 @@ class Disk:
         if self.entries and self.entries[0].index <= index <= self.entries[-1].index:
             return self.entries[index - self.entries[0].index].term
         if self.snapshot is not None and index == self.snapshot_index:
-            return self.snapshot.last_included_term
+            return self.snapshot.metadata.last_included_term
         return None
 
     def holds(self, index: LogIndex, term: Term) -> bool:
@@ -111,13 +129,23 @@ class Disk:
                 self.hard_state = hard_state
             case PersistEntries(entries=entries):
                 self._append(entries)
-            case PersistSnapshot(snapshot=snapshot, keep_from=keep_from):
-                assert snapshot.last_included_index > self.snapshot_index, "snapshot not newer than the stored one"
-                self._replace(snapshot, keep_from)
+            case PersistSnapshotChunk(metadata=metadata, offset=offset, data=data):
+                before = b"" if offset == 0 else self._arrived(metadata)
+                assert offset == len(before), "a chunk that does not follow those before"
+                self.arriving = Snapshot(metadata, before + data)
+            case PersistSnapshot(metadata=metadata, keep_from=keep_from):
+                assert metadata.last_included_index > self.snapshot_index, "snapshot not newer than the stored one"
+                self._replace(Snapshot(metadata, self._arrived(metadata)), keep_from)
+                self.arriving = None
             case OwnSnapshot(snapshot=snapshot, keep_from=keep_from):
                 # A leader's snapshot may have come in between.
                 if snapshot.last_included_index > self.snapshot_index:
                     self._replace(snapshot, keep_from)
+
+    def _arrived(self, metadata: SnapshotMetadata) -> bytes:
+        assert self.arriving is not None, "no chunk was stored"
+        assert self.arriving.metadata == metadata, "chunks of another snapshot were stored"
+        return self.arriving.data
 
     def _append(self, entries: Sequence[Entry]) -> None:
         first = entries[0].index
@@ -151,13 +179,13 @@ class Machine:
         self.index, self.term = entry.index, entry.term
         self.digest = hashlib.sha256(self.digest + content).digest()[:8]
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, configuration: Configuration, snapshot_id: SnapshotId) -> Snapshot:
         """Return the whole state."""
-        return Snapshot(self.index, self.term, self.digest)
+        return Snapshot(SnapshotMetadata(self.index, self.term, configuration, snapshot_id), self.digest)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what a snapshot says."""
-        self.index, self.term = snapshot.last_included_index, snapshot.last_included_term
+        self.index, self.term = snapshot.last_included_index, snapshot.metadata.last_included_term
         self.digest = snapshot.data
 
 
@@ -177,8 +205,10 @@ class Node:
     synced_write_id: WriteId = WriteId(0)
     # Messages that wait for a write.
     held: list[tuple[WriteId, Packet]] = attrs.field(factory=list)
-    # Snapshots to be read and sent.
+    # Chunks of snapshots to be read and sent.
     orders: list[SendSnapshot] = attrs.field(factory=list)
+    # The snapshots that were read from last, by peer: they stay readable.
+    open_snapshots: dict[NodeId, Snapshot] = attrs.field(factory=dict)
 
 
 class Watcher(Protocol):
@@ -212,6 +242,7 @@ class World:
         disks: Mapping[str, Disk] | None = None,
         strangers: Iterable[str] = (),
         watchers: Sequence[Watcher] = (),
+        chunk_bytes: int = 1024,
     ) -> None:
         """Start a cluster of the named nodes, and strangers, who wait to be added to it."""
         self.configuration = Configuration.of(names, cluster_id="test")
@@ -231,9 +262,14 @@ class World:
         self.asked: dict[ReadId, LogIndex] = {}
         self.answered: dict[ReadId, LogIndex | None] = {}
         self._watchers = watchers
+        self.chunk_bytes = chunk_bytes
+        # Every snapshot that any node has taken or started with.
+        self.taken: dict[SnapshotId, Snapshot] = {}
         self.nodes: dict[NodeId, Node] = {}
         for name in sorted(self.configuration.voters | set(map(NodeId, strangers))):
             disk = (disks or {}).get(name, Disk())
+            if disk.snapshot is not None:
+                self.taken[disk.snapshot.metadata.snapshot_id] = disk.snapshot
             self.nodes[name] = Node(name, self._boot(name, disk), disk, Machine())
             self.start(name)
 
@@ -260,7 +296,7 @@ class World:
             now=self.now,
             new_cluster_id="formed by " + name,
             hard_state=disk.hard_state,
-            snapshot=disk.snapshot,
+            snapshot=disk.snapshot.metadata if disk.snapshot is not None else None,
             entries=tuple(disk.entries),
         )
 
@@ -269,11 +305,13 @@ class World:
         node = self.nodes[name]
         while node.writes and kept_writes > 0:
             node.disk.write(node.writes.popleft())
+            self._check_snapshot(node.disk)
             kept_writes -= 1
         if node.writes and kept_entries > 0:
             node.disk.write_in_part(node.writes[0], kept_entries - 1)
         node.is_up = False
-        for waiting in (node.writes, node.unreported, node.held, node.orders):
+        node.disk.arriving = None
+        for waiting in (node.writes, node.unreported, node.held, node.orders, node.open_snapshots):
             waiting.clear()
 
     # --- Time ---
@@ -315,19 +353,27 @@ class World:
         return self._act(node, node.core.peer_unreachable(peer))
 
     def serve_snapshot(self, name: NodeId, position: int) -> Packet | None:
-        """Read a node's stored snapshot for one of its SendSnapshot effects, and send it."""
+        """Read a chunk for one of a node's SendSnapshot effects, and send it; None if the snapshot cannot be read."""
         node = self.nodes[name]
-        order, snapshot = node.orders.pop(position), node.disk.snapshot
-        if snapshot is None:
-            return None
-        request = InstallSnapshotRequest(
-            term=order.term,
-            leader_id=name,
-            last_included_index=snapshot.last_included_index,
-            last_included_term=snapshot.last_included_term,
-            data=snapshot.data,
-            configuration=snapshot.configuration,
-        )
+        order = node.orders.pop(position)
+        sending = node.core.sending
+        # A snapshot that is not being sent any more need not stay readable.
+        node.open_snapshots = {
+            peer: opened
+            for peer, opened in node.open_snapshots.items()
+            if sending.get(peer) == opened.metadata.snapshot_id
+        }
+        snapshot = node.open_snapshots.get(order.to)
+        if snapshot is None or snapshot.metadata.snapshot_id != order.snapshot_id:
+            snapshot = node.disk.snapshot
+            if snapshot is None or snapshot.metadata.snapshot_id != order.snapshot_id:
+                self._act(node, node.core.snapshot_gone(order.to, order.snapshot_id))
+                return None
+            node.open_snapshots[order.to] = snapshot
+        offset = min(order.offset, len(snapshot.data))
+        data = snapshot.data[offset : offset + self.chunk_bytes]
+        is_last = offset + len(data) == len(snapshot.data)
+        request = InstallSnapshotRequest(order.term, name, snapshot.metadata, offset, data, zlib.crc32(data), is_last)
         packet = self._packet(name, order.to, request)
         self._release(node, packet)
         return packet
@@ -340,6 +386,7 @@ class World:
         while node.writes and len(synced) < count:
             write = node.writes.popleft()
             node.disk.write(write)
+            self._check_snapshot(node.disk)
             if not isinstance(write, OwnSnapshot):
                 node.synced_write_id = write.write_id
             node.unreported.append(write)
@@ -349,6 +396,11 @@ class World:
             self._send(node, packet, after)
         return synced
 
+    def _check_snapshot(self, disk: Disk) -> None:
+        if disk.snapshot is not None:
+            taken = self.taken[disk.snapshot.metadata.snapshot_id]
+            assert disk.snapshot == taken, "a snapshot is stored otherwise than it was taken"
+
     def report(self, name: NodeId) -> Effects:
         """Tell a core of all that became durable."""
         node = self.nodes[name]
@@ -356,8 +408,7 @@ class World:
         while node.unreported:
             write = node.unreported.popleft()
             if isinstance(write, OwnSnapshot):
-                index, keep_from = write.snapshot.last_included_index, write.keep_from
-                effects += self._act(node, node.core.snapshot_taken(index, keep_from))
+                effects += self._act(node, node.core.snapshot_taken(write.snapshot.metadata, write.keep_from))
             elif not node.unreported or isinstance(node.unreported[0], OwnSnapshot):
                 effects += self._act(node, node.core.storage_done(write.write_id, self.now))
         return effects
@@ -399,8 +450,10 @@ class World:
         if node.machine.index <= node.disk.snapshot_index:
             return False
         keep_from = LogIndex(max(1, node.machine.index + 1 - tail))
+        snapshot_id = SnapshotId(f"{name}-{len(self.taken) + 1}")
         members = node.core.configuration_at(node.machine.index)
-        node.writes.append(OwnSnapshot(attrs.evolve(node.machine.snapshot(), configuration=members), keep_from))
+        self.taken[snapshot_id] = node.machine.snapshot(members, snapshot_id)
+        node.writes.append(OwnSnapshot(self.taken[snapshot_id], keep_from))
         return True
 
     # --- What is seen from outside ---
@@ -417,7 +470,7 @@ class World:
             watcher.acted(self, node, effects, origin)
         for effect in effects:
             match effect:
-                case PersistHardState() | PersistEntries() | PersistSnapshot():
+                case PersistHardState() | PersistEntries() | PersistSnapshotChunk() | PersistSnapshot():
                     node.writes.append(effect)
                 case Send():
                     self._send(node, self._packet(node.node_id, effect.to, effect.message), effect.after)
@@ -430,7 +483,7 @@ class World:
                     for entry in effect.entries:
                         node.machine.apply(entry)
                 case RestoreSnapshot():
-                    node.machine.restore(effect.snapshot)
+                    node.machine.restore(self.taken[effect.metadata.snapshot_id])
                 case ReadReady():
                     self.answered |= dict.fromkeys(effect.read_ids, effect.read_index)
                 case ReadRefused():

@@ -36,7 +36,7 @@ Faults that are no crash: ``fail_fsync_at``, ``fill_at``, ``stall``.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from types import TracebackType
@@ -50,7 +50,9 @@ from clustercore.interfaces import (
     HardState,
     InvariantError,
     LogIndex,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
+    SnapshotReader,
     Storage,
     StorageError,
     StorageFull,
@@ -58,7 +60,7 @@ from clustercore.interfaces import (
     StoredState,
 )
 
-__all__ = ["Boundary", "SimulatedCrash", "SimulatedDisk", "SimulatedStorage", "Unsynced"]
+__all__ = ["Boundary", "Content", "SimulatedCrash", "SimulatedDisk", "SimulatedStorage", "Unsynced"]
 
 
 class SimulatedCrash(BaseException):
@@ -85,8 +87,17 @@ class Unsynced(Enum):
     KEPT = "kept"
 
 
-# A write, as the states in which an interruption can leave the disk: first the old one, last the new one.
-_Outcomes = tuple[StoredState, ...]
+@attrs.frozen
+class Content:
+    """All that a disk holds for certain. Parts of a snapshot that is not installed need not survive, and so do not."""
+
+    state: StoredState = attrs.field(factory=StoredState)
+    # The bytes of the stored snapshot.
+    snapshot_data: bytes = b""
+
+
+# A write, as the contents that an interruption can leave on the disk: first the old one, last the new one.
+_Outcomes = tuple[Content, ...]
 
 
 @attrs.define
@@ -100,15 +111,15 @@ class SimulatedDisk:
     """What a machine's disk holds, and what will happen to it.
 
     Args:
-        state: What is on it; nothing, if left out.
+        content: What is on it; nothing, if left out.
         seed: Decides what becomes of unsynced writes.
         write_s: How long each write takes between WRITTEN and SYNCED, in seconds of the run's clock. Even at 0 other
             tasks get a turn there, as they do beside a thread that waits for a real disk.
     """
 
-    def __init__(self, state: StoredState | None = None, *, seed: int = 0, write_s: float = 0.0) -> None:
+    def __init__(self, content: Content | None = None, *, seed: int = 0, write_s: float = 0.0) -> None:
         # What survives a power cut at this moment.
-        self._synced = state or StoredState()
+        self._synced = content or Content()
         self._seed = seed
         self._write_s = write_s
         self._boundaries_seen = 0
@@ -199,6 +210,11 @@ class SimulatedDisk:
     @property
     def synced(self) -> StoredState:
         """What a power cut at this moment would leave for certain; after a crash, what it left."""
+        return self._synced.state
+
+    @property
+    def content(self) -> Content:
+        """The same, with the bytes of the snapshot."""
         return self._synced
 
     def after_crash(self) -> SimulatedDisk:
@@ -270,7 +286,7 @@ class SimulatedDisk:
         if boundary is not Boundary.RETURNED:
             raise SimulatedCrash(f"crashed at boundary {plan.boundary}, {boundary.name} of write {self._writes_seen}")
 
-    def _choose(self, outcomes: _Outcomes, unsynced: Unsynced) -> StoredState:
+    def _choose(self, outcomes: _Outcomes, unsynced: Unsynced) -> Content:
         if unsynced is Unsynced.LOST:
             return outcomes[0]
         if unsynced is Unsynced.KEPT:
@@ -292,7 +308,9 @@ class SimulatedStorage(Storage):
     def __init__(self, disk: SimulatedDisk) -> None:
         self._disk = disk
         # What the node sees: all that returned, before any outcome is chosen.
-        self._state = StoredState()
+        self._content = Content()
+        # Snapshots that are being stored, with what there is of each.
+        self._drafts: dict[SnapshotId, tuple[SnapshotMetadata, bytes]] = {}
         self._failure: StorageError | None = None
         self._is_open = False
 
@@ -300,7 +318,8 @@ class SimulatedStorage(Storage):
         await trio.lowlevel.checkpoint()
         self._disk.open()
         self._is_open = True
-        self._state = self._disk.synced
+        self._content = self._disk.content
+        self._drafts.clear()
         self._failure = None
         return self
 
@@ -310,50 +329,99 @@ class SimulatedStorage(Storage):
         self._is_open = False
         self._disk.close()
 
+    @property
+    def _state(self) -> StoredState:
+        return self._content.state
+
     async def load(self) -> StoredState:
         await self._read()
         return self._state
 
-    async def load_snapshot(self) -> Snapshot | None:
-        await self._read()
-        return self._state.snapshot
-
     async def save_identity(self, identity: StorageIdentity) -> None:
-        await self._write((self._state, attrs.evolve(self._state, identity=identity)))
+        await self._write(attrs.evolve(self._state, identity=identity))
 
     async def save_hard_state(self, hard_state: HardState) -> None:
-        await self._write((self._state, attrs.evolve(self._state, hard_state=hard_state)))
+        await self._write(attrs.evolve(self._state, hard_state=hard_state))
 
     async def append(self, entries: Sequence[Entry]) -> None:
         _check_appendable(self._state, entries)
         kept = tuple(entry for entry in self._state.entries if entry.index < entries[0].index)
         partly = (attrs.evolve(self._state, entries=kept + tuple(entries[:count])) for count in range(len(entries) + 1))
-        await self._write((self._state, *partly))
+        await self._write(*partly)
 
-    async def save_snapshot(self, snapshot: Snapshot, *, keep_from: LogIndex | None) -> None:
-        _check_snapshot(self._state, snapshot, keep_from)
+    async def write_snapshot_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> None:
+        before = b"" if offset == 0 else self._draft_of(metadata)
+        if len(before) != offset:
+            raise InvariantError(f"a part of a snapshot at {offset} does not follow the {len(before)} bytes there are")
+        await self._write(self._state)
+        self._drafts[metadata.snapshot_id] = (metadata, before + data)
+
+    async def install_snapshot(self, metadata: SnapshotMetadata, *, keep_from: LogIndex | None) -> None:
+        _check_snapshot(self._state, metadata, keep_from)
+        data = self._draft_of(metadata)
         kept = tuple(entry for entry in self._state.entries if keep_from is not None and entry.index >= keep_from)
-        await self._write((self._state, attrs.evolve(self._state, snapshot=snapshot, entries=kept)))
+        await self._write(attrs.evolve(self._state, snapshot=metadata, entries=kept), snapshot_data=data)
+        covered = metadata.last_included_index
+        self._drafts = {name: draft for name, draft in self._drafts.items() if draft[0].last_included_index > covered}
+
+    async def discard_snapshot(self, snapshot_id: SnapshotId) -> None:
+        await self._read()
+        self._drafts.pop(snapshot_id, None)
+
+    async def open_snapshot(self) -> SnapshotReader | None:
+        await self._read()
+        metadata = self._state.snapshot
+        return None if metadata is None else _Reader(metadata, self._content.snapshot_data, self._read)
+
+    def _draft_of(self, metadata: SnapshotMetadata) -> bytes:
+        draft = self._drafts.get(metadata.snapshot_id)
+        if draft is None or draft[0] != metadata:
+            raise InvariantError(f"no part of snapshot {metadata.snapshot_id!r} was written")
+        return draft[1]
 
     async def _read(self) -> None:
         await trio.lowlevel.checkpoint()
         self._disk.check_power()
         self._check_usable()
 
-    async def _write(self, outcomes: _Outcomes) -> None:
+    async def _write(self, *states: StoredState, snapshot_data: bytes | None = None) -> None:
+        """Write the last of these states; an interruption may leave any of them, or the old one."""
         self._check_usable()
+        data = self._content.snapshot_data if snapshot_data is None else snapshot_data
+        outcomes = (self._content, *(Content(state, data) for state in states))
         try:
             await self._disk.write(outcomes)
         except StorageError as error:
             self._failure = error
             raise
-        self._state = outcomes[-1]
+        self._content = outcomes[-1]
 
     def _check_usable(self) -> None:
         if not self._is_open:
             raise StorageError("the simulated storage is not open")
         if self._failure is not None:
             raise StorageError(f"the simulated storage failed before: {self._failure}") from self._failure
+
+
+class _Reader(SnapshotReader):
+    """Holds the bytes that were stored when it was opened."""
+
+    def __init__(self, metadata: SnapshotMetadata, data: bytes, begin: Callable[[], Awaitable[None]]) -> None:
+        self.metadata = metadata
+        self.size = len(data)
+        self._data = data
+        self._begin = begin
+        self._is_open = True
+
+    async def read(self, offset: int, max_bytes: int) -> bytes:
+        await self._begin()
+        if not self._is_open:
+            raise StorageError("this snapshot is closed")
+        return self._data[offset : offset + max_bytes]
+
+    async def aclose(self) -> None:
+        self._is_open = False
+        await trio.lowlevel.checkpoint()
 
 
 def _covered_index(state: StoredState) -> int:
@@ -374,8 +442,8 @@ def _check_appendable(state: StoredState, entries: Sequence[Entry]) -> None:
         )
 
 
-def _check_snapshot(state: StoredState, snapshot: Snapshot, keep_from: LogIndex | None) -> None:
-    covered = snapshot.last_included_index
+def _check_snapshot(state: StoredState, metadata: SnapshotMetadata, keep_from: LogIndex | None) -> None:
+    covered = metadata.last_included_index
     if covered <= _covered_index(state):
         raise InvariantError(f"a snapshot to {covered} cannot replace the one to {_covered_index(state)}")
     if keep_from is not None and (keep_from > covered + 1 or keep_from <= _last_index(state) < covered):

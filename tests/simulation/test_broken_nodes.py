@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from clustercore.raft.effects import PersistEntries, PersistHardState
-from clustercore.raft.types import LogIndex, NodeId, ReadId, Snapshot, Term, WriteId
+from clustercore.raft.types import LogIndex, NodeId, ReadId, Term, WriteId
 from clustercore.runtime import applier, engine, forwarder, proposals, writer
 from clustercore.testing.trace import read_trace
 from clustercore.testing.trace.events import Violated
@@ -62,8 +62,9 @@ def proposes_again_what_was_in_its_log(patch: Patch) -> None:
 def forgets_to_restore(patch: Patch) -> None:
     """A leader's snapshot moves the index and not the state."""
 
-    def only_count(self: applier.Applier, snapshot: Snapshot) -> None:
-        self._last_applied = snapshot.last_included_index
+    async def only_count(self: applier.Applier, index: LogIndex) -> None:
+        await trio.lowlevel.checkpoint()
+        self._last_applied = index
 
     patch.setattr(applier.Applier, "_restore", only_count)
 

@@ -23,7 +23,6 @@ from clustercore.interfaces import (
     ProposalRefused,
     StoredState,
 )
-from clustercore.runtime.replicated_state import split_snapshot
 from clustercore.runtime.session_entries import command_in
 from clustercore.testing import (
     HistoryRecorder,
@@ -35,6 +34,8 @@ from clustercore.testing import (
     key_value_model,
 )
 from tests.simulation.cluster import Journal, SimulatedCluster
+from tests.simulation.disk import Content
+from tests.snapshots import machine_bytes
 
 __all__ = ["Ledger", "check_disks", "client", "propose", "read"]
 
@@ -136,11 +137,11 @@ async def read(ledger: Ledger, node: Node, prefix: str, consistency: Consistency
         pending.answer(result.value.decode() or None)
 
 
-def _durable_commands(state: StoredState) -> dict[int, bytes]:
+def _durable_commands(content: Content) -> dict[int, bytes]:
     """The commands on a disk by index, in its snapshot and its log."""
-    journal = Journal()
+    journal, state = Journal(), content.state
     if state.snapshot is not None:
-        journal.restore(split_snapshot(state.snapshot.data)[1])
+        journal.restore(machine_bytes(content.snapshot_data))
     own = {entry.index: command_in(entry.kind, entry.command) for entry in state.entries if entry.kind in _COMMANDS}
     return dict(journal.lines) | {index: command for index, command in own.items() if command}
 
@@ -151,7 +152,7 @@ def check_disks(cluster: SimulatedCluster, ledger: Ledger) -> None:
     Everything acknowledged is on a majority of them, and the logs match.
     """
     states = [machine.disk.synced for machine in cluster.machines.values()]
-    disks = [_durable_commands(state) for state in states]
+    disks = [_durable_commands(machine.disk.content) for machine in cluster.machines.values()]
     for command, applied in ledger.acknowledged:
         holders = sum(disk.get(applied.index) == command for disk in disks)
         assert holders > len(disks) // 2, f"{command!r} was acknowledged and is on {holders} of {len(disks)} disks"

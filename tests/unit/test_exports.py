@@ -29,7 +29,8 @@ PUBLIC = {
         ProposalError ProposalRefused ProposalsApplied ProposalsFailed ReadIndexReady ReadIndexRefused
         ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall RetryDecision
         RetryEvent RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server Service
-        ServiceError ServiceTransport SessionExpired SessionLimit SessionToken Snapshot StateMachine StateMachineError
+        ServiceError ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle SnapshotId
+        SnapshotMetadata SnapshotReader StateMachine StateMachineError
         StatusRequest StatusResponse StopReason Storage StorageError StorageFull StorageIdentity StoredState
         StreamHandler TargetStatistics Term TimeoutNowRequest TimeoutNowResponse TokenSettled TooStale
         TransferFailed Transport TransportError UnaryHandler VersionNotEnabled

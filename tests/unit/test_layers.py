@@ -42,6 +42,7 @@ RAFT_MAY_IMPORT = frozenset(
         "operator",
         "struct",
         "typing",
+        "zlib",
     }
 )
 # The core is handed a seeded generator and names its type; it never makes one.

@@ -1,12 +1,15 @@
-"""What older versions wrote is read for ever: the bytes in tests/data/v*, which nothing writes anew."""
+"""What older versions wrote is read for ever: recorded bytes in tests/data, which nothing writes anew."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sqlite3
+import zlib
 from contextlib import closing
 from pathlib import Path
 
+import attrs
 import pytest
 from trio.testing import MockClock
 
@@ -22,6 +25,7 @@ from clustercore.interfaces import (
     HardState,
     Hello,
     HelloResponse,
+    InstallSnapshotResponse,
     LogIndex,
     Message,
     NodeId,
@@ -39,7 +43,8 @@ from clustercore.interfaces import (
     Role,
     Round,
     Server,
-    Snapshot,
+    SnapshotId,
+    SnapshotMetadata,
     StatusRequest,
     StatusResponse,
     StorageIdentity,
@@ -50,16 +55,18 @@ from clustercore.interfaces import (
     decode_entry,
 )
 from clustercore.raft.configuration import decode_configuration
+from clustercore.runtime.introductions import Introductions
 from clustercore_grpc.codec import decode_envelope, encode_envelope
 from clustercore_kv import KeyValueMachine, Put, encode_command
 from clustercore_kv.snapshot import decode_snapshot
 from clustercore_memory import MemoryNetwork, MemoryTransport
 from clustercore_sqlite import SqliteStorage, files
 from clustercore_static import StaticDiscovery
+from tests.snapshots import Whole, install_request, read_snapshot
 from tests.unit.storage.files import load, log_of
 
-V1 = Path(__file__).parents[1] / "data" / "v1"
-V2 = Path(__file__).parents[1] / "data" / "v2"
+DATA = Path(__file__).parents[1] / "data"
+V1, V2 = DATA / "v1", DATA / "v2"
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 
 
@@ -87,6 +94,12 @@ STATUS = NodeStatus(
     3,
     (PeerStatus(N2, index(5), index(6), 0), PeerStatus(N3, index(2), index(3), 3)),
 )
+# A request was the whole snapshot before there were chunks, and is read as the only one.
+WHOLE = SnapshotMetadata(index(2), Term(1), Configuration(), SnapshotId(f"whole-2-1-{zlib.crc32(b'whole state'):08x}"))
+# The members in what versions 2 and 3 of the disk and version 2 of the protocol wrote.
+MEMBERS = Configuration.with_servers(
+    [Server(N1, True, False, "127.0.0.1:7101", "aa"), Server(N2), Server(N3, False, True)], cluster_id="cc"
+)
 # What each line of messages.txt says. Fields that version 1 did not have are as if nobody had set them.
 MESSAGES: tuple[Message, ...] = (
     Hello(N1, N2, 1, 0, "", "", 0, 0),
@@ -99,6 +112,8 @@ MESSAGES: tuple[Message, ...] = (
     AppendEntriesRequest(Term(2), N1, index(5), Term(2), index(5), (), Round(10)),
     AppendEntriesResponse(Term(2), True, index(0), index(5), Term(0), index(0), Round(9)),
     AppendEntriesResponse(Term(2), False, index(7), index(0), Term(1), index(2), Round(9)),
+    install_request(Whole(WHOLE, b"whole state"), term=2, leader="n1"),
+    InstallSnapshotResponse(Term(2), index(2), SnapshotId("")),
     TimeoutNowRequest(Term(2), N1),
     TimeoutNowResponse(Term(3)),
     ForwardProposals(7, (b"x", b"y")),
@@ -118,24 +133,22 @@ MESSAGES_2: tuple[Message, ...] = (
     TimeoutNowRequest(Term(2), N1, Round(0)),
     TimeoutNowResponse(Term(3), Round(0)),
 )
-# A snapshot travelled in one message then. Nodes that speak that version are refused before they send one.
-NOT_COMPARED = ("InstallSnapshotRequest", "InstallSnapshotResponse")
 
 
-def recorded(name: str, version: Path = V1) -> list[tuple[str, bytes]]:
+def recorded(name: str, folder: Path = V1) -> list[tuple[str, bytes]]:
     """Return what each line of a file names, and its bytes."""
-    lines = (version / name).read_text(encoding="ascii").splitlines()
+    lines = (folder / name).read_text(encoding="ascii").splitlines()
     return [(kind, bytes.fromhex(encoded)) for kind, _, encoded in (line.rpartition(" ") for line in lines)]
 
 
-def copy_of(name: str, folder: Path) -> Path:
+def copy_of(name: str, folder: Path, recorded_in: Path = V1) -> Path:
     """Return a copy of a recorded database, which opening it may change."""
-    return Path(shutil.copyfile(V1 / name, folder / name))
+    return Path(shutil.copyfile(recorded_in / name, folder / name))
 
 
 def test_messages_of_version_1_are_read() -> None:
     """Each means what it meant, so that a node of that version is understood well enough to be refused clearly."""
-    read = [decode_envelope(encoded) for kind, encoded in recorded("messages.txt") if kind not in NOT_COMPARED]
+    read = [decode_envelope(encoded) for _, encoded in recorded("messages.txt")]
 
     assert tuple(read) == MESSAGES
 
@@ -148,10 +161,36 @@ def test_messages_of_the_first_nodes_of_version_2_are_read() -> None:
     assert [encode_envelope(message) for message in MESSAGES_2] == [encoded for _, encoded in lines]
 
 
-@pytest.mark.parametrize("encoded", [encoded for kind, encoded in recorded("messages.txt") if kind in NOT_COMPARED])
-def test_snapshot_messages_of_version_1_can_be_parsed(encoded: bytes) -> None:
-    """The numbers of their fields were not given another type."""
-    assert type(decode_envelope(encoded)).__name__ in NOT_COMPARED
+def test_snapshot_messages_of_protocol_version_2_are_read() -> None:
+    """A request is the whole snapshot, with its members, or with nobody if an older version had taken it."""
+    read = [decode_envelope(encoded) for _, encoded in recorded("snapshots.txt", V2)]
+
+    named = attrs.evolve(WHOLE, configuration=MEMBERS)
+    empty = attrs.evolve(WHOLE, snapshot_id=SnapshotId("whole-2-1-00000000"))
+    assert read == [
+        install_request(Whole(named, b"whole state"), term=2, leader="n1"),
+        install_request(Whole(empty, b""), term=2, leader="n1"),
+        InstallSnapshotResponse(Term(2), index(2), SnapshotId("")),
+        InstallSnapshotResponse(Term(3), index(0), SnapshotId("")),
+        Hello(N1, N2, 2, 2, "cc", "aa", 3, 1),
+        HelloResponse(N2, 2, 2, "cc", "bb", 4, 1, ""),
+    ]
+
+
+def test_node_of_protocol_version_2_agrees_on_it() -> None:
+    """Both sides speak it then, so that nodes can be upgraded one by one."""
+    said = [decode_envelope(encoded) for kind, encoded in recorded("snapshots.txt", V2) if kind == "Hello"]
+    known = Introductions(
+        StorageIdentity(N2, "bb", 4, "cc"), on_identified=lambda peer, incarnation: None, election_timeout_s=1.0
+    )
+    [hello] = said
+    assert isinstance(hello, Hello)
+
+    assert known.answer(hello).refusal == ""
+
+    introduced = known.get(N1)
+    assert introduced is not None
+    assert introduced.protocol_version == 2
 
 
 def test_entries_of_version_1_are_read_and_written_alike() -> None:
@@ -186,14 +225,38 @@ async def test_storage_of_version_1_is_read_and_upgraded(tmp_path: Path) -> None
     """All that it held is there, nobody owns it yet, and it has this version's format; a term makes it a founder's."""
     path = copy_of("node.db", tmp_path)
 
-    stored = await load(path)
+    async with SqliteStorage(path) as storage:
+        stored = await storage.load()
+        whole = await read_snapshot(storage)
 
-    assert stored == StoredState(
-        HardState(Term(2), N1, is_founder=True), Snapshot(index(2), Term(1), b"whole state"), ENTRIES[1:], identity=None
-    )
+    name = SnapshotId(f"upgraded-2-1-{hashlib.sha256(b'whole state').hexdigest()}")
+    metadata = SnapshotMetadata(index(2), Term(1), Configuration(), name)
+    assert stored == StoredState(HardState(Term(2), N1, is_founder=True), metadata, ENTRIES[1:], identity=None)
+    assert whole == Whole(metadata, b"whole state")
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (files.FORMAT_VERSION,)
     assert int.from_bytes(path.read_bytes()[60:64], "big") == files.FORMAT_VERSION
+
+
+@pytest.mark.parametrize(("version", "members"), [(2, Configuration()), (3, MEMBERS)])
+async def test_storage_of_version_2_and_3_is_read_and_upgraded(
+    version: int, members: Configuration, tmp_path: Path
+) -> None:
+    """The snapshot is in chunks then, and has the members that it had; whose storage it is stays."""
+    path = copy_of("node.db", tmp_path, DATA / f"disk_{version}")
+
+    async with SqliteStorage(path) as storage:
+        stored = await storage.load()
+        whole = await read_snapshot(storage)
+
+    name = SnapshotId(f"upgraded-2-1-{hashlib.sha256(b'whole state').hexdigest()}")
+    metadata = SnapshotMetadata(index(2), Term(1), members, name)
+    identity = StorageIdentity(N1, "aa", 3, "cc")
+    assert stored == StoredState(HardState(Term(2), N1, is_founder=True), metadata, ENTRIES[1:], identity)
+    assert whole == Whole(metadata, b"whole state")
+    assert await load(path) == stored
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (files.FORMAT_VERSION,)
 
 
 async def test_storage_of_version_1_gets_an_identity(tmp_path: Path) -> None:
@@ -222,14 +285,15 @@ async def test_upgrade_of_a_storage_that_is_cut_off_is_made_again(tmp_path: Path
     assert (stored.hard_state, stored.entries) == (before.hard_state, before.entries)
 
 
-async def test_node_of_version_1_goes_on(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A node that is started on what one of version 1 left has all its keys, and takes new ones."""
+@pytest.mark.parametrize("folder", ["v1", "disk_2", "disk_3"])
+async def test_node_of_an_older_version_goes_on(folder: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A node that is started on what one of an older version left has all its keys, and takes new ones."""
     machine = KeyValueMachine()
     async with Node(
         "n1",
         machine=machine,
         transport=MemoryTransport(MemoryNetwork(), "n1"),
-        storage=SqliteStorage(copy_of("kv.db", tmp_path)),
+        storage=SqliteStorage(copy_of("kv.db", tmp_path, DATA / folder)),
         discovery=StaticDiscovery({}),
         voters=["n1"],
     ) as node:

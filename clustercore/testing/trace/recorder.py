@@ -24,7 +24,7 @@ from clustercore.raft.effects import (
 )
 from clustercore.raft.messages import RaftMessage
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import NO_TERM, Configuration
+from clustercore.raft.types import NO_TERM, Configuration, SnapshotMetadata
 from clustercore.testing.trace import events
 from clustercore.testing.trace.events import EntryRef, Event, Scalar
 
@@ -178,8 +178,8 @@ class Recorder:
                 return entries[-1].index
             case PersistHardState(write_id=write, hard_state=stored):
                 self._emit(events.HardStateWrite(time, node, write, stored.current_term, stored.voted_for))
-            case PersistSnapshot(write_id=write, snapshot=snapshot, keep_from=keep_from):
-                index, term = snapshot.last_included_index, snapshot.last_included_term
+            case PersistSnapshot(write_id=write, metadata=metadata, keep_from=keep_from):
+                index, term = metadata.last_included_index, metadata.last_included_term
                 self._emit(events.SnapshotWrite(time, node, write, index, term, keep_from))
             case ProposalsAppended(term=term, first_index=first_index):
                 self._emit(events.Proposed(time, node, term, first_index))
@@ -250,6 +250,8 @@ def _scalar(value: object) -> Scalar:
         return value
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
+    if isinstance(value, SnapshotMetadata):
+        return f"{value.snapshot_id} up to {value.last_included_index}:{value.last_included_term}"
     if isinstance(value, tuple) and value and isinstance(value[0], Entry):
         return " ".join(f"{entry.index}:{entry.term}" for entry in value)
     if isinstance(value, tuple) and not value:

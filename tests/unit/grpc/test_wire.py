@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
+    Configuration,
     Entry,
     EntryKind,
     ForwardFailure,
@@ -31,6 +32,9 @@ from clustercore.interfaces import (
     RequestVoteRequest,
     RequestVoteResponse,
     Role,
+    Server,
+    SnapshotId,
+    SnapshotMetadata,
     StatusRequest,
     StatusResponse,
     Term,
@@ -76,14 +80,37 @@ statuses = st.builds(
     pending_proposals=numbers,
     peers=st.lists(st.builds(PeerStatus, node_ids, indexes, indexes, numbers), max_size=3).map(tuple),
 )
+servers = st.builds(
+    Server,
+    st.text(min_size=1, max_size=9).map(NodeId),
+    st.booleans(),
+    st.booleans(),
+    st.text(max_size=9),
+    st.text(max_size=9),
+)
+configurations = st.builds(
+    Configuration.with_servers,
+    st.lists(servers, max_size=3, unique_by=lambda server: server.node_id),
+    old_voters=st.frozensets(st.text(min_size=1, max_size=9).map(NodeId), max_size=3),
+    cluster_id=st.text(max_size=9),
+)
 byte_tuples = st.lists(st.binary(max_size=50), min_size=1, max_size=5).map(tuple)
 messages: st.SearchStrategy[Message] = st.one_of(
     append_entries_requests(),
     append_entries_responses,
     st.builds(RequestVoteRequest, terms, node_ids, indexes, terms),
     st.builds(RequestVoteResponse, terms, st.booleans()),
-    st.builds(InstallSnapshotRequest, terms, node_ids, indexes, terms, st.binary(max_size=300)),
-    st.builds(InstallSnapshotResponse, terms, indexes),
+    st.builds(
+        InstallSnapshotRequest,
+        terms,
+        node_ids,
+        st.builds(SnapshotMetadata, indexes, terms, configurations, st.text(min_size=1, max_size=20).map(SnapshotId)),
+        numbers,
+        st.binary(max_size=300),
+        numbers,
+        st.booleans(),
+    ),
+    st.builds(InstallSnapshotResponse, terms, indexes, st.text(max_size=20).map(SnapshotId), numbers),
     st.builds(ForwardProposals, numbers, byte_tuples),
     st.builds(ProposalsApplied, numbers, terms, indexes, byte_tuples),
     st.builds(ProposalsFailed, numbers, st.sampled_from(ForwardFailure), maybe_node_ids, st.text(max_size=50)),

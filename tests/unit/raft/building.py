@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterable
 
 import attrs
@@ -22,7 +23,17 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, Round, Snapshot, Term, WriteId
+from clustercore.raft.types import (
+    Configuration,
+    HardState,
+    LogIndex,
+    NodeId,
+    Round,
+    SnapshotId,
+    SnapshotMetadata,
+    Term,
+    WriteId,
+)
 
 __all__ = [
     "CONFIG",
@@ -91,9 +102,11 @@ def log_of(*terms: int, first: int = 1) -> tuple[Entry, ...]:
     return tuple(command(first + offset, term) for offset, term in enumerate(terms))
 
 
-def snapshot(index: int, term: int) -> Snapshot:
-    """A snapshot up to ``index``."""
-    return Snapshot(LogIndex(index), Term(term), b"state after %d" % index)
+def snapshot(index: int, term: int, name: str = "") -> SnapshotMetadata:
+    """A snapshot up to ``index``, of the cluster of three."""
+    return SnapshotMetadata(
+        LogIndex(index), Term(term), Configuration.of("abc", cluster_id="test"), SnapshotId(name or f"s{index}:{term}")
+    )
 
 
 # --- Messages ---
@@ -165,21 +178,31 @@ def vote_response(term: int, granted: bool) -> RequestVoteResponse:
     return RequestVoteResponse(Term(term), granted)
 
 
-def install(term: int, leader: str, content: Snapshot) -> InstallSnapshotRequest:
-    """An InstallSnapshot request."""
+def install(
+    term: int,
+    leader: str,
+    metadata: SnapshotMetadata,
+    data: bytes = b"state",
+    *,
+    offset: int = 0,
+    is_last: bool = True,
+    checksum: int | None = None,
+) -> InstallSnapshotRequest:
+    """An InstallSnapshot request: a chunk; unless said otherwise the only one."""
     return InstallSnapshotRequest(
         Term(term),
         NodeId(leader),
-        content.last_included_index,
-        content.last_included_term,
-        content.data,
-        content.configuration,
+        metadata,
+        offset,
+        data,
+        zlib.crc32(data) if checksum is None else checksum,
+        is_last,
     )
 
 
-def installed(term: int, match: int) -> InstallSnapshotResponse:
+def installed(term: int, match: int, metadata: SnapshotMetadata, *, next_offset: int = 0) -> InstallSnapshotResponse:
     """The answer to it."""
-    return InstallSnapshotResponse(Term(term), LogIndex(match))
+    return InstallSnapshotResponse(Term(term), LogIndex(match), metadata.snapshot_id, next_offset)
 
 
 def timeout_now(term: int, leader: str, *, round_number: int = 1) -> TimeoutNowRequest:
@@ -201,7 +224,7 @@ def follower(
     entries: Iterable[Entry] = (),
     term: int = 0,
     voted_for: str | None = None,
-    stored: Snapshot | None = None,
+    stored: SnapshotMetadata | None = None,
     config: RaftConfig = CONFIG,
     configuration: Configuration | None = None,
     incarnation: str = "",
@@ -229,7 +252,7 @@ def pre_candidate(
     *,
     entries: Iterable[Entry] = (),
     term: int = 1,
-    stored: Snapshot | None = None,
+    stored: SnapshotMetadata | None = None,
     config: RaftConfig = CONFIG,
     configuration: Configuration | None = None,
     incarnation: str = "",
@@ -253,7 +276,7 @@ def candidate(
     *,
     entries: Iterable[Entry] = (),
     term: int = 1,
-    stored: Snapshot | None = None,
+    stored: SnapshotMetadata | None = None,
     config: RaftConfig = CONFIG,
     configuration: Configuration | None = None,
     incarnation: str = "",
@@ -278,7 +301,7 @@ def leader(
     *,
     entries: Iterable[Entry] = (),
     term: int = 1,
-    stored: Snapshot | None = None,
+    stored: SnapshotMetadata | None = None,
     config: RaftConfig = CONFIG,
     configuration: Configuration | None = None,
     incarnation: str = "",
@@ -332,6 +355,7 @@ def picture(core: RaftCore) -> dict[str, object]:
             "last_write_id",
             "done_write_id",
             "hard_state_write_id",
+            "snapshot",
             "installing",
         )
     }
@@ -341,6 +365,7 @@ def picture(core: RaftCore) -> dict[str, object]:
     seen["configurations"] = tuple(state.configurations._items)
     seen["incarnations"] = dict(state.incarnations)
     seen["votes"] = dict(state.votes)
+    seen["receiving"] = None if state.receiving is None else attrs.astuple(state.receiving, recurse=False)
     seen["transfer"] = None if state.transfer is None else attrs.astuple(state.transfer)
     seen["rounds_sent"] = tuple(state.rounds_sent)
     seen["waiting_reads"] = tuple(state.waiting_reads)
@@ -351,6 +376,7 @@ def picture(core: RaftCore) -> dict[str, object]:
             f"match {progress.match_index} next {progress.next_index}",
             f"inflight {' '.join(str(request.last_index) for request in progress.inflight)}".strip(),
             progress.waiting_since,
+            *(("sending", progress.sending.metadata.snapshot_id, progress.sending.offset) if progress.sending else ()),
         )
         seen[f"contact with {peer}"] = (f"round {progress.answered_round}", progress.last_contact)
     seen["log_writes"] = tuple((write.write_id, write.last_index, write.since) for write in state._log_writes)

@@ -23,6 +23,7 @@ from tests.unit.raft.building import (
     pre_vote_request,
     pre_vote_response,
     refused,
+    snapshot,
     vote_request,
     vote_response,
 )
@@ -83,7 +84,9 @@ def test_leader_needs_a_majority_with_itself(answers: str, is_leader: bool) -> N
     assert (core.state.role is Role.LEADER) is is_leader
 
 
-@pytest.mark.parametrize("answer", [appended(1, 0, 0), refused(1, 5, conflict=(0, 1)), installed(1, 0)], ids=str)
+@pytest.mark.parametrize(
+    "answer", [appended(1, 0, 0), refused(1, 5, conflict=(0, 1)), installed(1, 0, snapshot(1, 1))], ids=str
+)
 def test_every_answer_of_its_term_keeps_the_leader(answer: RaftMessage) -> None:
     """A follower with another log, or one that gets a snapshot, hears the leader too."""
     core = leader("abc")

@@ -247,8 +247,8 @@ def test_target_that_gets_the_log_by_a_snapshot_is_told() -> None:
     core.transfer_leadership(B, 1.0)
     core.receive(B, refused(2, 4, conflict=(0, 2)), 1.0)
 
-    assert told(core.receive(B, installed(2, 4), 1.25)) == []
-    assert told(core.receive(B, installed(2, 5), 1.25)) == [B]
+    assert told(core.receive(B, installed(2, 4, snapshot(4, 1)), 1.25)) == []
+    assert told(core.receive(B, installed(2, 5, snapshot(4, 1)), 1.25)) == [B]
 
 
 def test_target_is_brought_up_to_date_meanwhile() -> None:

@@ -4,8 +4,9 @@ from collections import deque
 
 import pytest
 
-from clustercore.raft.progress import Inflight, Progress, ProgressState
+from clustercore.raft.progress import Inflight, Progress, ProgressState, SnapshotTransfer
 from clustercore.raft.types import LogIndex
+from tests.unit.raft.building import snapshot
 
 PROBE, REPLICATE, SNAPSHOT = ProgressState.PROBE, ProgressState.REPLICATE, ProgressState.SNAPSHOT
 
@@ -112,7 +113,9 @@ def test_becoming_probe_or_snapshot_forgets_what_is_on_its_way() -> None:
     probe, waiting = make(REPLICATE, 4, 9, 6, 8), make(REPLICATE, 4, 9, 6, 8)
 
     probe.become_probe(is_paused=True)
-    waiting.become_snapshot(2.0)
+    waiting.become_snapshot(snapshot(3, 1))
 
     assert probe == make(PROBE, 4, 5, is_paused=True)
-    assert waiting == make(SNAPSHOT, 4, 9, waiting_since=2.0)
+    expected = make(SNAPSHOT, 4, 9)
+    expected.sending = SnapshotTransfer(snapshot(3, 1))
+    assert waiting == expected

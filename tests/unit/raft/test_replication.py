@@ -13,7 +13,8 @@ from clustercore.raft.effects import (
     SendSnapshot,
 )
 from clustercore.raft.entry import EntryKind
-from clustercore.raft.types import LogIndex, NodeId, Role, Term, WriteId
+from clustercore.raft.messages import InstallSnapshotResponse
+from clustercore.raft.types import LogIndex, NodeId, Role, SnapshotMetadata, Term, WriteId
 from tests.unit.raft.building import (
     CONFIG,
     A,
@@ -336,12 +337,12 @@ def test_heartbeats_go_out_at_their_deadline() -> None:
 
 def test_heartbeat_to_a_follower_behind_the_log_stands_before_the_log() -> None:
     """The term of what it has is not known any more; index 0 always fits."""
-    core = leader("ab", stored=snapshot(4, 1), term=2)
+    core = leader(stored=snapshot(4, 1), term=2)
     core.state.progress[B].match_index = LogIndex(3)
 
     effects = core.time_passed(1.25)
 
-    assert effects == (Send(B, append(2, "a", commit=4, round_number=2)),)
+    assert effects[0] == Send(B, append(2, "a", commit=4, round_number=2))
 
 
 def test_entries_unanswered_too_long_are_taken_for_lost() -> None:
@@ -406,11 +407,18 @@ def test_broken_connection_to_a_stranger_changes_nothing(make: type) -> None:
 
 # --- Snapshots for followers far behind ---
 
+OLD = snapshot(4, 1)
 
-def sending_snapshot() -> RaftCore:
+
+def chunk_for(peer: NodeId, offset: int, metadata: SnapshotMetadata = OLD, *, term: int = 2) -> SendSnapshot:
+    """The effect that asks for a chunk to be sent."""
+    return SendSnapshot(peer, Term(term), metadata.snapshot_id, offset)
+
+
+def sending_snapshot(voters: str = "ab") -> RaftCore:
     """A leader of term 2, compacted up to 4, that has just asked for a snapshot to be sent to ``b``."""
-    core = leader("ab", stored=snapshot(4, 1), term=2)
-    assert core.receive(B, refused(2, 4, conflict=(0, 2)), 1.25) == (SendSnapshot(B, Term(2)),)
+    core = leader(voters, stored=OLD, term=2)
+    assert core.receive(B, refused(2, 4, conflict=(0, 2)), 1.25) == (chunk_for(B, 0),)
     return core
 
 
@@ -418,12 +426,42 @@ def test_follower_that_needs_compacted_entries_gets_the_snapshot() -> None:
     """The leader has discarded what it would send (Raft §7); no entries are sent meanwhile."""
     core = sending_snapshot()
 
-    assert picture(core)["progress of b"] == ("snapshot", "match 0 next 2", "inflight", 1.25)
+    assert picture(core)["progress of b"] == ("snapshot", "match 0 next 2", "inflight", 1.25, "sending", "s4:1", 0)
+    assert core.sending == {B: OLD.snapshot_id}
     assert not any(isinstance(effect, Send) for effect in core.propose([b"x"], 1.25))
     before = picture(core)
     assert core.receive(B, appended(2, 0, 0), 1.5) == ()
     assert core.receive(B, refused(2, 4, conflict=(0, 2)), 1.5) == ()
     assert changes(before, core) == {"contact with b": ("round 0", 1.5)}
+
+
+def test_answer_to_a_chunk_says_where_the_next_begins() -> None:
+    """One chunk at a time, from where the follower is, be it further than what was sent (Raft Figure 13)."""
+    core = sending_snapshot()
+    before = picture(core)
+
+    assert core.receive(B, installed(2, 0, OLD, next_offset=700), 1.5) == (chunk_for(B, 700),)
+    assert changes(before, core) == {
+        "progress of b": ("snapshot", "match 0 next 2", "inflight", 1.5, "sending", "s4:1", 700),
+        "contact with b": ("round 0", 1.5),
+    }
+    # A follower that started again has forgotten all of it.
+    assert core.receive(B, installed(2, 0, OLD), 1.75) == (chunk_for(B, 0),)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [installed(2, 0, OLD, next_offset=700), installed(2, 0, snapshot(3, 1), next_offset=900)],
+    ids=["the chunk that is out", "another snapshot"],
+)
+def test_late_answer_to_a_chunk_sends_nothing(answer: InstallSnapshotResponse) -> None:
+    """What it asks for is on its way, or is part of a transfer that is over."""
+    core = sending_snapshot()
+    core.receive(B, installed(2, 0, OLD, next_offset=700), 1.5)
+    before = picture(core)
+
+    assert core.receive(B, answer, 1.75) == ()
+    assert changes(before, core) == {"contact with b": ("round 0", 1.75)}
 
 
 def test_installed_snapshot_is_followed_by_entries() -> None:
@@ -432,7 +470,7 @@ def test_installed_snapshot_is_followed_by_entries() -> None:
     core.propose([b"x"], 1.25)
     before = picture(core)
 
-    effects = core.receive(B, installed(2, 4), 1.5)
+    effects = core.receive(B, installed(2, 4, OLD), 1.5)
 
     entries = core.state.log.slice(LogIndex(5), LogIndex(6))
     assert effects == (Send(B, append(2, "a", prev=(4, 1), entries=entries, commit=4, round_number=1)),)
@@ -440,52 +478,116 @@ def test_installed_snapshot_is_followed_by_entries() -> None:
         "progress of b": ("replicate", "match 4 next 7", "inflight 6", 1.5),
         "contact with b": ("round 0", 1.5),
     }
+    assert core.sending == {}
 
 
 def test_installed_snapshot_can_commit() -> None:
     """A snapshot with entries of the leader's own term is an acknowledgement of them, as any other."""
     core = sending_snapshot()
 
-    effects = core.receive(B, installed(2, 5), 1.5)
+    effects = core.receive(B, installed(2, 5, OLD), 1.5)
 
     assert effects == (Apply((no_op(5, 2),)),)
     assert core.state.commit_index == 5
 
 
-@pytest.mark.parametrize("match", [0, 3])
-def test_snapshot_older_than_the_log_is_sent_anew(match: int) -> None:
-    """The log was compacted further in between: the answer does not reach the base, so the newest one is sent."""
+def test_follower_that_caught_up_meanwhile_is_sent_no_more_of_the_snapshot() -> None:
+    """Late entries, of an earlier leader perhaps, have brought it as far."""
     core = sending_snapshot()
 
-    effects = core.receive(B, installed(2, match), 1.5)
+    effects = core.receive(B, appended(2, 4, 4), 1.5)
 
-    assert effects == (SendSnapshot(B, Term(2)),)
-    assert picture(core)["progress of b"] == ("snapshot", f"match {match} next {match + 1}", "inflight", 1.5)
+    assert [type(effect) for effect in effects] == [Send]
+    assert core.sending == {}
 
 
-def test_lost_snapshot_is_sent_again_after_its_timeout() -> None:
-    """snapshot_timeout_s after it was asked for; the follower's next answer shows what it needs.
+def test_follower_that_caught_up_in_part_gets_the_newest_snapshot() -> None:
+    """What it still lacks is not in the log."""
+    core = sending_snapshot()
+
+    assert core.receive(B, appended(2, 0, 3), 1.5) == (chunk_for(B, 0),)
+    assert picture(core)["progress of b"] == ("snapshot", "match 3 next 4", "inflight", 1.5, "sending", "s4:1", 0)
+
+
+def test_lost_chunk_is_sent_again_after_its_timeout() -> None:
+    """snapshot_timeout_s after it was asked for, as soon as the follower shows that it lives.
 
     Its answers to heartbeats keep the leader in office meanwhile.
     """
     core = sending_snapshot()
-    assert core.receive(B, appended(2, 0, 0), 4.75) == ()
-    core.time_passed(5.0)
-    assert picture(core)["progress of b"] == ("snapshot", "match 0 next 2", "inflight", 1.25)
+    core.receive(B, installed(2, 0, OLD, next_offset=700), 1.5)
+    assert core.receive(B, appended(2, 0, 0), 5.25) == ()
+    before = picture(core)
 
-    core.time_passed(5.25)
-    assert picture(core)["progress of b"] == ("probe", "paused", "match 0 next 1", "inflight", 1.25)
+    assert core.receive(B, appended(2, 0, 0), 5.5) == (chunk_for(B, 700),)
+    assert changes(before, core) == {
+        "progress of b": ("snapshot", "match 0 next 2", "inflight", 5.5, "sending", "s4:1", 700),
+        "contact with b": ("round 0", 5.5),
+    }
 
-    assert core.receive(B, appended(2, 0, 0), 5.5) == (SendSnapshot(B, Term(2)),)
+
+def test_chunk_over_a_broken_connection_is_sent_again_after_an_election_timeout() -> None:
+    """The transfer goes on where it was; not faster, as the chunk may be what breaks the connection."""
+    core = sending_snapshot()
+    core.receive(B, installed(2, 0, OLD, next_offset=700), 1.5)
+
+    assert core.peer_unreachable(B) == ()
+    assert core.receive(B, appended(2, 0, 0), 2.25) == ()
+    assert core.receive(B, appended(2, 0, 0), 2.5) == (chunk_for(B, 700),)
+    assert core.receive(B, appended(2, 0, 0), 3.75) == ()
 
 
-def test_snapshot_over_a_broken_connection_is_sent_again() -> None:
-    """peer_unreachable takes it for lost at once."""
+def test_transfer_to_a_silent_follower_ends() -> None:
+    """After snapshot_timeout_s nothing is kept for it any more; once it is back, it is asked how far it had come.
+
+    The others keep the leader in office.
+    """
+    core = sending_snapshot("abc")
+    core.receive(B, installed(2, 0, OLD, next_offset=700), 1.5)
+    for now in (2.0, 3.0, 4.0, 5.0, 5.25):
+        core.receive(C, appended(2, 4, 4), now)
+        core.time_passed(now)
+    assert core.sending == {B: OLD.snapshot_id}
+
+    core.time_passed(5.5)
+    assert core.sending == {}
+    assert picture(core)["progress of b"] == ("probe", "paused", "match 0 next 1", "inflight", 1.5)
+
+    assert core.receive(B, appended(2, 0, 0), 9.0) == (chunk_for(B, 0),)
+
+
+def test_transfer_begins_again_if_its_snapshot_is_gone() -> None:
+    """A newer one was stored before the first chunk was read; the follower's next sign of life asks for that."""
     core = sending_snapshot()
 
-    core.peer_unreachable(B)
+    assert core.snapshot_gone(B, snapshot(3, 1).snapshot_id) == ()
+    assert core.snapshot_gone(NodeId("x"), OLD.snapshot_id) == ()
+    assert core.sending == {B: OLD.snapshot_id}
+    assert core.snapshot_gone(B, OLD.snapshot_id) == ()
 
-    assert core.receive(B, appended(2, 0, 0), 1.5) == (SendSnapshot(B, Term(2)),)
+    assert core.sending == {}
+    core.snapshot_gone(B, OLD.snapshot_id)
+    assert picture(core)["progress of b"] == ("probe", "paused", "match 0 next 1", "inflight", 1.25)
+    assert core.receive(B, appended(2, 0, 0), 1.5) == (chunk_for(B, 0),)
+
+
+def test_entries_after_a_snapshot_on_its_way_are_kept() -> None:
+    """Or the follower would need the next snapshot as soon as it has this one, and so on for ever."""
+    core = sending_snapshot("abc")
+    core.propose([b"x"], 1.25)
+    core.storage_done(WriteId(3), 1.25)
+    core.receive(C, appended(2, 4, 6), 1.25)
+    newer = snapshot(6, 2)
+
+    core.snapshot_taken(newer, LogIndex(7))
+    assert core.state.log.first_index == 5
+    # The transfer goes on with the snapshot it began with.
+    assert core.receive(B, installed(2, 0, OLD, next_offset=9), 1.5) == (chunk_for(B, 9),)
+
+    effects = core.receive(B, installed(2, 4, OLD), 1.75)
+    assert [type(effect) for effect in effects] == [Send]
+    core.snapshot_taken(newer, LogIndex(7))
+    assert core.state.log.first_index == 7
 
 
 def test_follower_overtaken_by_compaction_gets_the_snapshot() -> None:
@@ -495,9 +597,9 @@ def test_follower_overtaken_by_compaction_gets_the_snapshot() -> None:
     core.storage_done(WriteId(3), 1.0)
     core.receive(C, appended(1, 1, 2), 1.0)
     core.peer_unreachable(B)
-    core.snapshot_taken(LogIndex(2), LogIndex(3))
+    core.snapshot_taken(snapshot(2, 1), LogIndex(3))
 
-    assert core.receive(B, appended(1, 1, 1), 1.25) == (SendSnapshot(B, Term(1)),)
+    assert core.receive(B, appended(1, 1, 1), 1.25) == (chunk_for(B, 0, snapshot(2, 1), term=1),)
 
 
 # --- Stepping down ---

@@ -9,13 +9,14 @@ from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Reply
 from clustercore.raft.messages import (
     AppendEntriesRequest,
+    InstallSnapshotRequest,
     PreVoteRequest,
     RaftMessage,
     RaftResponse,
     RequestVoteRequest,
     TimeoutNowRequest,
 )
-from clustercore.raft.types import Configuration, NodeId
+from clustercore.raft.types import Configuration, NodeId, SnapshotId
 from clustercore.raft.well_formed import MAX_NUMBER, is_well_formed
 from tests.unit.raft.building import (
     A,
@@ -100,6 +101,9 @@ MALFORMED_REQUESTS = [
     install(9, "b", attrs.evolve(snapshot(4, 2), configuration=Configuration.of("", learners="b", cluster_id="test"))),
     install(9, "b", snapshot(4, 10)),
     install(9, "b", snapshot(BIG, 2)),
+    install(9, "b", attrs.evolve(snapshot(4, 2), snapshot_id=SnapshotId(""))),
+    install(9, "b", snapshot(4, 2), offset=-1),
+    install(9, "b", snapshot(4, 2), b"", is_last=False),
 ]
 
 MALFORMED_RESPONSES = [
@@ -118,9 +122,10 @@ MALFORMED_RESPONSES = [
     appended(9, BIG, 0),
     refused(9, 2, conflict=(-1, 1)),
     refused(9, 2, conflict=(1, BIG)),
-    installed(0, 0),
-    installed(9, -1),
-    installed(9, BIG),
+    installed(0, 0, snapshot(4, 2)),
+    installed(9, -1, snapshot(4, 2)),
+    installed(9, 0, snapshot(4, 2), next_offset=-1),
+    installed(9, BIG, snapshot(4, 2)),
 ]
 
 
@@ -135,8 +140,10 @@ def refusal_of(message: RaftMessage, term: int) -> RaftResponse:
             return timeout_now_response(term)
         case AppendEntriesRequest():
             return refused(term, message.prev_log_index)
+        case InstallSnapshotRequest():
+            return installed(term, 0, message.metadata)
         case _:
-            return installed(term, 0)
+            raise AssertionError(f"{message} is no request")
 
 
 @pytest.mark.parametrize("role", CORES)
@@ -183,7 +190,7 @@ def test_malformed_response_changes_nothing(role: str, message: RaftMessage) -> 
         vote_response(1, False),
         appended(1, 0, 0),
         refused(4, 9, conflict=(2, 3)),
-        installed(4, 0),
+        installed(4, 0, snapshot(4, 2)),
     ],
     ids=str,
 )
@@ -226,7 +233,7 @@ def test_request_of_an_earlier_term_is_refused_and_changes_nothing(role: str, me
         timeout_now_response(2),
         appended(2, 2, 2),
         refused(2, 2, conflict=(1, 1)),
-        installed(2, 2),
+        installed(2, 2, snapshot(4, 2)),
     ],
     ids=["RequestVote", "PreVote", "TimeoutNow", "AppendEntries", "AppendEntries refused", "InstallSnapshot"],
 )
@@ -245,17 +252,17 @@ def test_response_of_an_earlier_term_changes_nothing(role: str, message: RaftMes
         ("follower", vote_response(3, True)),
         ("follower", appended(3, 2, 2)),
         ("follower", refused(3, 2, conflict=(1, 1))),
-        ("follower", installed(3, 2)),
+        ("follower", installed(3, 2, snapshot(4, 2))),
         ("follower", pre_vote_response(3, 4, True)),
         ("pre_candidate", vote_response(3, True)),
         ("pre_candidate", appended(3, 2, 2)),
         ("pre_candidate", refused(3, 2, conflict=(1, 1))),
-        ("pre_candidate", installed(3, 2)),
+        ("pre_candidate", installed(3, 2, snapshot(4, 2))),
         ("candidate", pre_vote_response(4, 5, True)),
         ("leader", pre_vote_response(4, 5, True)),
         ("candidate", appended(4, 2, 2)),
         ("candidate", refused(4, 2, conflict=(1, 1))),
-        ("candidate", installed(4, 2)),
+        ("candidate", installed(4, 2, snapshot(4, 2))),
         ("leader", vote_response(4, True)),
         ("leader", vote_response(4, False)),
     ],
@@ -274,7 +281,7 @@ def test_response_nobody_waits_for_changes_nothing(role: str, message: RaftMessa
     [
         appended(4, 3, 9, round_number=1),
         refused(4, 2, round_number=1),
-        installed(4, 9),
+        installed(4, 9, snapshot(4, 2)),
     ],
     ids=str,
 )
@@ -287,7 +294,9 @@ def test_response_that_proves_nothing_only_shows_that_the_follower_lives(message
     assert changes(before, core) == {"contact with b": ("round 0", 9.0)}
 
 
-@pytest.mark.parametrize("message", [appended(4, 2, 2), refused(4, 2, conflict=(1, 1)), installed(4, 2)], ids=str)
+@pytest.mark.parametrize(
+    "message", [appended(4, 2, 2), refused(4, 2, conflict=(1, 1)), installed(4, 2, snapshot(4, 2))], ids=str
+)
 def test_response_of_a_stranger_changes_nothing(message: RaftMessage) -> None:
     """Only voters replicate; a vote of a stranger is kept, but never counts (test_quorum)."""
     core = CORES["leader"]()

@@ -6,7 +6,8 @@ happened, and are written by this file; everything else is prose. The inputs are
     cluster a b=1,1,2 c=@4:2,3 max_append_entries=1
                         nodes, with the terms of the entries on their disks (here ``c`` has a snapshot up to entry 4 of
                         term 2, and entry 5 of term 3), and settings of RaftConfig; ``term=3`` is everyone's stored
-                        term; ``+d`` is a node with an empty disk that waits to be added
+                        term, and ``chunk_bytes=3`` how much of a snapshot, which has 8 bytes, goes into a message;
+                        ``+d`` is a node with an empty disk that waits to be added
     timeout a           time passes until a's deadline, and a alone notices
     sync a              all that a writes becomes durable, and a is told
     deliver 3 4         hand over messages, by their numbers; one to a node that is down is lost
@@ -20,7 +21,7 @@ happened, and are written by this file; everything else is prose. The inputs are
     transfer a b        ask a to hand over to b
     change a a b d~ e^  ask a to change the members: a and b vote, d is a learner, e one that is to be promoted
     snapshot a 2        a writes a snapshot of its machine, and will keep the last 2 entries it covers (0 if not said)
-    serve a             a reads its snapshot and sends it to whoever it owes it
+    serve a             a reads a chunk of its snapshot and sends it to whoever it owes it
     unreachable a b     a's connection to b broke
     crash a, start a    what was not durable is lost
     show a b            say how nodes stand
@@ -45,6 +46,7 @@ from clustercore.raft.effects import (
     PersistEntries,
     PersistHardState,
     PersistSnapshot,
+    PersistSnapshotChunk,
     ProposalsAppended,
     ProposalsRefused,
     ReadReady,
@@ -70,9 +72,20 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from clustercore.raft.types import Configuration, HardState, LogIndex, NodeId, ReadId, Role, Server, Snapshot, Term
+from clustercore.raft.types import (
+    Configuration,
+    HardState,
+    LogIndex,
+    NodeId,
+    ReadId,
+    Role,
+    Server,
+    SnapshotId,
+    SnapshotMetadata,
+    Term,
+)
 from tests.properties.raft_invariants import Invariants
-from tests.properties.raft_world import Disk, Node, Packet, Watcher, World
+from tests.properties.raft_world import Disk, Node, Packet, Snapshot, Watcher, World
 from tests.unit.raft.building import log_of
 
 __all__ = ["replay"]
@@ -120,25 +133,29 @@ class _Runner:
         settings: dict[str, Any] = {}
         disks: dict[str, Disk] = {}
         strangers = [argument[1:] for argument in arguments if argument.startswith("+")]
-        stored_term = 0
+        stored_term, chunk_bytes = 0, 1024
         for argument in arguments:
             if argument.startswith("+"):
                 continue
             name, _, value = argument.partition("=")
             if name == "term":
                 stored_term = int(value)
+            elif name == "chunk_bytes":
+                chunk_bytes = int(value)
             elif name in attrs.fields_dict(RaftConfig):
                 settings[name] = float(value) if name.endswith("_s") else int(value)
             else:
                 disks[name] = _disk_of(value)
         for disk in disks.values():
             last = [entry.term for entry in disk.entries[-1:]] + (
-                [disk.snapshot.last_included_term] if disk.snapshot else []
+                [disk.snapshot.metadata.last_included_term] if disk.snapshot else []
             )
             disk.hard_state = HardState(max([Term(stored_term), *last]))
         config = RaftConfig(**settings)
         watchers: list[Watcher] = [self, Invariants()]
-        self._world = World(disks, config=config, disks=disks, strangers=strangers, watchers=watchers)
+        self._world = World(
+            disks, config=config, disks=disks, strangers=strangers, watchers=watchers, chunk_bytes=chunk_bytes
+        )
 
     def do_timeout(self, name: str) -> None:
         self.world.expire(NodeId(name))
@@ -284,7 +301,8 @@ def _disk_of(text: str) -> Disk:
     disk = Disk()
     if parts and parts[0].startswith("@"):
         index, term = (int(number) for number in parts.pop(0)[1:].split(":"))
-        disk.snapshot = Snapshot(LogIndex(index), Term(term), b"")
+        metadata = SnapshotMetadata(LogIndex(index), Term(term), Configuration(), SnapshotId(f"{index}:{term}"))
+        disk.snapshot = Snapshot(metadata, b"")
     disk.entries = list(log_of(*(int(term) for term in parts), first=disk.snapshot_index + 1))
     return disk
 
@@ -296,17 +314,19 @@ def _effect(effect: Effect) -> str:
             return f"write {write_id}: term {hard_state.current_term}{vote}"
         case PersistEntries(write_id=write_id, entries=entries):
             return f"write {write_id}: {_entries(entries)}"
-        case PersistSnapshot(write_id=write_id, snapshot=snapshot, keep_from=keep_from):
+        case PersistSnapshotChunk(write_id=write_id, metadata=metadata, offset=offset, data=data):
+            return f"write {write_id}: {_bytes(offset, data)} of snapshot {metadata.snapshot_id}"
+        case PersistSnapshot(write_id=write_id, metadata=metadata, keep_from=keep_from):
             kept = f"log kept from {keep_from}" if keep_from is not None else "log dropped"
-            return f"write {write_id}: snapshot up to {_place(snapshot)}, {kept}"
+            return f"write {write_id}: put snapshot {metadata.snapshot_id} up to {_place(metadata)} in place, {kept}"
         case Send(message=message) | Reply(message=message):
             return _message(message)
-        case SendSnapshot(to=to, term=term):
-            return f"owes {to} a snapshot, in term {term}"
+        case SendSnapshot(to=to, snapshot_id=snapshot_id, offset=offset):
+            return f"owes {to} snapshot {snapshot_id} from byte {offset} on"
         case Apply(entries=entries):
             return f"apply {_entries(entries)}"
-        case RestoreSnapshot(snapshot=snapshot):
-            return f"restore the snapshot up to {_place(snapshot)}"
+        case RestoreSnapshot(metadata=metadata):
+            return f"restore snapshot {metadata.snapshot_id} up to {_place(metadata)}"
         case RoleChanged(role=Role.FOLLOWER, term=term, leader_id=None):
             return f"now follower in term {term}"
         case RoleChanged(role=Role.FOLLOWER, term=term, leader_id=leader_id):
@@ -357,8 +377,14 @@ def _message(message: RaftMessage) -> str:
                 f"no match at {message.prev_log_index} in term {message.term}: "
                 f"conflicting term {message.conflict_term} begins at {message.conflict_index}; round {message.round}"
             )
-        case InstallSnapshotRequest(term=term, last_included_index=index, last_included_term=last_term):
-            return f"InstallSnapshot in term {term}: up to {index}:{last_term}"
+        case InstallSnapshotRequest(term=term, metadata=metadata, offset=offset, data=data):
+            last = ", the last" if message.is_last else ""
+            return (
+                f"InstallSnapshot in term {term}: {_bytes(offset, data)} of {metadata.snapshot_id}{last}; "
+                f"it goes up to {_place(metadata)}"
+            )
+        case InstallSnapshotResponse(term=term, match_index=0):
+            return f"the next byte of {message.snapshot_id} is {message.next_offset}, in term {term}"
         case InstallSnapshotResponse(term=term, match_index=match_index):
             return f"agree up to {match_index} in term {term}"
         case TimeoutNowRequest(term=term, round=number):
@@ -400,8 +426,12 @@ def _role(role: Role) -> str:
     return role.value.replace("_", "-")
 
 
-def _place(snapshot: Snapshot) -> str:
-    return f"{snapshot.last_included_index}:{snapshot.last_included_term}"
+def _place(metadata: SnapshotMetadata) -> str:
+    return f"{metadata.last_included_index}:{metadata.last_included_term}"
+
+
+def _bytes(offset: int, data: bytes) -> str:
+    return f"bytes {offset} to {offset + len(data) - 1}" if data else f"no bytes at {offset}"
 
 
 def _standing(node: Node) -> str:

@@ -55,12 +55,16 @@ def test_one_command_fits_into_what_may_be_pending() -> None:
         NodeConfig(max_command_bytes=101, max_pending_bytes=100)
 
 
-@pytest.mark.parametrize(("append", "command", "named"), [(5000, 4000, "max_append"), (4000, 5000, "max_command")])
-def test_transport_must_carry_the_largest_message(append: int, command: int, named: str) -> None:
+@pytest.mark.parametrize(
+    ("append", "command", "chunk", "named"),
+    [(5000, 4000, 10, "max_append"), (4000, 5000, 10, "max_command"), (4000, 10, 5000, "snapshot_chunk")],
+)
+def test_transport_must_carry_the_largest_message(append: int, command: int, chunk: int, named: str) -> None:
     """Entries that do not fit into a message would never reach a follower; the text names both limits."""
     config = NodeConfig(
         raft=RaftConfig(max_append_bytes=append, max_append_entries=10),
         max_command_bytes=command,
+        snapshot_chunk_bytes=chunk,
         max_pending_proposals=20,
     )
     config.check_transport(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -18,6 +19,7 @@ from clustercore.interfaces import (
     EntryKind,
     HardState,
     InstallSnapshotRequest,
+    InstallSnapshotResponse,
     Message,
     NodeId,
     NotLeader,
@@ -28,7 +30,6 @@ from clustercore.interfaces import (
     RequestVoteResponse,
     Role,
     RoleChange,
-    Snapshot,
 )
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.configuration import encode_configuration
@@ -48,8 +49,12 @@ from clustercore.runtime.session_entries import (
     decode_version_entry,
     encode_operation,
 )
-from clustercore.runtime.writer import ReadSnapshot, StorageJob
+from clustercore.runtime.snapshot_sender import SnapshotSender
+from clustercore.runtime.snapshots import Snapshots
+from clustercore.runtime.writer import StorageCall, StorageJob, Writer
+from clustercore_memory import MemoryStorage
 from tests.simulation.cluster import Journal
+from tests.snapshots import save_snapshot, snapshot
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 
@@ -136,9 +141,16 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
         ReplicatedState(Journal()),
         last_applied=LogIndex(0),
         snapshot_entries=1000,
+        snapshot_log_bytes=1 << 30,
         on_applied=proposals.applied,
-        on_snapshot=lambda snapshot: None,
         on_members=lambda configuration: None,
+        snapshots=Snapshots(
+            Writer(MemoryStorage(), snapshot_index=LogIndex(0), on_durable=lambda write_id: None),
+            chunk_bytes=1000,
+            label=lambda index, term: snapshot(index, term).metadata,
+            first_index_to_keep=lambda index: index,
+            on_saved=lambda metadata, keep_from: None,
+        ),
     )
     engine = Engine(
         core,
@@ -146,6 +158,15 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
         proposals=proposals,
         post_job=jobs.append,
         post_message=lambda peer, message: left.append((peer, message)),
+        snapshot_sender=SnapshotSender(
+            node_id=A,
+            chunk_bytes=3,
+            post_job=jobs.append,
+            post_message=lambda peer, message: left.append((peer, message)),
+            on_gone=lambda peer, snapshot_id: engine.snapshot_gone(peer, snapshot_id),
+            takes_chunks=lambda peer: True,
+            max_message_bytes=None,
+        ),
         on_role_change=lambda before, after: roles.append(after),
         wake_forwarder=lambda: forwarder_calls.append("wake"),
         on_heard=lambda: None,
@@ -448,22 +469,73 @@ async def test_messages_wait_when_too_many_are_queued() -> None:
             await bench.engine.receive(B, append_request(1), lambda message: None)
 
 
-async def test_a_snapshot_is_read_and_sent_in_the_term_of_asking(autojump_clock: MockClock) -> None:
-    """A follower that needs what the leader dropped gets the stored snapshot, read by the writer."""
-    async with running() as bench:
-        await bench.stand_and_win()
-        term = bench.core.state.current_term
-        await bench.propose(b"x", b"y")
-        await bench.durable()
-        await bench.receive(B, AppendEntriesResponse(term, True, LogIndex(0), LogIndex(1)))
-        await bench.receive(B, AppendEntriesResponse(term, True, LogIndex(1), LogIndex(3)))
-        bench.engine.snapshot_saved(LogIndex(3), LogIndex(4))
-        await wait_all_tasks_blocked()
-        await bench.receive(C, AppendEntriesResponse(term, False, LogIndex(0), LogIndex(0), Term(0), LogIndex(1)))
+async def wanting_a_snapshot(bench: Bench) -> Term:
+    """Let a win and drop what c needs: it owes c its snapshot up to entry 3. Return its term."""
+    await bench.stand_and_win()
+    term = bench.core.state.current_term
+    await bench.propose(b"x", b"y")
+    await bench.durable()
+    await bench.receive(B, AppendEntriesResponse(term, True, LogIndex(0), LogIndex(1)))
+    await bench.receive(B, AppendEntriesResponse(term, True, LogIndex(1), LogIndex(3)))
+    bench.engine.snapshot_saved(snapshot(3, term).metadata, LogIndex(4))
+    await wait_all_tasks_blocked()
+    await bench.receive(C, AppendEntriesResponse(term, False, LogIndex(0), LogIndex(0), Term(0), LogIndex(1)))
+    await bench.receive(C, AppendEntriesResponse(term, True, LogIndex(0), LogIndex(0)))
+    bench.left.clear()
+    return term
+
+
+async def do_calls(bench: Bench, storage: MemoryStorage) -> None:
+    """Do for the writer what else it has to do with the storage."""
+    calls = [job for job in bench.jobs if isinstance(job, StorageCall)]
+    bench.jobs[:] = [job for job in bench.jobs if not isinstance(job, StorageCall)]
+    for job in calls:
+        await job.call(storage)
+    await wait_all_tasks_blocked()
+
+
+async def test_a_snapshot_is_read_and_sent_chunk_by_chunk(autojump_clock: MockClock) -> None:
+    """A follower that needs what was dropped gets the stored snapshot, to its end though a newer one is stored."""
+    async with running() as bench, MemoryStorage() as storage:
+        term = await wanting_a_snapshot(bench)
+        taken = snapshot(3, term)
+        await save_snapshot(storage, taken, keep_from=None)
+
+        await do_calls(bench, storage)
+        await save_snapshot(storage, snapshot(4, term), keep_from=None)
+        await bench.receive(C, InstallSnapshotResponse(term, LogIndex(0), taken.metadata.snapshot_id, 3))
+        await do_calls(bench, storage)
+
+        assert bench.left == [
+            (C, InstallSnapshotRequest(term, A, taken.metadata, 0, b"sta", zlib.crc32(b"sta"), False)),
+            (C, InstallSnapshotRequest(term, A, taken.metadata, 3, b"te", zlib.crc32(b"te"), True)),
+        ]
+
+
+async def test_a_snapshot_that_was_replaced_before_it_was_read_is_not_sent(autojump_clock: MockClock) -> None:
+    """The core hears of it, and asks for the newest at the follower's next sign of life."""
+    async with running() as bench, MemoryStorage() as storage:
+        term = await wanting_a_snapshot(bench)
+        await save_snapshot(storage, snapshot(4, term), keep_from=None)
+
+        await do_calls(bench, storage)
+
+        assert bench.left == []
+        assert bench.core.sending == {}
         await bench.receive(C, AppendEntriesResponse(term, True, LogIndex(0), LogIndex(0)))
-        bench.left.clear()
+        assert bench.core.sending == {C: snapshot(3, term).metadata.snapshot_id}
 
-        [read] = [job for job in bench.jobs if isinstance(job, ReadSnapshot)]
-        read.on_read(Snapshot(LogIndex(3), term, b"state"))
 
-        assert bench.left == [(C, InstallSnapshotRequest(term, A, LogIndex(3), term, b"state"))]
+async def test_a_snapshot_is_let_go_of_when_its_follower_has_it(autojump_clock: MockClock) -> None:
+    """It is closed, so that its space is free."""
+    async with running() as bench, MemoryStorage() as storage:
+        term = await wanting_a_snapshot(bench)
+        taken = snapshot(3, term)
+        await save_snapshot(storage, taken, keep_from=None)
+        await do_calls(bench, storage)
+
+        await bench.receive(C, InstallSnapshotResponse(term, LogIndex(3), taken.metadata.snapshot_id))
+        [close] = [job for job in bench.jobs if isinstance(job, StorageCall)]
+
+        await close.call(storage)
+        assert bench.core.sending == {}

@@ -8,7 +8,15 @@ import math
 import attrs
 import pytest
 
-from clustercore.interfaces import Hello, HelloResponse, InvariantError, NodeId, StorageIdentity, TransportError
+from clustercore.interfaces import (
+    PROTOCOL_VERSION,
+    Hello,
+    HelloResponse,
+    InvariantError,
+    NodeId,
+    StorageIdentity,
+    TransportError,
+)
 from clustercore.runtime.introductions import Introduction, Introductions, ProtocolVersions
 from tests.unit.runtime.fakes import introductions_of
 
@@ -40,7 +48,10 @@ def test_both_sides_learn_who_the_other_is() -> None:
     meet(a, b)
 
     assert told == [(A, "first"), (B, "other")]
-    assert (a.get(B), b.get(A)) == (Introduction("other", 1, 2, 1, 1.0), Introduction("first", 4, 2, 1, 1.0))
+    assert (a.get(B), b.get(A)) == (
+        Introduction("other", 1, PROTOCOL_VERSION, 1, 1.0),
+        Introduction("first", 4, PROTOCOL_VERSION, 1, 1.0),
+    )
     assert (a.refused, b.refused) == (0, 0)
 
 
@@ -88,7 +99,7 @@ def test_hello_of_version_1_is_read_and_refused() -> None:
     """It names no oldest version, and so knows only the one."""
     answer = introductions_of("a").answer(Hello(B, A, 1, 0, "", "", 0, 0))
 
-    assert answer.refusal.startswith("node 'a' speaks protocol 2, node 'b' speaks 1;")
+    assert answer.refusal.startswith("node 'a' speaks protocol 2 to 3, node 'b' speaks 1;")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +143,7 @@ def test_storage_that_was_put_back_is_refused() -> None:
 
     meet(introductions_of("b", starts=8), a)
     meet(introductions_of("b", incarnation="wiped", starts=1), a)
-    assert a.get(B) == Introduction("wiped", 1, 2, 1, 1.0)
+    assert a.get(B) == Introduction("wiped", 1, PROTOCOL_VERSION, 1, 1.0)
 
 
 @pytest.mark.parametrize(("said_s", "known"), [(0.5, {B: 0.5}), (0.0, {}), (-1.0, {}), (math.inf, {}), (math.nan, {})])

@@ -13,7 +13,6 @@ from clustercore.interfaces import (
     Entry,
     EntryKind,
     ForwardProposals,
-    InstallSnapshotRequest,
     LinkClosed,
     LogIndex,
     Message,
@@ -23,6 +22,7 @@ from clustercore.interfaces import (
     Term,
 )
 from clustercore.runtime.outbox import MAX_BYTES, MAX_MESSAGES, Outbox, size_of
+from tests.snapshots import install_request, snapshot
 from tests.unit.runtime.fakes import FakeLink
 
 
@@ -92,7 +92,7 @@ def test_size_of_a_message_is_what_it_carries() -> None:
         AppendEntriesRequest(term, node, LogIndex(0), Term(0), LogIndex(0), entries): 2 * len(entries[0].encoded),
         ForwardProposals(1, (b"ab", b"c")): 3,
         ProposalsApplied(1, term, LogIndex(1), (b"abcd", b"")): 4,
-        InstallSnapshotRequest(term, node, LogIndex(1), term, bytes(7)): 7,
+        install_request(snapshot(1, data=bytes(7))): 7,
         StatusRequest(): 0,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from random import Random
 
@@ -15,6 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from clustercore.interfaces import Hello, HelloResponse, Lane, Link, Message, NodeId, PeerUnreachable, StatusRequest
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.peers import PeerLane
+from tests.snapshots import install_request, snapshot
 from tests.unit.runtime.fakes import FakeLink, FakeTransport, introductions_of
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
@@ -96,6 +98,25 @@ async def test_link_begins_with_who_calls_whom() -> None:
 
         assert link.hellos == [Hello(A, B, incarnation="first", starts=1, election_timeout_s=1.0)]
         assert link.sent == [StatusRequest(1)]
+
+
+@pytest.mark.parametrize(("version", "sent"), [(2, ["whole"]), (3, ["first", "whole", "last"])])
+async def test_peer_is_sent_only_what_its_version_understands(version: int, sent: list[str]) -> None:
+    """A node that was put back to the version before would take a part of a snapshot for all of it."""
+    link = FakeLink(hello_response=HelloResponse(B, version, 2))
+    dropped: list[str] = []
+    chunks = {
+        "first": install_request(snapshot(5), is_last=False),
+        "whole": install_request(snapshot(5)),
+        "last": install_request(snapshot(5), offset=5),
+    }
+    async with running(lambda address, lane: link) as bench:
+        for name, chunk in chunks.items():
+            bench.lane.outbox.post(chunk, on_dropped=partial(dropped.append, name))
+        await wait_all_tasks_blocked()
+
+        assert link.sent == [chunks[name] for name in sent]
+        assert dropped == [name for name in chunks if name not in sent]
 
 
 @pytest.mark.parametrize("answer", [HelloResponse(C), StatusRequest(9)], ids=["another node", "no answer to Hello"])

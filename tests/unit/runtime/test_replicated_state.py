@@ -6,13 +6,8 @@ import pytest
 
 from clustercore.interfaces import LogIndex, Term
 from clustercore.raft.entry import Entry, EntryKind
-from clustercore.raft.protobuf import MalformedBytes, bytes_field, varint_field
-from clustercore.runtime.replicated_state import (
-    ReplicatedState,
-    VersionNotUnderstood,
-    join_snapshot,
-    split_snapshot,
-)
+from clustercore.raft.protobuf import bytes_field, varint_field
+from clustercore.runtime.replicated_state import ReplicatedState, VersionNotUnderstood
 from clustercore.runtime.session_entries import (
     Answer,
     EnableVersion,
@@ -113,14 +108,3 @@ def test_preamble_brings_back_all_but_the_machine() -> None:
     assert (other.sessions.session_ids, other.command_version) == ((), 1)
     with pytest.raises(VersionNotUnderstood):
         ReplicatedState(Journal()).restore_preamble(state.preamble())
-
-
-def test_snapshot_is_split_as_it_was_joined() -> None:
-    """Without a preamble it is the machine's bytes, as before there were any, unless they look like one."""
-    mark = join_snapshot(b"p", b"")[:13]
-    for preamble, machine_bytes in ((b"", b""), (b"", b"state"), (b"p", b""), (b"pre", b"state"), (b"", mark + b"x")):
-        assert split_snapshot(join_snapshot(preamble, machine_bytes)) == (preamble, machine_bytes)
-    assert join_snapshot(b"", b"state") == b"state"
-    for cut in (join_snapshot(b"pre", b"")[:-1], mark + b"\1"):
-        with pytest.raises(MalformedBytes):
-            split_snapshot(cut)

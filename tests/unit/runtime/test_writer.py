@@ -13,12 +13,21 @@ import trio.testing
 from hypothesis import given
 from trio.testing import wait_all_tasks_blocked
 
-from clustercore.interfaces import Entry, EntryKind, HardState, Snapshot, StorageError, StoredState
-from clustercore.raft.effects import PersistEntries, PersistHardState, PersistSnapshot
-from clustercore.raft.types import LogIndex, NodeId, Term, WriteId
-from clustercore.runtime.writer import OwnSnapshot, ReadSnapshot, StorageJob, Writer
+from clustercore.interfaces import (
+    Entry,
+    EntryKind,
+    HardState,
+    SnapshotMetadata,
+    Storage,
+    StorageError,
+    StoredState,
+)
+from clustercore.raft.effects import PersistEntries, PersistHardState, PersistSnapshot, PersistSnapshotChunk
+from clustercore.raft.types import LogIndex, NodeId, SnapshotId, Term, WriteId
+from clustercore.runtime.writer import StorageJob, Writer
 from clustercore_memory import MemoryStorage
 from tests.simulation.disk import SimulatedDisk, SimulatedStorage
+from tests.snapshots import read_snapshot, snapshot
 
 
 def entries(first: int, last: int, term: int) -> tuple[Entry, ...]:
@@ -38,9 +47,14 @@ def vote(write_id: int, term: int, voted_for: str | None = None) -> PersistHardS
     return PersistHardState(WriteId(write_id), HardState(Term(term), None if voted_for is None else NodeId(voted_for)))
 
 
-def snapshot(index: int, term: int = 1) -> Snapshot:
-    """A snapshot that covers the log up to ``index``."""
-    return Snapshot(LogIndex(index), Term(term), b"state at %d" % index)
+def chunk(write_id: int, index: int, term: int = 1) -> PersistSnapshotChunk:
+    """All the bytes of a leader's snapshot."""
+    return PersistSnapshotChunk(WriteId(write_id), snapshot(index, term).metadata, 0, snapshot(index, term).data)
+
+
+def in_place(write_id: int, index: int, term: int = 1) -> PersistSnapshot:
+    """The write that installs it."""
+    return PersistSnapshot(WriteId(write_id), snapshot(index, term).metadata, None)
 
 
 class LoggingStorage(MemoryStorage):
@@ -64,9 +78,17 @@ class LoggingStorage(MemoryStorage):
         await self._enter(f"append {entries[0].index}..{entries[-1].index}")
         await super().append(entries)
 
-    async def save_snapshot(self, snapshot: Snapshot, *, keep_from: LogIndex | None) -> None:
-        await self._enter(f"snapshot {snapshot.last_included_index} keep from {keep_from}")
-        await super().save_snapshot(snapshot, keep_from=keep_from)
+    async def write_snapshot_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> None:
+        await self._enter(f"chunk of {metadata.last_included_index} at {offset}")
+        await super().write_snapshot_chunk(metadata, offset, data)
+
+    async def discard_snapshot(self, snapshot_id: SnapshotId) -> None:
+        await self._enter(f"discard {snapshot_id}")
+        await super().discard_snapshot(snapshot_id)
+
+    async def install_snapshot(self, metadata: SnapshotMetadata, *, keep_from: LogIndex | None) -> None:
+        await self._enter(f"snapshot {metadata.last_included_index} keep from {keep_from}")
+        await super().install_snapshot(metadata, keep_from=keep_from)
 
 
 @attrs.define
@@ -93,7 +115,6 @@ async def writing(storage: LoggingStorage | None = None, *, snapshot_index: int 
         storage,
         snapshot_index=LogIndex(snapshot_index),
         on_durable=lambda write_id: told.append(f"durable {write_id}"),
-        on_snapshot_saved=lambda index, keep_from: told.append(f"own snapshot {index} keep from {keep_from}"),
     )
     async with storage, trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
@@ -140,44 +161,73 @@ async def test_hard_state_goes_before_entries_and_nobody_hears_between() -> None
 async def test_snapshots_are_not_joined_over() -> None:
     """Writes before a leader's snapshot are done before it, and those behind after it."""
     async with writing() as bench:
-        await bench.post(
-            persist(1, 1, 3, 1),
-            PersistSnapshot(WriteId(2), snapshot(9, 2), None),
-            persist(3, 10, 10, 2),
-        )
+        await bench.post(persist(1, 1, 3, 1), chunk(2, 9, 2), in_place(3, 9, 2), persist(4, 10, 10, 2))
 
-        assert bench.storage.calls == ["append 1..3", "snapshot 9 keep from None", "append 10..10"]
-        assert bench.told == ["durable 1", "durable 2", "durable 3"]
+        assert bench.storage.calls == ["append 1..3", "chunk of 9 at 0", "snapshot 9 keep from None", "append 10..10"]
+        assert bench.told == ["durable 1", "durable 2", "durable 3", "durable 4"]
 
 
-async def test_own_snapshot_is_told_when_it_is_durable() -> None:
-    """The core hears of the node's own snapshot, with the first index that stays, after it is stored."""
+async def test_leaders_snapshot_that_was_given_up_for_another_is_dropped() -> None:
+    """A second one that begins to arrive takes the place of the first; one that goes on does not."""
     async with writing() as bench:
-        await bench.post(persist(1, 1, 5, 1), OwnSnapshot(snapshot(4), LogIndex(3)))
+        await bench.post(chunk(1, 9), chunk(2, 9), chunk(3, 12))
 
-        assert bench.told == ["durable 1", "own snapshot 4 keep from 3"]
-        assert await bench.storage.load() == StoredState(HardState(), snapshot(4), entries(3, 5, 1))
+        first = snapshot(9).metadata.snapshot_id
+        assert bench.storage.calls == ["chunk of 9 at 0", "chunk of 9 at 0", f"discard {first}", "chunk of 12 at 0"]
+
+
+async def test_own_snapshot_is_stored_in_turn() -> None:
+    """Its parts and its installing wait for the writes before them, and say that they were done."""
+    own = snapshot(4)
+    async with writing() as bench:
+        await bench.post(persist(1, 1, 5, 1))
+
+        assert await bench.writer.write_own_chunk(own.metadata, 0, own.data)
+        assert await bench.writer.install_own(own.metadata, LogIndex(3))
+
+        assert bench.storage.calls == ["append 1..5", "chunk of 4 at 0", "snapshot 4 keep from 3"]
+        assert await bench.storage.load() == StoredState(HardState(), own.metadata, entries(3, 5, 1))
 
 
 @pytest.mark.parametrize("index", [4, 9])
 async def test_own_snapshot_that_is_no_news_is_dropped(index: int) -> None:
     """A leader's snapshot that was stored meanwhile, or the one the node started from, is not replaced by an older."""
+    own = snapshot(index, data=b"own")
     async with writing() as bench:
-        await bench.post(PersistSnapshot(WriteId(1), snapshot(9, 2), None), OwnSnapshot(snapshot(index), LogIndex(1)))
+        await bench.post(chunk(1, 9, 2), in_place(2, 9, 2))
 
-        assert bench.told == ["durable 1"]
-        assert await bench.storage.load_snapshot() == snapshot(9, 2)
+        assert not await bench.writer.write_own_chunk(own.metadata, 0, own.data)
+        assert not await bench.writer.install_own(own.metadata, LogIndex(1))
+
+        assert bench.told == ["durable 1", "durable 2"]
+        assert await read_snapshot(bench.storage) == snapshot(9, 2)
 
 
-async def test_read_snapshot_hands_on_the_stored_one() -> None:
-    """A snapshot to send is read after the writes before it; without one nothing is handed on."""
-    read: list[Snapshot] = []
+async def test_leaders_snapshot_that_is_no_news_is_not_stored() -> None:
+    """A node that caught up and took a newer one of its own has no use for the chunks that were under way."""
+    own = snapshot(12)
     async with writing() as bench:
-        await bench.post(ReadSnapshot(read.append))
-        assert read == []
+        await bench.post(persist(1, 1, 12, 1), chunk(2, 9))
+        await bench.writer.write_own_chunk(own.metadata, 0, own.data)
+        await bench.writer.install_own(own.metadata, LogIndex(13))
 
-        await bench.post(PersistSnapshot(WriteId(1), snapshot(9), None), ReadSnapshot(read.append))
-        assert read == [snapshot(9)]
+        late = snapshot(9).metadata
+        await bench.post(PersistSnapshotChunk(WriteId(3), late, len(snapshot(9).data), b"more"))
+
+        assert bench.told == ["durable 1", "durable 2", "durable 3"]
+        assert await read_snapshot(bench.storage) == own
+
+
+async def test_other_use_of_the_storage_takes_its_turn() -> None:
+    """It comes after the writes before it, and its result is returned."""
+
+    async def look(storage: Storage) -> int:
+        return len((await storage.load()).entries)
+
+    async with writing() as bench:
+        bench.writer.post(persist(1, 1, 3, 1))
+
+        assert await bench.writer.use(look) == 3
 
 
 @pytest.mark.parametrize("write", [1, 2])
@@ -186,9 +236,7 @@ async def test_failed_write_ends_the_writer_and_nobody_hears_of_it(write: int) -
     disk, told = SimulatedDisk(), list[WriteId]()
     disk.fail_fsync_at(write)
     storage = SimulatedStorage(disk)
-    writer = Writer(
-        storage, snapshot_index=LogIndex(0), on_durable=told.append, on_snapshot_saved=lambda index, keep_from: None
-    )
+    writer = Writer(storage, snapshot_index=LogIndex(0), on_durable=told.append)
     for job in (vote(1, 1, "a"), persist(2, 1, 1, 1), persist(3, 2, 2, 1)):
         writer.post(job)
 

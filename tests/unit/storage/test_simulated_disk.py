@@ -14,13 +14,13 @@ from clustercore.interfaces import (
     HardState,
     LogIndex,
     NodeId,
-    Snapshot,
     StorageError,
     StorageFull,
     StoredState,
     Term,
 )
 from tests.simulation.disk import SimulatedCrash, SimulatedDisk, SimulatedStorage, Unsynced
+from tests.snapshots import snapshot
 
 BOUNDARIES_A_WRITE = 4
 
@@ -36,7 +36,8 @@ AFTER = [
     StoredState(HardState(), None, commands(1, 3)),
     StoredState(VOTE, None, commands(1, 3)),
     StoredState(VOTE, None, commands(1, 1) + commands(2, 4, term=2)),
-    StoredState(VOTE, Snapshot(LogIndex(2), Term(2), b"s"), commands(3, 4, term=2)),
+    StoredState(VOTE, None, commands(1, 1) + commands(2, 4, term=2)),
+    StoredState(VOTE, snapshot(2, 2).metadata, commands(3, 4, term=2)),
 ]
 
 
@@ -49,8 +50,10 @@ async def write_all(disk: SimulatedDisk, returned: list[int]) -> None:
         returned.append(2)
         await storage.append(commands(2, 4, term=2))
         returned.append(3)
-        await storage.save_snapshot(Snapshot(LogIndex(2), Term(2), b"s"), keep_from=LogIndex(3))
+        await storage.write_snapshot_chunk(snapshot(2, 2).metadata, 0, snapshot(2, 2).data)
         returned.append(4)
+        await storage.install_snapshot(snapshot(2, 2).metadata, keep_from=LogIndex(3))
+        returned.append(5)
 
 
 async def crash_in(disk: SimulatedDisk) -> tuple[int, StoredState]:
@@ -69,11 +72,11 @@ async def test_simulated_disk_counts_four_boundaries_a_write() -> None:
 
     await write_all(disk, [])
 
-    assert disk.boundaries_seen == 4 * BOUNDARIES_A_WRITE
-    assert disk.synced == AFTER[4]
+    assert disk.boundaries_seen == 5 * BOUNDARIES_A_WRITE
+    assert disk.synced == AFTER[5]
 
 
-@pytest.mark.parametrize("boundary", range(1, 4 * BOUNDARIES_A_WRITE + 1))
+@pytest.mark.parametrize("boundary", range(1, 5 * BOUNDARIES_A_WRITE + 1))
 @pytest.mark.parametrize("unsynced", [Unsynced.LOST, Unsynced.KEPT])
 async def test_simulated_disk_crash_leaves_what_was_synced(boundary: int, unsynced: Unsynced) -> None:
     """Before the sync the write is forgotten (or kept, if the kernel had it); from the sync on it is there."""
@@ -233,4 +236,4 @@ async def test_simulated_disk_write_takes_its_time(autojump_clock: trio.testing.
 
     await write_all(disk, [])
 
-    assert trio.current_time() == 2.0
+    assert trio.current_time() == 2.5

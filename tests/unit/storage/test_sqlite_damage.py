@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from clustercore.interfaces import HardState, LogCorrupt, LogIndex, NodeId, Snapshot, StorageIdentity, Term
+from clustercore.interfaces import HardState, LogCorrupt, NodeId, StorageIdentity, Term
 from clustercore_sqlite import SqliteStorage, wal
 from clustercore_sqlite.errors import ADVICE
+from tests.snapshots import read_snapshot, save_snapshot, snapshot
 from tests.unit.storage.files import FRAME_BYTES, HEADER_BYTES, commands, copy_storage, flip_bit, load, log_of
+
+# In the middle of a part, where SQLite does not move it: what it leaves behind would be damaged instead.
+STATE = b"." * 6000 + b"<state>" + b"." * 14993
 
 
 def refused(what: str = "") -> pytest.RaisesExc[LogCorrupt]:
@@ -28,7 +32,7 @@ async def written(tmp_path: Path) -> Path:
         await storage.save_identity(StorageIdentity(NodeId("owner"), "once", 3))
         await storage.save_hard_state(HardState(Term(7), NodeId("candidate")))
         await storage.append(commands(range(1, 200)))
-        await storage.save_snapshot(Snapshot(LogIndex(50), Term(1), b"<state>" * 3000), keep_from=LogIndex(40))
+        await save_snapshot(storage, snapshot(50, data=STATE), keep_from=40, chunk_bytes=8000)
     return path
 
 
@@ -53,23 +57,28 @@ async def crashed(tmp_path: Path, writes: int = 12) -> Path:
     "content", [b"<120@1>", b"<state>", b"candidate", b"owner"], ids=["entry", "snapshot", "vote", "identity"]
 )
 async def test_sqlite_flipped_bit_is_found(written: Path, content: bytes) -> None:
-    """One bit of an entry, of the snapshot or of the vote makes ``load`` raise LogCorrupt."""
+    """One bit of an entry, of the snapshot or of the vote raises LogCorrupt before a node goes on from it."""
     flip_bit(written, content)
 
     with refused(r"fails? (its|their) checksum"):
-        await load(written)
+        async with SqliteStorage(written) as storage:
+            await storage.load()
+            await read_snapshot(storage)
 
 
 async def test_sqlite_flipped_bit_in_the_snapshot_is_found_when_it_is_sent(written: Path) -> None:
-    """``load_snapshot`` checks too: a damaged snapshot is never sent to a peer."""
+    """Reading checks each time: a damaged part of a snapshot is never sent to a peer."""
     async with SqliteStorage(written) as storage:
         await storage.load()
         database = storage._database
         assert database is not None
-        database._connection.execute("UPDATE snapshot SET data = zeroblob(21000)")
+        database._connection.execute("UPDATE snapshot_chunks SET data = zeroblob(8000) WHERE start = 8000")
 
-        with refused():
-            await storage.load_snapshot()
+        reader = await storage.open_snapshot()
+        assert reader is not None
+        assert await reader.read(0, 100_000) == STATE[:8000]
+        with refused("the snapshot's part at 8000"):
+            await reader.read(8000, 100_000)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +97,9 @@ async def test_sqlite_flipped_bit_in_the_snapshot_is_found_when_it_is_sent(writt
         ("UPDATE snapshot SET configuration = x'00'", "the snapshot fails"),
         ("UPDATE snapshot SET configuration = 5", "the snapshot fails"),
         ("UPDATE snapshot SET last_included_index = 49", "the snapshot fails"),
+        ("UPDATE snapshot SET snapshot_id = 'other'", "the snapshot fails"),
+        ("UPDATE snapshot SET configuration = 'text'", "the snapshot fails"),
+        ("DELETE FROM snapshot_chunks WHERE start = 8000", "the snapshot has 13000 bytes, it must have 21000"),
         ("UPDATE entries SET encoded = 5 WHERE entry_index = 99", "log entry 99 fails"),
         ("DELETE FROM entries WHERE entry_index = 198", "log entries 198 to 198 are missing"),
     ],

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from clustercore.interfaces import HardState, LogIndex, Snapshot, StorageError, StorageFull, Term
+from clustercore.interfaces import HardState, StorageError, StorageFull, Term
 from clustercore_sqlite import SqliteStorage
 from clustercore_sqlite.database import Database
+from tests.snapshots import save_snapshot, snapshot
 from tests.unit.storage.files import commands, load, log_of, page_limit
 
 
@@ -56,7 +57,7 @@ async def test_sqlite_full_disk_keeps_the_suffix_and_the_snapshot_that_were_to_b
     async with SqliteStorage(path) as storage:
         page_limit(storage, 6)
         with pytest.raises(StorageFull):
-            await storage.save_snapshot(Snapshot(LogIndex(3), Term(1), b"x" * 100_000), keep_from=None)
+            await save_snapshot(storage, snapshot(3, data=b"x" * 100_000), keep_from=None, chunk_bytes=5000)
     assert await load(path) == before
 
 
@@ -72,9 +73,10 @@ async def test_sqlite_storage_that_failed_touches_the_disk_no_more(tmp_path: Pat
         for call in (
             lambda: storage.append(commands([1])),
             lambda: storage.save_hard_state(HardState(Term(1))),
-            lambda: storage.save_snapshot(Snapshot(LogIndex(1), Term(1), b""), keep_from=None),
+            lambda: storage.write_snapshot_chunk(snapshot(1).metadata, 0, b""),
+            lambda: storage.install_snapshot(snapshot(1).metadata, keep_from=None),
             storage.load,
-            storage.load_snapshot,
+            storage.open_snapshot,
         ):
             with pytest.raises(StorageError, match="failed before") as caught:
                 await call()
@@ -130,6 +132,7 @@ async def test_sqlite_bug_in_a_write_ends_the_storage(tmp_path: Path, monkeypatc
 APPEND_FOREVER = """
 import sys, trio
 from clustercore_sqlite import SqliteStorage, database
+from tests.snapshots import save_snapshot, snapshot
 from tests.unit.storage.files import commands
 
 async def main():

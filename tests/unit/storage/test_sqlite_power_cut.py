@@ -8,9 +8,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from clustercore.interfaces import Entry, HardState, LogIndex, NodeId, Snapshot, StoredState, Term
+from clustercore.interfaces import Entry, HardState, LogIndex, NodeId, StoredState, Term
 from clustercore_sqlite import SqliteStorage
 from clustercore_sqlite import database as database_module
+from tests.snapshots import snapshot
 from tests.unit.storage.files import FRAME_BYTES, HEADER_BYTES, commands, copy_storage, load, log_of
 
 SECTOR_BYTES = 512
@@ -63,8 +64,10 @@ async def record(directory: Path, *, earlier_writes: int = 0) -> Recording:
         await note()
         await storage.save_hard_state(HardState(Term(2), None))
         await note()
-        snapshot = Snapshot(LogIndex(first + 40), Term(1), b"state" * 2000)
-        await storage.save_snapshot(snapshot, keep_from=LogIndex(first + 30))
+        taken = snapshot(first + 40, data=b"state" * 2000)
+        await storage.write_snapshot_chunk(taken.metadata, 0, taken.data)
+        await note()
+        await storage.install_snapshot(taken.metadata, keep_from=LogIndex(first + 30))
         await note()
         await storage.append(commands(range(first + 60, first + 63), term=2))
         await note()

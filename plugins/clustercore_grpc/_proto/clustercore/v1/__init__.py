@@ -489,11 +489,31 @@ class InstallSnapshotRequest(betterproto2.Message):
     last_included_term: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
 
     data: "bytes" = betterproto2.field(5, betterproto2.TYPE_BYTES)
+    """
+    One chunk of the snapshot.
+    """
 
     configuration: "bytes" = betterproto2.field(6, betterproto2.TYPE_BYTES)
     """
     An encoded Configuration: the members as of the last entry included.
     """
+
+    snapshot_id: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    Stands for the snapshot's bytes. Empty in a request of protocol version 2: then data is the whole snapshot.
+    """
+
+    offset: "int" = betterproto2.field(8, betterproto2.TYPE_UINT64)
+    """
+    Where in the snapshot's bytes the chunk begins.
+    """
+
+    checksum: "int" = betterproto2.field(9, betterproto2.TYPE_UINT64)
+    """
+    CRC-32 of data, as in zlib.
+    """
+
+    is_last: "bool" = betterproto2.field(10, betterproto2.TYPE_BOOL)
 
 
 default_message_pool.register_message("clustercore.v1", "InstallSnapshotRequest", InstallSnapshotRequest)
@@ -504,6 +524,13 @@ class InstallSnapshotResponse(betterproto2.Message):
     term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     match_index: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    snapshot_id: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+
+    next_offset: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+    """
+    Where the next chunk begins.
+    """
 
 
 default_message_pool.register_message("clustercore.v1", "InstallSnapshotResponse", InstallSnapshotResponse)

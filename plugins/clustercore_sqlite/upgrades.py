@@ -1,0 +1,66 @@
+"""What makes of the tables of an older version those of this one.
+
+Each step runs in one transaction with the ones after it, so a crash leaves the old tables or the new ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import zlib
+from collections.abc import Callable
+
+from clustercore.interfaces import LogIndex, SnapshotId, SnapshotMetadata, Term
+from clustercore_sqlite import records
+from clustercore_sqlite.records import StoredSnapshot
+from clustercore_sqlite.snapshots import insert_chunk, insert_snapshot
+
+__all__ = ["UPGRADES"]
+
+_CHUNK_BYTES = 1 << 20
+
+
+def _identity_and_founder(connection: sqlite3.Connection) -> None:
+    """Make room for whose storage it is; the node that is started on it says so.
+
+    Whoever has seen an election of version 1 took part in founding its cluster.
+    """
+    connection.execute(records.IDENTITY_TABLE)
+    connection.execute("ALTER TABLE hard_state ADD COLUMN is_founder INTEGER NOT NULL DEFAULT 0")
+    connection.create_function("founder_checksum", 3, records.founder_checksum, deterministic=True)
+    connection.execute(
+        "UPDATE hard_state SET is_founder = 1, checksum = founder_checksum(current_term, voted_for, checksum) "
+        "WHERE current_term > 0"
+    )
+
+
+def _members_of_snapshot(connection: sqlite3.Connection) -> None:
+    """Make room for the members as of a snapshot. One that is there names nobody, and keeps its checksum."""
+    connection.execute("ALTER TABLE snapshot ADD COLUMN configuration BLOB NOT NULL DEFAULT x''")
+
+
+def _snapshot_in_chunks(connection: sqlite3.Connection) -> None:
+    """Split a snapshot that was one value. It has no name yet, and others with the same bytes may have the same."""
+    rows = connection.execute(
+        "SELECT last_included_index, last_included_term, data, checksum, configuration FROM snapshot"
+    ).fetchall()
+    found = records.read_snapshot_3(rows)
+    connection.execute("DROP TABLE snapshot")
+    for statement in records.SNAPSHOT_TABLES:
+        connection.execute(statement)
+    if found is None:
+        return
+    index, term, data, members = found
+    name = SnapshotId(f"upgraded-{index}-{term}-{hashlib.sha256(data).hexdigest()}")
+    for start in range(0, len(data), _CHUNK_BYTES):
+        insert_chunk(connection, 1, start, data[start : start + _CHUNK_BYTES])
+    metadata = SnapshotMetadata(LogIndex(index), Term(term), members, name)
+    insert_snapshot(connection, StoredSnapshot(metadata, 1, len(data), zlib.crc32(data)))
+
+
+# By the version they start from.
+UPGRADES: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: _identity_and_founder,
+    2: _members_of_snapshot,
+    3: _snapshot_in_chunks,
+}
