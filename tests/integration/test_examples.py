@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import json
 import shlex
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import trio
 
 from clustercore.cli.demo.ports import PortReservation
-from clustercore.interfaces import Lane, ServiceTransport
-from tests.conformance import test_transport
-from tests.conformance.transport_kinds import TransportKind
+from clustercore.testing.conformance import TransportConformance, rules_of
 from tests.unit.docs_pages import ROOT, blocks, commands
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -198,38 +193,26 @@ async def test_readme_commands_work_against_the_cluster_of_its_configuration(tmp
 # --- A transport of one's own ----------------------------------------------------------------------------------------
 
 
-def _transport_rules() -> list[Any]:
-    """Return the tests of the Transport contract; those that take a lane, once for each."""
-    rules = [
-        rule for name, rule in inspect.getmembers(test_transport, inspect.iscoroutinefunction) if name[:5] == "test_"
-    ]
-    assert rules
-    return [
-        pytest.param(rule, arguments, id="-".join([rule.__name__, *(lane.value for lane in arguments)]))
-        for rule in rules
-        for arguments in ([(lane,) for lane in Lane] if "lane" in inspect.signature(rule).parameters else [()])
-    ]
+async def test_documented_transport_passes_its_kit(tmp_path: Path) -> None:
+    """Pytest, run as the page on transports says and with no settings, passes the kit's every rule and skips none."""
+    shown = [block for block in blocks(ROOT / "docs/how-to/write-a-transport.md", "python") if block.file_name]
+    for block in shown:
+        (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
+
+    outcome = await _pytest(tmp_path, "test_json_tcp.py")
+
+    assert outcome == f"{len(rules_of(TransportConformance))} passed"
 
 
-@pytest.fixture(scope="module")
-def json_tcp(tmp_path_factory: pytest.TempPathFactory) -> TransportKind:
-    """The transport that docs/how-to/write-a-transport.md writes, as a kind of transport to test."""
-    (block,) = (block for block in blocks(ROOT / "docs/how-to/write-a-transport.md", "python") if block.file_name)
-    path = tmp_path_factory.mktemp("docs") / block.file_name
-    path.write_text(block.text, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    # It carries no services, and the rules tested here need none.
-    make = cast(Callable[[], ServiceTransport], module.JsonTransport)
-    return TransportKind("json-tcp", lambda: make, "127.0.0.1:1")
-
-
-@pytest.mark.parametrize(("rule", "arguments"), _transport_rules())
-async def test_documented_transport_keeps_the_contract(
-    json_tcp: TransportKind, rule: Callable[..., Awaitable[None]], arguments: tuple[Lane, ...]
-) -> None:
-    """The transport of the how-to passes each test that those that ship pass."""
-    await rule(json_tcp, *arguments)
+async def _pytest(folder: Path, file_name: str) -> str:
+    """Run pytest in a folder, outside any project; return what it counted."""
+    with trio.fail_after(LIMIT_S):
+        done = await trio.run_process(
+            [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), file_name],
+            cwd=folder,
+            capture_stdout=True,
+            check=False,
+        )
+    text = done.stdout.decode()
+    assert done.returncode == 0, text
+    return text.splitlines()[-1].partition(" in ")[0]

@@ -43,6 +43,7 @@ PUBLIC = {
         Unknown Verdict assert_linearizable check_history counter_model describe_check key_value_model queue_model
         read_history register_model render_check sequential_model write_history
     """,
+    "clustercore.testing.conformance": "Conformance ServiceTransportConformance TransportConformance rules_of",
     "clustercore.testing.trace": """
         EntryRef Event FailedRun ObservedCore Recorder Trace TraceError TraceHeader TraceWriter Wiretap keep_failure
         read_trace render_page trace_folder trace_hash write_trace

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import attrs
@@ -131,9 +132,10 @@ def test_package_declares_what_it_imports(package: str) -> None:
     distributions = importlib.metadata.packages_distributions()
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    # The command is part of the framework and has an extra; a plugin's extra is called as the plugin is.
-    own = "cli" if package == "clustercore" else package.removeprefix("clustercore_")
-    declared = {canonicalize_name(Requirement(text).name) for text in [*project["dependencies"], *extras.get(own, [])]}
+    # The command and the kits are part of the framework, with an extra each. A plugin's extra is called as it is.
+    own = ["cli", "testing"] if package == "clustercore" else [package.removeprefix("clustercore_")]
+    needed = [*project["dependencies"], *chain.from_iterable(extras.get(name, []) for name in own)]
+    declared = {canonicalize_name(Requirement(text).name) for text in needed}
 
     undeclared = [
         f"{path.name}:{found.line}: {found.module}"

@@ -1,0 +1,22 @@
+"""The contracts of the interfaces as tests: derive a class from a kit, say how your plugin is made, run pytest.
+
+Each rule of a contract is one test, and each kit is itself tested: for every rule there is a faulty plugin that it must
+catch. It needs the extra ``clustercore[testing]``, and so is no part of what ``clustercore.testing`` imports.
+"""
+
+import pytest
+
+# Before they are imported: then a rule that fails shows the values it compared.
+pytest.register_assert_rewrite(
+    "clustercore.testing.conformance.links",
+    "clustercore.testing.conformance.service_transport",
+    "clustercore.testing.conformance.transport_links",
+    "clustercore.testing.conformance.transport_messages",
+    "clustercore.testing.conformance.transport_serving",
+)
+
+from clustercore.testing.conformance.base import Conformance, rules_of  # noqa: E402 - see above
+from clustercore.testing.conformance.service_transport import ServiceTransportConformance  # noqa: E402
+from clustercore.testing.conformance.transport import TransportConformance  # noqa: E402
+
+__all__ = ["Conformance", "ServiceTransportConformance", "TransportConformance", "rules_of"]

@@ -1,0 +1,50 @@
+"""What holds for all kits: they need nothing before they are asked for, and their samples leave out nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from clustercore.interfaces import Message
+from clustercore.testing import conformance
+from clustercore.testing.conformance import Conformance, rules_of
+from clustercore.testing.conformance.messages import REQUESTS, RESPONSES
+
+KITS = [
+    kit
+    for name in conformance.__all__
+    if isinstance(kit := getattr(conformance, name), type) and kit is not Conformance
+]
+
+
+def test_testing_needs_no_test_framework() -> None:
+    """``import clustercore.testing`` imports neither pytest nor what else only the kits need."""
+    program = """if True:
+        import sys
+        import clustercore.testing
+        assert not {"pytest", "pytest_trio", "hypothesis"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_samples_have_every_kind_of_message() -> None:
+    """The kit of transports sends one of each kind that there is."""
+    assert {type(message) for message in REQUESTS + RESPONSES} == set(get_args(Message))
+
+
+@pytest.mark.parametrize("kit", KITS, ids=lambda kit: kit.__name__)
+def test_rules_say_what_they_demand(kit: type[Conformance]) -> None:
+    """Each rule of a kit is one sentence or two."""
+    rules = rules_of(kit)
+
+    assert rules
+    assert all(text.endswith(".") and len(text) > 20 for text in rules.values())
+
+
+@pytest.mark.parametrize("kit", KITS, ids=lambda kit: kit.__name__)
+def test_kit_is_collected_by_no_one(kit: type[Conformance]) -> None:
+    """Importing a kit into a test file runs nothing: only classes that are derived from it are called Test."""
+    assert not kit.__name__.startswith("Test")
