@@ -14,9 +14,9 @@ from clustercore.cli.exits import Exit, run
 from clustercore.cli.options import json_option, nodes_option, timeout_option, transport_option
 from clustercore.cli.output import console, print_json
 from clustercore.cli.remote import StatusProbe, open_transport
-from clustercore.interfaces import NodeStatus, PeerStatus, Role, Transport, TransportError
+from clustercore.interfaces import Configuration, NodeStatus, PeerStatus, Role, Server, Transport, TransportError
 
-__all__ = ["NodeAnswer", "ask_all", "status", "status_table"]
+__all__ = ["NodeAnswer", "ask_all", "configuration_json", "standing_of", "status", "status_table"]
 
 
 @attrs.frozen
@@ -30,7 +30,10 @@ class NodeAnswer:
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` shows."""
-        told = None if self.status is None else attrs.asdict(self.status, value_serializer=_plain)
+        told = None
+        if self.status is not None:
+            told = attrs.asdict(self.status, filter=lambda field, _: field.name != "configuration")
+            told |= {"role": self.status.role.value, "members": configuration_json(self.status.configuration)}
         return {"address": self.address, "status": told, "error": self.error}
 
 
@@ -113,5 +116,23 @@ def _peer(peer: PeerStatus, is_leader: bool) -> str:
     return f"{peer.node_id}: {peer.lag}" if is_leader else peer.node_id
 
 
-def _plain(_: object, __: object, value: Any) -> Any:
-    return value.value if isinstance(value, Role) else value
+def configuration_json(configuration: Configuration) -> dict[str, Any]:
+    """Return members as ``--json`` shows them."""
+    return {
+        "cluster_id": configuration.cluster_id,
+        "is_joint": configuration.is_joint,
+        "servers": [
+            {"node_id": server.node_id, "standing": standing_of(server, configuration), "address": server.address}
+            for server in configuration.servers
+        ],
+    }
+
+
+def standing_of(server: Server, configuration: Configuration) -> str:
+    """Say what a member is to the cluster, in one or two words."""
+    is_old = server.node_id in configuration.old_voters
+    if server.is_voter:
+        return "voter" if is_old or not configuration.is_joint else "new voter"
+    if is_old:
+        return "leaving" if server.is_leaving else "learner next"
+    return "promoted next" if server.is_promoted else "learner"

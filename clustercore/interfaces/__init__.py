@@ -6,8 +6,10 @@ the values they exchange are frozen. A user's own plugin has exactly the rights 
 
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
 from clustercore.interfaces.errors import (
+    ChangeRefused,
     ClusterError,
     ConfigError,
+    InvalidChange,
     InvalidCommand,
     InvariantError,
     LinkClosed,
@@ -34,13 +36,19 @@ from clustercore.interfaces.errors import (
     TransportError,
     VersionNotEnabled,
 )
+from clustercore.interfaces.members import Members, MembersHandle
 from clustercore.interfaces.messages import (
+    MEMBERS_PROTOCOL_VERSION,
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
+    ChangeMembers,
     ForwardFailure,
     ForwardProposals,
     Hello,
     HelloResponse,
+    MembersFailed,
+    MembersRequest,
+    MembersResponse,
     Message,
     ProposalsApplied,
     ProposalsFailed,
@@ -104,6 +112,7 @@ from clustercore.raft.messages import (
     TimeoutNowResponse,
 )
 from clustercore.raft.types import (
+    ChangeRefusal,
     Configuration,
     HardState,
     LogIndex,
@@ -117,6 +126,7 @@ from clustercore.raft.types import (
 )
 
 __all__ = [
+    "MEMBERS_PROTOCOL_VERSION",
     "OLDEST_PROTOCOL_VERSION",
     "PROTOCOL_VERSION",
     "AcceptLink",
@@ -127,6 +137,9 @@ __all__ = [
     "Attempts",
     "CategoryLimits",
     "CategoryStatistics",
+    "ChangeMembers",
+    "ChangeRefusal",
+    "ChangeRefused",
     "Classification",
     "ClusterError",
     "ConfigError",
@@ -145,6 +158,7 @@ __all__ = [
     "HelloResponse",
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",
+    "InvalidChange",
     "InvalidCommand",
     "InvariantError",
     "Lane",
@@ -156,6 +170,11 @@ __all__ = [
     "MalformedConfiguration",
     "MalformedEntry",
     "Member",
+    "Members",
+    "MembersFailed",
+    "MembersHandle",
+    "MembersRequest",
+    "MembersResponse",
     "Message",
     "NeverApplied",
     "NodeHandle",

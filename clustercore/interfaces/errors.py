@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from clustercore.interfaces.values import SessionToken
 from clustercore.raft.errors import ClusterError, InvariantError
-from clustercore.raft.types import LogIndex, NodeId
+from clustercore.raft.types import ChangeRefusal, LogIndex, NodeId
 
 __all__ = [
+    "ChangeRefused",
     "ClusterError",
     "ConfigError",
+    "InvalidChange",
     "InvalidCommand",
     "InvariantError",
     "LinkClosed",
@@ -105,6 +107,21 @@ class OutcomeUnknown(ProposalError):
 
 class ResultLost(OutcomeUnknown):
     """Done, but the result is too large to be brought here from the leader, as the text says. Repeat nothing."""
+
+
+# --- Members -------------------------------------------------------------------------------------------------------
+
+
+class ChangeRefused(ProposalRefused):
+    """Not done: the members are as they were. ``reason`` says why, and the text what would help."""
+
+    def __init__(self, reason: ChangeRefusal, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class InvalidChange(InvalidCommand):
+    """Never will be done: the change contradicts itself or the members there are. The text says what to do instead."""
 
 
 # --- Sessions ------------------------------------------------------------------------------------------------------

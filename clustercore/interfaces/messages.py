@@ -1,4 +1,4 @@
-"""Everything that travels between two nodes: Raft's own messages, forwarded proposals and status questions."""
+"""Everything that travels between two nodes: Raft's own messages, forwarded requests and status questions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from enum import Enum
 
 import attrs
 
+from clustercore.interfaces.members import Members
 from clustercore.interfaces.values import NodeStatus
 from clustercore.raft.messages import RaftRequest, RaftResponse
-from clustercore.raft.types import LogIndex, NodeId, Term, show_length
+from clustercore.raft.types import ChangeRefusal, Configuration, LogIndex, NodeId, Term, show_length
 
 __all__ = [
+    "MEMBERS_PROTOCOL_VERSION",
     "OLDEST_PROTOCOL_VERSION",
     "PROTOCOL_VERSION",
+    "ChangeMembers",
     "ForwardFailure",
     "ForwardProposals",
     "Hello",
     "HelloResponse",
+    "MembersFailed",
+    "MembersRequest",
+    "MembersResponse",
     "Message",
     "ProposalsApplied",
     "ProposalsFailed",
@@ -30,10 +36,13 @@ __all__ = [
 
 # Grows when a node says something that one of the version before would misunderstand. Two nodes speak the newest
 # version that both know; a node says what is newer only to those it agreed on that with.
-# Version 3 sends a snapshot in chunks; version 2 took what it was sent for all of it.
-PROTOCOL_VERSION = 3
+# Version 3 sends a snapshot in chunks; version 2 took what it was sent for all of it. Version 4 asks about the members,
+# and changes them.
+PROTOCOL_VERSION = 4
 # The oldest version this one can still speak. Version 1 knew no members that come and go.
 OLDEST_PROTOCOL_VERSION = 2
+# The first version with MembersRequest and ChangeMembers.
+MEMBERS_PROTOCOL_VERSION = 4
 
 
 @attrs.frozen
@@ -151,6 +160,55 @@ class ReadIndexRefused:
 
 
 @attrs.frozen
+class MembersRequest:
+    """Ask for the members, and for proof that whoever answers still leads."""
+
+    # Chosen by the sender, unique among its open requests on this link.
+    request_id: int = 0
+    # Answer only when no change is under way, or after an election timeout.
+    is_settled: bool = False
+    # Whether a node passed it on: then it is passed on no further.
+    is_forwarded: bool = False
+
+
+@attrs.frozen
+class ChangeMembers:
+    """Ask the leader of a term to change the members, if they are still those that came with an entry of the log.
+
+    Without the term, one that was lost on its way could arrive when its sender has long been told that it is not done.
+    """
+
+    term: Term
+    expected_index: LogIndex
+    # Not joint.
+    target: Configuration
+    request_id: int = 0
+    is_forwarded: bool = False
+
+
+@attrs.frozen
+class MembersResponse:
+    """The members. To a ChangeMembers: it is in the log, and this is how far it has come."""
+
+    request_id: int
+    members: Members
+
+
+@attrs.frozen
+class MembersFailed:
+    """The members are not told, or not changed."""
+
+    request_id: int
+    reason: ChangeRefusal
+    # What would help, for people.
+    detail: str
+    # The leader the receiver knows, or None.
+    leader_id: NodeId | None = None
+    # Whether the change may be in a log all the same: it was passed on, and no answer came.
+    may_be_done: bool = False
+
+
+@attrs.frozen
 class StatusRequest:
     """Ask a node for its status."""
 
@@ -176,6 +234,10 @@ Message = (
     | ReadIndexRequest
     | ReadIndexReady
     | ReadIndexRefused
+    | MembersRequest
+    | ChangeMembers
+    | MembersResponse
+    | MembersFailed
     | StatusRequest
     | StatusResponse
 )

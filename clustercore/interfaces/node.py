@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+from clustercore.interfaces.members import MembersHandle
 from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult
 from clustercore.raft.types import NodeId
 
@@ -66,6 +67,11 @@ class NodeHandle(ABC):
             TooStale: see ``max_lag_s``.
             NodeStopped: the node is not running.
         """
+
+    @property
+    @abstractmethod
+    def members(self) -> MembersHandle:
+        """Who belongs to the cluster, and how to change that. Whoever may propose may change the members too."""
 
     @abstractmethod
     def status(self) -> NodeStatus:

@@ -6,7 +6,7 @@ from enum import Enum
 
 import attrs
 
-from clustercore.raft.types import LogIndex, NodeId, Role, Term
+from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Role, Term
 
 __all__ = ["Applied", "Consistency", "NodeStatus", "PeerStatus", "ReadResult", "RoleChange", "SessionToken"]
 
@@ -71,7 +71,7 @@ class RoleChange:
 
 @attrs.frozen
 class PeerStatus:
-    """A leader's view of one other voter. On a follower only the id is known, and the indexes are 0."""
+    """A leader's view of one other member. On a follower only the id is known, and the indexes are 0."""
 
     node_id: NodeId
     # The highest index known to be stored on the peer, and the next one to send (Raft Figure 2).
@@ -79,6 +79,8 @@ class PeerStatus:
     next_index: LogIndex = LogIndex(0)
     # Entries of the leader's log that the peer is not known to have.
     lag: int = 0
+    # Whether the peer answered within the last election timeout.
+    is_heard: bool = False
 
 
 @attrs.frozen
@@ -97,5 +99,10 @@ class NodeStatus:
     last_log_index: LogIndex
     # Proposals this node holds: waiting for room, for the leader or for their commit.
     pending_proposals: int
-    # The other voters, sorted by id.
+    # The other members, sorted by id.
     peers: tuple[PeerStatus, ...]
+    # The members that count for this node, and the log entry they are from. Empty: it waits to be added.
+    configuration: Configuration = attrs.field(factory=Configuration)
+    configuration_index: LogIndex = BEFORE_LOG
+    # Whether this node was removed from the cluster, as far as it knows.
+    is_removed: bool = False

@@ -222,6 +222,10 @@ class ChangeRefusal(Enum):
     NOT_CAUGHT_UP = "not caught up"
     # Too few of the target's voters answered lately.
     NO_QUORUM = "no quorum"
+    # Other members count than those that the change was made for. The core does not say so: who asks it compares.
+    CONFLICT = "conflict"
+    # A node that would have to pass the request on speaks a version of the protocol that does not have it.
+    UNSUPPORTED = "unsupported"
 
 
 @attrs.frozen

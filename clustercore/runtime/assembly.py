@@ -11,6 +11,8 @@ import trio
 from clustercore.interfaces.discovery import DiscoverySnapshot
 from clustercore.interfaces.errors import InvariantError, LogCorrupt
 from clustercore.interfaces.messages import (
+    MembersFailed,
+    MembersResponse,
     Message,
     ProposalsApplied,
     ProposalsFailed,
@@ -53,6 +55,8 @@ from clustercore.runtime.incoming import Acceptor
 from clustercore.runtime.introductions import CHUNKS_SINCE, Introductions
 from clustercore.runtime.lanes import Lanes
 from clustercore.runtime.leading import Leaderships
+from clustercore.runtime.member_changes import MemberChanges
+from clustercore.runtime.members_desk import MembersDesk
 from clustercore.runtime.peers import PeerLane
 from clustercore.runtime.proposals import Proposals
 from clustercore.runtime.reads import ClockGuard, ReadIndexes
@@ -103,6 +107,8 @@ class Assembly:
         self._nursery: trio.Nursery | None = None
         # The newest that discovery said.
         self.known = known
+        # Where this node serves; set once it does.
+        self.address = ""
         self._node_id = node.node_id
         self._config = config
         snapshot_index = stored.snapshot.last_included_index if stored.snapshot is not None else BEFORE_LOG
@@ -211,11 +217,23 @@ class Assembly:
             enabled=lambda: self.replicated.command_version,
             enable=self.engine.enable_version,
         )
+        self._members_desk = MembersDesk(
+            node.node_id,
+            engine=self.engine,
+            introductions=self._introductions,
+            ask_core=self.read_indexes.ask_core,
+            status=self.status,
+            outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
+            address_of=lambda peer: self.address if peer == node.node_id else self._address_of(peer),
+            timeout_s=config.raft.election_timeout_s,
+        )
+        self.members = MemberChanges(self._members_desk.answer)
         self.acceptor = Acceptor(
             introductions=self._introductions,
             engine=self.engine,
             proposals=self.proposals,
             read_indexes=self.read_indexes,
+            answer_members=self._members_desk.answer,
             status=self.status,
             max_command_bytes=config.max_command_bytes,
             max_message_bytes=transport.max_message_bytes,
@@ -247,10 +265,12 @@ class Assembly:
         """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""
         self.proposals.stop()
         self.read_indexes.stop()
+        self._members_desk.stop()
         self.leaderships.stop()
         self.hand_overs.stop()
         self.applier.stop()
         self.engine.role.end()
+        self.engine.membership.end()
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -268,11 +288,16 @@ class Assembly:
     def status(self) -> NodeStatus:
         """Return a picture of the node now."""
         state = self._core.state
+        heard_since = trio.current_time() - self._config.raft.election_timeout_s
         peers = tuple(
             PeerStatus(peer)
             if (progress := state.progress.get(peer)) is None
             else PeerStatus(
-                peer, progress.match_index, progress.next_index, lag=state.log.last_index - progress.match_index
+                peer,
+                progress.match_index,
+                progress.next_index,
+                lag=state.log.last_index - progress.match_index,
+                is_heard=progress.last_contact > heard_since,
             )
             for peer in state.configuration.peers_of(self._node_id)
         )
@@ -287,6 +312,19 @@ class Assembly:
             last_log_index=state.log.last_index,
             pending_proposals=self.proposals.pending,
             peers=peers,
+            configuration=state.configuration,
+            configuration_index=state.configurations.latest_index,
+            is_removed=self._is_removed(),
+        )
+
+    def _is_removed(self) -> bool:
+        """Whether members are agreed on of which this node, which was one, is none, and nobody sends it the log."""
+        state, membership = self._core.state, self.engine.membership.value
+        return (
+            membership.is_settled
+            and self._node_id not in membership.configuration.members
+            and state.configurations.newest_naming(self._node_id) is not None
+            and state.leader_protected_until <= trio.current_time()
         )
 
     def _post(self, peer: NodeId, message: RaftRequest) -> None:
@@ -349,6 +387,8 @@ class Assembly:
                 self._forwarder.receive(peer, message)
             case ReadIndexReady() | ReadIndexRefused():
                 self.read_indexes.receive(peer, message)
+            case MembersResponse() | MembersFailed():
+                self._members_desk.receive(peer, message)
             case _:
                 logger.warning("node %s answered with %s, which nobody asked for", peer, type(message).__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 
+import attrs
 import trio
 
 from clustercore.interfaces.errors import NotLeader
@@ -41,6 +42,7 @@ from clustercore.raft.messages import (
     RaftRequest,
 )
 from clustercore.raft.types import (
+    ChangeRefusal,
     Configuration,
     LogIndex,
     NodeId,
@@ -48,6 +50,7 @@ from clustercore.raft.types import (
     Role,
     SnapshotId,
     SnapshotMetadata,
+    Term,
     TransferFailure,
     WriteId,
 )
@@ -60,7 +63,7 @@ from clustercore.runtime.signals import Newest, Wakeup
 from clustercore.runtime.snapshot_sender import SnapshotSender
 from clustercore.runtime.writer import StorageJob
 
-__all__ = ["Engine", "Respond"]
+__all__ = ["Engine", "Membership", "Respond"]
 
 # Messages that links may queue before the core has seen the first of them; then the links wait, and so do the senders.
 MAX_WAITING_MESSAGES = 256
@@ -68,6 +71,21 @@ MAX_WAITING_MESSAGES = 256
 MAX_BATCH_BYTES = 1024 * 1024
 
 Respond = Callable[[Message], None]
+OnChange = Callable[[ConfigurationAppended | ConfigurationRefused], None]
+
+
+@attrs.frozen
+class Membership:
+    """The members that count on a node, since when, and whether that is certain to stay."""
+
+    configuration: Configuration
+    index: LogIndex
+    is_committed: bool
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no change is under way, as far as this node knows."""
+        return self.is_committed and not self.configuration.is_joint
 
 
 class Engine:
@@ -117,6 +135,7 @@ class Engine:
         self.freshness = Freshness()
         state = core.state
         self.role = Newest(RoleChange(state.role, state.current_term, state.leader_id))
+        self.membership = Newest(self._membership())
         self._inputs: deque[Callable[[], None]] = deque()
         self._waiting_messages = 0
         self._message_room = trio.lowlevel.ParkingLot()
@@ -208,6 +227,12 @@ class Engine:
         """Queue which storage a peer says it has."""
         self._queue(lambda: self._carry_out(self._core.peer_identified(peer, incarnation)))
 
+    def change_configuration(
+        self, target: Configuration, term: Term, expected_index: LogIndex, on_answer: OnChange
+    ) -> None:
+        """Queue a change of the members, made for those that came with an entry in the term of this leader."""
+        self._queue(lambda: self._change_configuration(target, term, expected_index, on_answer))
+
     def transfer_leadership(self, target: NodeId) -> None:
         """Queue that this node is to hand over to another."""
         self._queue(lambda: self._carry_out(self._core.transfer_leadership(target, trio.current_time())))
@@ -284,6 +309,22 @@ class Engine:
                 self._proposals.put_back(groups)
         self._carry_out(effects)
 
+    def _change_configuration(
+        self, target: Configuration, term: Term, expected_index: LogIndex, on_answer: OnChange
+    ) -> None:
+        state = self._core.state
+        index = state.configurations.latest_index
+        if self.is_leader and (state.current_term, index) != (term, expected_index):
+            detail = f"the members are those of index {index} in term {state.current_term}"
+            on_answer(ConfigurationRefused(ChangeRefusal.CONFLICT, f"{detail}, not of {expected_index} in {term}"))
+            return
+        effects = self._core.change_configuration(target, trio.current_time())
+        answer = effects[0]
+        # The core's promise: this one comes first.
+        assert isinstance(answer, ConfigurationAppended | ConfigurationRefused)
+        on_answer(answer)
+        self._carry_out(effects)
+
     def _append_version(self) -> None:
         entry = encode_version_entry(EnableVersion(self._version_to_enable))
         effects = self._core.propose([entry], trio.current_time(), kinds=[EntryKind.VERSION])
@@ -300,6 +341,16 @@ class Engine:
     def _carry_out(self, effects: Effects, respond: Respond | None = None) -> None:
         for effect in effects:
             self._carry_out_one(effect, respond)
+        known, configurations = self.membership.value, self._core.state.configurations
+        if (configurations.latest_index, self._core.state.is_configuration_committed) != (
+            known.index,
+            known.is_committed,
+        ) or configurations.latest is not known.configuration:
+            self.membership.set(self._membership())
+
+    def _membership(self) -> Membership:
+        state = self._core.state
+        return Membership(state.configuration, state.configurations.latest_index, state.is_configuration_committed)
 
     def _carry_out_one(self, effect: Effect, respond: Respond | None) -> None:
         match effect:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
 from clustercore.interfaces.errors import NodeStopped, NotLeader, OutcomeUnknown, TransportError
 from clustercore.interfaces.messages import (
+    ChangeMembers,
     ForwardFailure,
     ForwardProposals,
     Hello,
+    MembersFailed,
+    MembersRequest,
+    MembersResponse,
     Message,
     ProposalsApplied,
     ProposalsFailed,
@@ -52,6 +56,9 @@ _RESULT_OVERHEAD_BYTES = 8
 _REQUESTS_REMEMBERED = 256
 
 
+AnswerMembers = Callable[[MembersRequest | ChangeMembers], Awaitable[MembersResponse | MembersFailed]]
+
+
 class Acceptor:
     """Takes the requests of accepted links to the engine, and its answers back."""
 
@@ -62,6 +69,7 @@ class Acceptor:
         engine: Engine,
         proposals: Proposals,
         read_indexes: ReadIndexes,
+        answer_members: AnswerMembers,
         status: Callable[[], NodeStatus],
         max_command_bytes: int,
         max_message_bytes: int | None,
@@ -71,6 +79,7 @@ class Acceptor:
         self._engine = engine
         self._proposals = proposals
         self._read_indexes = read_indexes
+        self._members_answer = answer_members
         self._status = status
         self._max_command_bytes = max_command_bytes
         self._conversations: set[_Conversation] = set()
@@ -96,6 +105,9 @@ class Acceptor:
                         # In a task of its own: while they wait for room, the link's other requests must be heard. They
                         # may be the entries of a new leader, and the only way to make room is to follow it.
                         nursery.start_soon(self._propose, message, conversation)
+                    elif isinstance(message, MembersRequest | ChangeMembers):
+                        # They wait for the leader, or for a change to be committed.
+                        nursery.start_soon(self._answer_members, message, conversation)
                     else:
                         await self._take(message, conversation)
         except* TransportError as group:
@@ -131,6 +143,13 @@ class Acceptor:
         if read_index is None:
             return ReadIndexRefused(request_id, self._status().leader_id)
         return ReadIndexReady(request_id, read_index)
+
+    async def _answer_members(self, message: MembersRequest | ChangeMembers, conversation: _Conversation) -> None:
+        try:
+            conversation.answer(await self._members_answer(message))
+        except NodeStopped:
+            # As for proposals: this task is about to be cancelled.
+            return
 
     async def _propose(self, message: ForwardProposals, conversation: _Conversation) -> None:
         request_id = message.request_id
@@ -173,7 +192,8 @@ class _Conversation:
         Raises: TransportError.
         """
         match message:
-            case Hello() | StatusRequest():
+            case Hello() | StatusRequest() | MembersRequest() | ChangeMembers():
+                # The last three are also asked from outside, by operators and by nodes that are to be added.
                 return
             case _ if self.peer is None:
                 raise TransportError(f"a peer sent {type(message).__name__}, and no Hello that was not refused")

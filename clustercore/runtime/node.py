@@ -23,6 +23,7 @@ from clustercore.interfaces.errors import (
     TooStale,
     VersionNotEnabled,
 )
+from clustercore.interfaces.members import MembersHandle
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
@@ -71,8 +72,9 @@ class Node(NodeHandle):
             node_id: This node's name, unique in the cluster and the same after a restart.
             machine: The replicated state, in its initial state.
             transport, storage, discovery: Plugins, not entered yet; the node enters and leaves them.
-            voters: The ids of all nodes whose votes count, this one's usually among them. The same on every node and
-                after every restart. By default those of a discovery whose members are fixed, and this one.
+            voters: The ids of the nodes that form the cluster, this one's usually among them, the same on every node;
+                once it is formed, the log says who belongs to it. By default those of a discovery whose members are
+                fixed, and this one. Empty: this node waits until a member adds it (``members.add``).
             config: Limits and timing.
             wall_clock: The time of day in seconds, against which the monotonic clock is checked for lease reads.
             rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
@@ -152,6 +154,7 @@ class Node(NodeHandle):
                 )
                 async with trio.open_nursery() as nursery:
                     self._address = await nursery.start(self._transport.serve, assembly.acceptor.accept)
+                    assembly.address = self._address
                     await self._discovery.register(Member(self._node_id, self._address))
                     assembly.start(nursery)
                     nursery.start_soon(self._follow_discovery, assembly, known.version)
@@ -200,8 +203,6 @@ class Node(NodeHandle):
             )
         if self._voters is None:
             return frozenset(member.node_id for member in known.members) | {self._node_id}
-        if not self._voters:
-            raise ConfigError("voters is empty; name at least one node, or leave it out to take those discovery knows")
         return self._voters
 
     async def _follow_discovery(self, assembly: Assembly, version: int) -> None:
@@ -439,6 +440,14 @@ class Node(NodeHandle):
         if target is None:
             return await assembly.hand_overs.to_best()
         return await assembly.hand_overs.to(NodeId(target))
+
+    @property
+    def members(self) -> MembersHandle:
+        """Who belongs to the cluster, and how to change that; see ``MembersHandle``.
+
+        Raises: NodeStopped if the node is not running.
+        """
+        return self._running().members
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now. It never blocks.

@@ -7,7 +7,7 @@ that comes in two parts nor notices one that is cut off, so what it gets to read
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -16,6 +16,9 @@ import betterproto2
 from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
+    ChangeMembers,
+    ChangeRefusal,
+    Configuration,
     ForwardFailure,
     ForwardProposals,
     Hello,
@@ -23,6 +26,11 @@ from clustercore.interfaces import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     LogIndex,
+    MalformedConfiguration,
+    Members,
+    MembersFailed,
+    MembersRequest,
+    MembersResponse,
     Message,
     NodeId,
     NodeStatus,
@@ -42,6 +50,8 @@ from clustercore.interfaces import (
     Term,
     TimeoutNowRequest,
     TimeoutNowResponse,
+    decode_configuration,
+    encode_configuration,
 )
 from clustercore_grpc._proto.clustercore import v1
 from clustercore_grpc.wire import (
@@ -88,6 +98,10 @@ _FIELD_NUMBERS: dict[type[Message], int] = {
     ReadIndexRefused: 18,
     Hello: 19,
     HelloResponse: 20,
+    MembersRequest: 21,
+    ChangeMembers: 22,
+    MembersResponse: 23,
+    MembersFailed: 24,
 }
 _MESSAGE_TYPES = {number: message_type for message_type, number in _FIELD_NUMBERS.items()}
 
@@ -108,12 +122,16 @@ _PLAIN: dict[type[Message], type[Any]] = {
     ReadIndexRequest: v1.ReadIndexRequest,
     ReadIndexReady: v1.ReadIndexReady,
     ReadIndexRefused: v1.ReadIndexRefused,
+    MembersRequest: v1.MembersRequest,
 }
 _PLAIN_FIELDS = {message_type: tuple(field.name for field in attrs.fields(message_type)) for message_type in _PLAIN}
 
 _FAILURES = {failure: v1.ForwardFailure[failure.name] for failure in ForwardFailure}
 # A failure this version does not know promises nothing.
 _FAILURES_READ = {int(wire): failure for failure, wire in _FAILURES.items()}
+
+_REFUSALS = {refusal: v1.ChangeRefusal[refusal.name] for refusal in ChangeRefusal}
+_REFUSALS_READ = {int(wire): refusal for refusal, wire in _REFUSALS.items()}
 
 _ROLES = {role: v1.Role[role.name] for role in Role}
 _ROLES_READ = {int(wire): role for role, wire in _ROLES.items()}
@@ -197,12 +215,62 @@ def _status_response(message: StatusResponse) -> bytes:
             first_log_index=status.first_log_index,
             last_log_index=status.last_log_index,
             pending_proposals=status.pending_proposals,
-            peers=[
-                v1.PeerStatus(
-                    node_id=peer.node_id, match_index=peer.match_index, next_index=peer.next_index, lag=peer.lag
-                )
-                for peer in status.peers
-            ],
+            peers=_peers(status.peers),
+            configuration=encode_configuration(status.configuration),
+            configuration_index=status.configuration_index,
+            is_removed=status.is_removed,
+        )
+    )
+
+
+def _peers(peers: Sequence[PeerStatus]) -> list[v1.PeerStatus]:
+    return [
+        v1.PeerStatus(
+            node_id=peer.node_id,
+            match_index=peer.match_index,
+            next_index=peer.next_index,
+            lag=peer.lag,
+            is_heard=peer.is_heard,
+        )
+        for peer in peers
+    ]
+
+
+def _change_members(message: ChangeMembers) -> bytes:
+    return bytes(
+        v1.ChangeMembers(
+            term=message.term,
+            expected_index=message.expected_index,
+            target=encode_configuration(message.target),
+            request_id=message.request_id,
+            is_forwarded=message.is_forwarded,
+        )
+    )
+
+
+def _members_response(message: MembersResponse) -> bytes:
+    members = message.members
+    return bytes(
+        v1.MembersResponse(
+            request_id=message.request_id,
+            configuration=encode_configuration(members.configuration),
+            index=members.index,
+            is_committed=members.is_committed,
+            term=members.term,
+            leader_id=members.leader_id,
+            peers=_peers(members.peers),
+        )
+    )
+
+
+def _members_failed(message: MembersFailed) -> bytes:
+    return bytes(
+        v1.MembersFailed(
+            request_id=message.request_id,
+            reason=_REFUSALS[message.reason],
+            detail=message.detail,
+            leader_id=message.leader_id,
+            may_be_done=message.may_be_done,
         )
     )
 
@@ -279,17 +347,68 @@ def _read_status_response(data: bytes) -> Message:
         first_log_index=LogIndex(wire.first_log_index),
         last_log_index=LogIndex(wire.last_log_index),
         pending_proposals=wire.pending_proposals,
-        peers=tuple(
-            PeerStatus(
-                node_id=NodeId(peer.node_id),
-                match_index=LogIndex(peer.match_index),
-                next_index=LogIndex(peer.next_index),
-                lag=peer.lag,
-            )
-            for peer in wire.peers
-        ),
+        peers=_read_peers(wire.peers),
+        configuration=_configuration(StatusResponse, wire.configuration),
+        configuration_index=LogIndex(wire.configuration_index),
+        is_removed=wire.is_removed,
     )
     return StatusResponse(status=status, request_id=wire.request_id)
+
+
+def _read_peers(peers: Sequence[v1.PeerStatus]) -> tuple[PeerStatus, ...]:
+    return tuple(
+        PeerStatus(
+            node_id=NodeId(peer.node_id),
+            match_index=LogIndex(peer.match_index),
+            next_index=LogIndex(peer.next_index),
+            lag=peer.lag,
+            is_heard=peer.is_heard,
+        )
+        for peer in peers
+    )
+
+
+def _read_change_members(data: bytes) -> Message:
+    wire = _parse(v1.ChangeMembers, data)
+    return ChangeMembers(
+        term=Term(wire.term),
+        expected_index=LogIndex(wire.expected_index),
+        target=_configuration(ChangeMembers, wire.target),
+        request_id=wire.request_id,
+        is_forwarded=wire.is_forwarded,
+    )
+
+
+def _read_members_response(data: bytes) -> Message:
+    wire = _parse(v1.MembersResponse, data)
+    members = Members(
+        configuration=_configuration(MembersResponse, wire.configuration),
+        index=LogIndex(wire.index),
+        is_committed=wire.is_committed,
+        term=Term(wire.term),
+        leader_id=_node_id(wire.leader_id),
+        peers=_read_peers(wire.peers),
+    )
+    return MembersResponse(request_id=wire.request_id, members=members)
+
+
+def _read_members_failed(data: bytes) -> Message:
+    wire = _parse(v1.MembersFailed, data)
+    # A reason that this version does not know is one for which trying again may help.
+    return MembersFailed(
+        request_id=wire.request_id,
+        reason=_REFUSALS_READ.get(int(wire.reason), ChangeRefusal.CHANGE_PENDING),
+        detail=wire.detail,
+        leader_id=_node_id(wire.leader_id),
+        may_be_done=wire.may_be_done,
+    )
+
+
+def _configuration(message_type: type[Message], encoded: bytes) -> Configuration:
+    try:
+        return decode_configuration(encoded)
+    except MalformedConfiguration as exc:
+        raise MalformedMessage(f"{message_type.__name__}: {exc}") from exc
 
 
 def _node_id(text: str | None) -> NodeId | None:
@@ -303,6 +422,9 @@ _ENCODERS: dict[type[Message], Callable[[Any], bytes]] = {
     InstallSnapshotRequest: encode_install_snapshot_request,
     ProposalsFailed: _proposals_failed,
     StatusResponse: _status_response,
+    ChangeMembers: _change_members,
+    MembersResponse: _members_response,
+    MembersFailed: _members_failed,
 }
 
 _DECODERS: dict[type[Message], Callable[[bytes], Message]] = {
@@ -311,4 +433,7 @@ _DECODERS: dict[type[Message], Callable[[bytes], Message]] = {
     InstallSnapshotRequest: decode_install_snapshot_request,
     ProposalsFailed: _read_proposals_failed,
     StatusResponse: _read_status_response,
+    ChangeMembers: _read_change_members,
+    MembersResponse: _read_members_response,
+    MembersFailed: _read_members_failed,
 }

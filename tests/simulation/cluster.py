@@ -182,6 +182,7 @@ class SimulatedCluster:
         self.config = config if config is not None else small_config()
         self.network = MemoryNetwork()
         self.names = "abcdefg"[:size]
+        self._write_s = write_s
         self.machines = {name: SimulatedNode(name, SimulatedDisk(seed=seed, write_s=write_s)) for name in self.names}
         # Who was seen to lead each term, on any node.
         self.leaders: dict[int, str] = {}
@@ -190,6 +191,8 @@ class SimulatedCluster:
         # Every step that says something about a run, to compare two runs.
         self.trace: list[tuple[float, str]] = []
         self.violations: list[str] = []
+        # Machines whose nodes wait to be added.
+        self.strangers: set[str] = set()
         # What a node that is started from now on runs.
         self.make_machine: Callable[[], Journal] = Journal
         # What was added to every machine's time of day.
@@ -209,6 +212,16 @@ class SimulatedCluster:
         """Switch on every machine."""
         for name in self.names:
             await self.start(name)
+
+    def add_stranger(self, name: str) -> SimulatedNode:
+        """Set up a machine that is off, whose node waits to be added to the cluster. Nobody's discovery knows it."""
+        self.strangers.add(name)
+        self.machines[name] = SimulatedNode(name, SimulatedDisk(seed=self.seed, write_s=self._write_s))
+        return self.machines[name]
+
+    def wipe(self, name: str) -> None:
+        """Put an empty disk into a machine that is off."""
+        self.machines[name].disk = SimulatedDisk(seed=self.seed, write_s=self._write_s)
 
     async def start(self, name: str) -> SimulatedNode:
         """Start a node on a machine, after a crash on what that left. Returns once it serves or has failed."""
@@ -235,6 +248,7 @@ class SimulatedCluster:
             transport=MemoryTransport(self.network, machine.name),
             storage=_WatchedStorage(machine.disk, lambda hard_state: self._note_vote(machine.name, hard_state)),
             discovery=StaticDiscovery({name: name for name in self.names}),
+            voters=() if machine.name in self.strangers else None,
             config=self.config,
             rng=Random(self.rng.getrandbits(64)),
             wall_clock=lambda: trio.current_time() + self.clock_step_s,

@@ -13,11 +13,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from clustercore import Node
 from clustercore.interfaces import (
     AcceptLink,
+    ChangeRefused,
     ClusterError,
     ConfigError,
     LogCorrupt,
     NodeStopped,
     OutcomeUnknown,
+    ProposalRefused,
     Role,
     StateMachineError,
     StorageError,
@@ -125,19 +127,26 @@ async def test_discovery_that_may_change_does_not_decide_who_votes(autojump_cloc
         assert [peer.node_id for peer in node.status().peers] == ["b", "c"]
 
 
-async def test_node_needs_voters(autojump_clock: MockClock) -> None:
-    """An empty set of voters could elect nobody, ever."""
+async def test_node_without_voters_waits_to_be_added(autojump_clock: MockClock) -> None:
+    """It elects nobody, stands for nothing, and says that it knows no members."""
     node = Node(
         "a",
         machine=Journal(),
         transport=MemoryTransport(MemoryNetwork(), "a"),
         storage=MemoryStorage(),
-        discovery=StaticDiscovery({}),
+        discovery=StaticDiscovery({"a": "a", "b": "b"}),
         voters=[],
     )
-    with pytest.raises(ConfigError, match="voters is empty"):
-        async with node:
-            pytest.fail("entered without voters")
+    async with node:
+        await trio.sleep(60)
+        status = node.status()
+
+        assert (status.term, status.leader_id, status.peers) == (0, None, ())
+        assert not status.is_removed
+        with pytest.raises(ProposalRefused, match="no leader"):
+            await node.propose(b"x", give_up_s=1)
+        with pytest.raises(ChangeRefused, match="knows no leader"):
+            await node.members.add("b", give_up_s=1)
 
 
 async def test_node_beside_voters_follows_and_never_stands(autojump_clock: MockClock) -> None:

@@ -20,21 +20,21 @@ PUBLIC = {
     "clustercore": "Node NodeConfig RaftConfig",
     "clustercore.interfaces": """
         AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts CategoryLimits
-        CategoryStatistics Classification ClusterError ConfigError Configuration Consistency Discovery
-        DiscoverySnapshot Entry EntryKind ErrorCategory ErrorStatistics ForwardFailure ForwardProposals
-        HardState Hello HelloResponse InstallSnapshotRequest InstallSnapshotResponse InvalidCommand
-        InvariantError Lane LimitChange Link LinkClosed LogCorrupt LogIndex MalformedConfiguration MalformedEntry Member
-        Message NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OutcomeUnknown
-        PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest PreVoteResponse
-        ProposalError ProposalRefused ProposalsApplied ProposalsFailed ReadIndexReady ReadIndexRefused
-        ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall RetryDecision
-        RetryEvent RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server Service
-        ServiceError ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle SnapshotId
-        SnapshotMetadata SnapshotReader StateMachine StateMachineError
-        StatusRequest StatusResponse StopReason Storage StorageError StorageFull StorageIdentity StoredState
-        StreamHandler TargetStatistics Term TimeoutNowRequest TimeoutNowResponse TokenSettled TooStale
-        TransferFailed Transport TransportError UnaryHandler VersionNotEnabled
-        decode_configuration decode_entry encode_configuration
+        CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused Classification ClusterError ConfigError
+        Configuration Consistency Discovery DiscoverySnapshot Entry EntryKind ErrorCategory ErrorStatistics
+        ForwardFailure ForwardProposals HardState Hello HelloResponse InstallSnapshotRequest InstallSnapshotResponse
+        InvalidChange InvalidCommand InvariantError Lane LimitChange Link LinkClosed LogCorrupt LogIndex
+        MEMBERS_PROTOCOL_VERSION MalformedConfiguration MalformedEntry Member Members MembersFailed MembersHandle
+        MembersRequest MembersResponse Message NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader
+        OLDEST_PROTOCOL_VERSION OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError
+        PreVoteRequest PreVoteResponse ProposalError ProposalRefused ProposalsApplied ProposalsFailed ReadIndexReady
+        ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall
+        RetryDecision RetryEvent RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server
+        Service ServiceError ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle SnapshotId
+        SnapshotMetadata SnapshotReader StateMachine StateMachineError StatusRequest StatusResponse StopReason Storage
+        StorageError StorageFull StorageIdentity StoredState StreamHandler TargetStatistics Term TimeoutNowRequest
+        TimeoutNowResponse TokenSettled TooStale TransferFailed Transport TransportError UnaryHandler
+        VersionNotEnabled decode_configuration decode_entry encode_configuration
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet

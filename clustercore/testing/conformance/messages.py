@@ -8,6 +8,8 @@ import zlib
 from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
+    ChangeMembers,
+    ChangeRefusal,
     Configuration,
     Entry,
     EntryKind,
@@ -18,6 +20,10 @@ from clustercore.interfaces import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     LogIndex,
+    Members,
+    MembersFailed,
+    MembersRequest,
+    MembersResponse,
     Message,
     NodeId,
     NodeStatus,
@@ -33,6 +39,7 @@ from clustercore.interfaces import (
     RequestVoteResponse,
     Role,
     Round,
+    Server,
     SnapshotId,
     SnapshotMetadata,
     StatusRequest,
@@ -47,6 +54,15 @@ __all__ = ["REQUESTS", "RESPONSES", "filled", "numbered"]
 _COMMAND = Entry.create(LogIndex(6), Term(2), EntryKind.COMMAND, bytes(range(256)))
 _NO_OP = Entry.create(LogIndex(7), Term(3), EntryKind.NO_OP)
 _LARGEST = 2**63 - 1
+_JOINT = Configuration.with_servers(
+    [
+        Server(NodeId("a"), address="10.0.0.1:7101", incarnation="disk"),
+        Server(NodeId("ü"), is_voter=False, is_promoted=True),
+        Server(NodeId("c"), is_voter=False, is_leaving=True),
+    ],
+    old_voters=frozenset({NodeId("a"), NodeId("c")}),
+    cluster_id="x",
+)
 _SNAPSHOT = SnapshotMetadata(
     LogIndex(5), Term(2), Configuration.of("abc", learners="d", cluster_id="x"), SnapshotId("a-5")
 )
@@ -69,6 +85,10 @@ REQUESTS: tuple[Message, ...] = (
     ForwardProposals(8, (b"", b"one"), bytes([EntryKind.COMMAND, EntryKind.SESSION])),
     ReadIndexRequest(9),
     StatusRequest(10),
+    MembersRequest(11),
+    MembersRequest(12, is_settled=True, is_forwarded=True),
+    ChangeMembers(Term(3), LogIndex(5), Configuration.of("abc"), 13),
+    ChangeMembers(Term(_LARGEST), LogIndex(_LARGEST), _JOINT, 14, is_forwarded=True),
 )
 
 # What the accepting side sends.
@@ -103,9 +123,19 @@ RESPONSES: tuple[Message, ...] = (
             last_log_index=LogIndex(9),
             pending_proposals=2,
             peers=(PeerStatus(NodeId("a"), LogIndex(8), LogIndex(9), 1), PeerStatus(NodeId("c"))),
+            configuration=_JOINT,
+            configuration_index=LogIndex(5),
+            is_removed=True,
         ),
         10,
     ),
+    MembersResponse(
+        11,
+        Members(_JOINT, LogIndex(5), True, Term(3), NodeId("b"), (PeerStatus(NodeId("a"), is_heard=True),)),
+    ),
+    MembersResponse(12, Members(Configuration(), LogIndex(0), False, Term(3), None)),
+    *(MembersFailed(13, refusal, "another time", NodeId("b")) for refusal in ChangeRefusal),
+    MembersFailed(14, ChangeRefusal.NOT_LEADER, "", None, may_be_done=True),
 )
 
 

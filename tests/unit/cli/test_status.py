@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ from clustercore.cli.remote import StatusProbe
 from clustercore.cli.status import NodeAnswer, ask_all, status_table
 from clustercore.interfaces import (
     AcceptLink,
+    Configuration,
     Lane,
     Link,
     LinkClosed,
@@ -24,6 +26,7 @@ from clustercore.interfaces import (
     PeerTimeout,
     PeerUnreachable,
     Role,
+    Server,
     StatusRequest,
     StatusResponse,
     Term,
@@ -41,6 +44,19 @@ LEADER = NodeStatus(
     last_log_index=LogIndex(17),
     pending_proposals=1,
     peers=(PeerStatus(NodeId("n2"), LogIndex(14), LogIndex(18), lag=3), PeerStatus(NodeId("n3"))),
+    configuration=Configuration.with_servers(
+        [
+            Server(NodeId("n1"), address="here:1"),
+            Server(NodeId("n2")),
+            Server(NodeId("n3"), is_voter=False, is_leaving=True),
+            Server(NodeId("n4"), is_voter=False),
+            Server(NodeId("n5"), is_voter=False, is_promoted=True),
+            Server(NodeId("n6"), is_voter=False),
+        ],
+        old_voters=frozenset({NodeId("n1"), NodeId("n3"), NodeId("n6")}),
+        cluster_id="c",
+    ),
+    configuration_index=LogIndex(12),
 )
 
 
@@ -178,5 +194,24 @@ def test_answer_as_json_is_plain() -> None:
     told = NodeAnswer("a:1", LEADER, None).as_json()
 
     assert told["status"]["role"] == "leader"
-    assert told["status"]["peers"][0] == {"node_id": "n2", "match_index": 14, "next_index": 18, "lag": 3}
+    assert told["status"]["peers"][0] == {
+        "node_id": "n2",
+        "match_index": 14,
+        "next_index": 18,
+        "lag": 3,
+        "is_heard": False,
+    }
+    assert told["status"]["members"] == {
+        "cluster_id": "c",
+        "is_joint": True,
+        "servers": [
+            {"node_id": "n1", "standing": "voter", "address": "here:1"},
+            {"node_id": "n2", "standing": "new voter", "address": ""},
+            {"node_id": "n3", "standing": "leaving", "address": ""},
+            {"node_id": "n4", "standing": "learner", "address": ""},
+            {"node_id": "n5", "standing": "promoted next", "address": ""},
+            {"node_id": "n6", "standing": "learner next", "address": ""},
+        ],
+    }
+    assert json.dumps(told)
     assert told["error"] is None

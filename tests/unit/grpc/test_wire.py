@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
+    ChangeMembers,
+    ChangeRefusal,
     Configuration,
     Entry,
     EntryKind,
@@ -23,6 +25,10 @@ from clustercore.interfaces import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     LogIndex,
+    Members,
+    MembersFailed,
+    MembersRequest,
+    MembersResponse,
     Message,
     NodeId,
     NodeStatus,
@@ -67,19 +73,7 @@ def append_entries_requests(draw: st.DrawFn) -> AppendEntriesRequest:
 
 
 append_entries_responses = st.builds(AppendEntriesResponse, terms, st.booleans(), indexes, indexes, terms, indexes)
-statuses = st.builds(
-    NodeStatus,
-    node_id=node_ids,
-    role=st.sampled_from(Role),
-    term=terms,
-    leader_id=maybe_node_ids,
-    commit_index=indexes,
-    last_applied=indexes,
-    first_log_index=indexes,
-    last_log_index=indexes,
-    pending_proposals=numbers,
-    peers=st.lists(st.builds(PeerStatus, node_ids, indexes, indexes, numbers), max_size=3).map(tuple),
-)
+peers = st.lists(st.builds(PeerStatus, node_ids, indexes, indexes, numbers, st.booleans()), max_size=3).map(tuple)
 servers = st.builds(
     Server,
     st.text(min_size=1, max_size=9).map(NodeId),
@@ -93,6 +87,31 @@ configurations = st.builds(
     st.lists(servers, max_size=3, unique_by=lambda server: server.node_id),
     old_voters=st.frozensets(st.text(min_size=1, max_size=9).map(NodeId), max_size=3),
     cluster_id=st.text(max_size=9),
+)
+statuses = st.builds(
+    NodeStatus,
+    node_id=node_ids,
+    role=st.sampled_from(Role),
+    term=terms,
+    leader_id=maybe_node_ids,
+    commit_index=indexes,
+    last_applied=indexes,
+    first_log_index=indexes,
+    last_log_index=indexes,
+    pending_proposals=numbers,
+    peers=peers,
+    configuration=configurations,
+    configuration_index=indexes,
+    is_removed=st.booleans(),
+)
+members = st.builds(
+    Members,
+    configuration=configurations,
+    index=indexes,
+    is_committed=st.booleans(),
+    term=terms,
+    leader_id=maybe_node_ids,
+    peers=peers,
 )
 byte_tuples = st.lists(st.binary(max_size=50), min_size=1, max_size=5).map(tuple)
 messages: st.SearchStrategy[Message] = st.one_of(
@@ -116,6 +135,17 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(ProposalsFailed, numbers, st.sampled_from(ForwardFailure), maybe_node_ids, st.text(max_size=50)),
     st.builds(StatusRequest, numbers),
     st.builds(StatusResponse, statuses, numbers),
+    st.builds(MembersRequest, numbers, st.booleans(), st.booleans()),
+    st.builds(ChangeMembers, terms, indexes, configurations, numbers, st.booleans()),
+    st.builds(MembersResponse, numbers, members),
+    st.builds(
+        MembersFailed,
+        numbers,
+        st.sampled_from(ChangeRefusal),
+        st.text(max_size=50),
+        maybe_node_ids,
+        st.booleans(),
+    ),
 )
 
 

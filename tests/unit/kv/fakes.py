@@ -18,6 +18,7 @@ from clustercore.interfaces import (
     Link,
     LinkClosed,
     LogIndex,
+    MembersHandle,
     NodeHandle,
     NodeId,
     NodeStatus,
@@ -83,6 +84,10 @@ class FakeNode(NodeHandle):
         if self.errors:
             raise self.errors.popleft()
         return ReadResult(self.machine.query(query), LogIndex(self.machine.applied_index), consistency)
+
+    @property
+    def members(self) -> MembersHandle:
+        raise NotImplementedError("the store does not look at the members")
 
     def status(self) -> NodeStatus:
         if self.is_stopped:

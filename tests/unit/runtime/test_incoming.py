@@ -14,10 +14,15 @@ from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
     Applied,
+    ChangeMembers,
+    ChangeRefusal,
+    Configuration,
     ForwardFailure,
     ForwardProposals,
     Hello,
     HelloResponse,
+    MembersFailed,
+    MembersRequest,
     Message,
     NodeStatus,
     NodeStopped,
@@ -90,6 +95,18 @@ class Bench:
     acceptor: Acceptor = attrs.field(init=False)
     # Whether ``accept`` has returned.
     has_ended: bool = False
+    # What was asked about the members, which is answered when the test says so.
+    members_asked: list[MembersRequest | ChangeMembers] = attrs.field(factory=list)
+    members_told: trio.Event = attrs.field(factory=trio.Event)
+    members_stopped: bool = False
+
+    async def answer_members(self, request: MembersRequest | ChangeMembers) -> MembersFailed:
+        """Stand for the desk."""
+        self.members_asked.append(request)
+        await self.members_told.wait()
+        if self.members_stopped:
+            raise NodeStopped("stopped")
+        return MembersFailed(request.request_id, ChangeRefusal.NOT_LEADER, "not here")
 
     async def deliver(self, *messages: Message) -> None:
         """Have the peer send, and let everything run that can."""
@@ -121,6 +138,7 @@ async def accepting(
         engine=engine,
         proposals=proposals,
         read_indexes=bench.read_indexes,
+        answer_members=bench.answer_members,
         status=lambda: STATUS,
         max_command_bytes=10,
         max_message_bytes=max_message_bytes,
@@ -466,3 +484,32 @@ async def test_whoever_stops_can_wait_until_all_answers_are_sent(nursery: trio.N
                 bench.link.hang_up()
             await wait_all_tasks_blocked()
             assert waited == ["all sent"]
+
+
+@pytest.mark.parametrize("introduced", [True, False])
+async def test_questions_about_members_hold_up_no_other_request(*, introduced: bool) -> None:
+    """They wait for the leader; and anybody may ask, as operators are no members."""
+    asked = MembersRequest(5), ChangeMembers(Term(1), LogIndex(2), Configuration.of("ab"), 6)
+    async with accepting(introduced=introduced) as bench:
+        await bench.deliver(*asked, StatusRequest(7))
+        assert bench.members_asked == list(asked)
+        assert bench.link.sent == [StatusResponse(STATUS, 7)]
+
+        bench.members_told.set()
+        await wait_all_tasks_blocked()
+
+        answers = [MembersFailed(number, ChangeRefusal.NOT_LEADER, "not here") for number in (5, 6)]
+        assert sorted(bench.link.sent[1:], key=lambda answer: answer.request_id) == answers  # type: ignore[union-attr]
+
+
+async def test_stop_while_members_are_asked_for_raises_nothing() -> None:
+    """The link ends with the node; nobody is answered."""
+    async with accepting() as bench:
+        await bench.deliver(MembersRequest(5))
+
+        bench.members_stopped = True
+        bench.members_told.set()
+        await wait_all_tasks_blocked()
+
+        assert bench.link.sent == []
+        assert not bench.has_ended

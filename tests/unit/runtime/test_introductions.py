@@ -99,7 +99,7 @@ def test_hello_of_version_1_is_read_and_refused() -> None:
     """It names no oldest version, and so knows only the one."""
     answer = introductions_of("a").answer(Hello(B, A, 1, 0, "", "", 0, 0))
 
-    assert answer.refusal.startswith("node 'a' speaks protocol 2 to 3, node 'b' speaks 1;")
+    assert answer.refusal.startswith("node 'a' speaks protocol 2 to 4, node 'b' speaks 1;")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@
 __all__ = (
     "AppendEntriesRequest",
     "AppendEntriesResponse",
+    "ChangeMembers",
+    "ChangeRefusal",
     "CloseSession",
     "CommandAnswer",
     "CommandOutcome",
@@ -22,6 +24,9 @@ __all__ = (
     "InstallSnapshotResponse",
     "KeepAlive",
     "KeptOutcome",
+    "MembersFailed",
+    "MembersRequest",
+    "MembersResponse",
     "OpenSession",
     "PeerStatus",
     "PreVoteRequest",
@@ -58,6 +63,62 @@ from ...message_pool import default_message_pool
 
 _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
+
+
+class ChangeRefusal(betterproto2.Enum):
+    UNSPECIFIED = 0
+
+    NOT_LEADER = 1
+
+    TRANSFERRING = 2
+
+    CHANGE_PENDING = 3
+
+    TERM_NOT_COMMITTED = 4
+
+    INVALID = 5
+
+    UNCHANGED = 6
+
+    NOT_CAUGHT_UP = 7
+
+    NO_QUORUM = 8
+
+    CONFLICT = 9
+
+    UNSUPPORTED = 10
+
+    @classmethod
+    def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
+        return {
+            0: "CHANGE_REFUSAL_UNSPECIFIED",
+            1: "CHANGE_REFUSAL_NOT_LEADER",
+            2: "CHANGE_REFUSAL_TRANSFERRING",
+            3: "CHANGE_REFUSAL_CHANGE_PENDING",
+            4: "CHANGE_REFUSAL_TERM_NOT_COMMITTED",
+            5: "CHANGE_REFUSAL_INVALID",
+            6: "CHANGE_REFUSAL_UNCHANGED",
+            7: "CHANGE_REFUSAL_NOT_CAUGHT_UP",
+            8: "CHANGE_REFUSAL_NO_QUORUM",
+            9: "CHANGE_REFUSAL_CONFLICT",
+            10: "CHANGE_REFUSAL_UNSUPPORTED",
+        }
+
+    @classmethod
+    def betterproto_renamed_proto_names_to_value(cls) -> dict[str, int]:
+        return {
+            "CHANGE_REFUSAL_UNSPECIFIED": 0,
+            "CHANGE_REFUSAL_NOT_LEADER": 1,
+            "CHANGE_REFUSAL_TRANSFERRING": 2,
+            "CHANGE_REFUSAL_CHANGE_PENDING": 3,
+            "CHANGE_REFUSAL_TERM_NOT_COMMITTED": 4,
+            "CHANGE_REFUSAL_INVALID": 5,
+            "CHANGE_REFUSAL_UNCHANGED": 6,
+            "CHANGE_REFUSAL_NOT_CAUGHT_UP": 7,
+            "CHANGE_REFUSAL_NO_QUORUM": 8,
+            "CHANGE_REFUSAL_CONFLICT": 9,
+            "CHANGE_REFUSAL_UNSUPPORTED": 10,
+        }
 
 
 class CommandOutcome(betterproto2.Enum):
@@ -260,6 +321,25 @@ default_message_pool.register_message("clustercore.v1", "AppendEntriesResponse",
 
 
 @dataclass(eq=False, repr=False)
+class ChangeMembers(betterproto2.Message):
+    term: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    expected_index: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    target: "bytes" = betterproto2.field(3, betterproto2.TYPE_BYTES)
+    """
+    An encoded Configuration.
+    """
+
+    request_id: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
+    is_forwarded: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+
+
+default_message_pool.register_message("clustercore.v1", "ChangeMembers", ChangeMembers)
+
+
+@dataclass(eq=False, repr=False)
 class CloseSession(betterproto2.Message):
     session_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
@@ -411,6 +491,22 @@ class Envelope(betterproto2.Message):
         20, betterproto2.TYPE_MESSAGE, optional=True, group="message"
     )
 
+    members_request: "MembersRequest | None" = betterproto2.field(
+        21, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    change_members: "ChangeMembers | None" = betterproto2.field(
+        22, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    members_response: "MembersResponse | None" = betterproto2.field(
+        23, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
+    members_failed: "MembersFailed | None" = betterproto2.field(
+        24, betterproto2.TYPE_MESSAGE, optional=True, group="message"
+    )
+
 
 default_message_pool.register_message("clustercore.v1", "Envelope", Envelope)
 
@@ -559,6 +655,59 @@ default_message_pool.register_message("clustercore.v1", "KeptOutcome", KeptOutco
 
 
 @dataclass(eq=False, repr=False)
+class MembersFailed(betterproto2.Message):
+    request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    reason: "ChangeRefusal" = betterproto2.field(
+        2, betterproto2.TYPE_ENUM, default_factory=lambda: ChangeRefusal(0)
+    )
+
+    detail: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+
+    leader_id: "str | None" = betterproto2.field(4, betterproto2.TYPE_STRING, optional=True)
+
+    may_be_done: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+
+
+default_message_pool.register_message("clustercore.v1", "MembersFailed", MembersFailed)
+
+
+@dataclass(eq=False, repr=False)
+class MembersRequest(betterproto2.Message):
+    request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    is_settled: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+
+    is_forwarded: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+
+
+default_message_pool.register_message("clustercore.v1", "MembersRequest", MembersRequest)
+
+
+@dataclass(eq=False, repr=False)
+class MembersResponse(betterproto2.Message):
+    request_id: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    configuration: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
+    """
+    An encoded Configuration.
+    """
+
+    index: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    is_committed: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+
+    term: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
+
+    leader_id: "str | None" = betterproto2.field(6, betterproto2.TYPE_STRING, optional=True)
+
+    peers: "list[PeerStatus]" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("clustercore.v1", "MembersResponse", MembersResponse)
+
+
+@dataclass(eq=False, repr=False)
 class OpenSession(betterproto2.Message):
     """
     What entries of the kinds SESSION and VERSION hold. Field meanings: clustercore/runtime/session_entries.py.
@@ -579,6 +728,8 @@ class PeerStatus(betterproto2.Message):
     next_index: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
     lag: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
+    is_heard: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
 
 
 default_message_pool.register_message("clustercore.v1", "PeerStatus", PeerStatus)
@@ -856,6 +1007,15 @@ class StatusResponse(betterproto2.Message):
     pending_proposals: "int" = betterproto2.field(10, betterproto2.TYPE_UINT64)
 
     peers: "list[PeerStatus]" = betterproto2.field(11, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    configuration: "bytes" = betterproto2.field(12, betterproto2.TYPE_BYTES)
+    """
+    An encoded Configuration.
+    """
+
+    configuration_index: "int" = betterproto2.field(13, betterproto2.TYPE_UINT64)
+
+    is_removed: "bool" = betterproto2.field(14, betterproto2.TYPE_BOOL)
 
 
 default_message_pool.register_message("clustercore.v1", "StatusResponse", StatusResponse)
