@@ -59,7 +59,8 @@ def _obstacle(state: RaftState, target: NodeId, now: float) -> TransferFailure |
         return TransferFailure.OTHER_TOLD
     if progress.last_contact <= _lately(state, now):
         return TransferFailure.SILENT
-    if progress.state is ProgressState.SNAPSHOT:
+    if progress.state is ProgressState.SNAPSHOT or progress.next_index < state.log.first_index:
+        # The latter's window is full still of what the leader has dropped since: a snapshot is next.
         return TransferFailure.FAR_BEHIND
     if progress.state is ProgressState.REPLICATE:
         # Of one that is probed the leader does not know what it lacks.

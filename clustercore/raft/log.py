@@ -81,8 +81,15 @@ class RaftLog:
         return tuple(self._entries[start : max(fitting, min(start + 1, end))])
 
     def size_bytes(self, first: LogIndex, last: LogIndex) -> int:
-        """Return how many bytes the encoded entries ``first..last`` take, both inclusive; none if first is above."""
-        return self._end_of(last) - self._end_of(LogIndex(first - 1)) if first <= last else 0
+        """Return how many bytes the encoded entries ``first..last`` take, both inclusive; none if first is above.
+
+        Those from ``first`` on are held.
+        """
+        if first > last:
+            return 0
+        if first <= self._base_index:
+            raise InvariantError(f"size of entries {first}..{last} wanted, the log begins at {self.first_index}")
+        return self._end_of(last) - self._end_of(LogIndex(first - 1))
 
     def first_index_within(self, last: LogIndex, max_bytes: int) -> LogIndex:
         """Return the lowest index held from which on the entries up to ``last``, inclusive, fit into so many bytes.

@@ -217,6 +217,22 @@ def test_target_that_needs_a_snapshot_is_refused() -> None:
     assert core.transfer_leadership(B, 1.0) == (given_up(B, TransferFailure.FAR_BEHIND),)
 
 
+def test_target_whose_entries_are_compacted_is_refused_issue_4() -> None:
+    """What its full window kept back is in the log no more: it needs a snapshot next. It once broke the leader."""
+    core = leader(config=attrs.evolve(CONFIG, max_inflight_appends=1))
+    core.receive(B, appended(1, 0, 1), 1.0)
+    for _ in range(3):
+        core.propose([b"x"], 1.0)
+    core.storage_done(core.state.last_write_id, 1.0)
+    core.receive(C, appended(1, 0, 1), 1.0)
+    core.receive(C, appended(1, 1, 4), 1.0)
+    assert core.state.last_applied == 4
+    core.snapshot_taken(snapshot(4, 1), LogIndex(5))
+    assert core.state.progress[B].next_index < core.state.log.first_index
+
+    assert core.transfer_leadership(B, 1.0) == (given_up(B, TransferFailure.FAR_BEHIND),)
+
+
 @pytest.mark.parametrize(("count", "is_far"), [(3, False), (4, True)])
 def test_target_that_lacks_many_windows_is_refused(count: int, is_far: bool) -> None:
     """Two full windows are on their way soon, more are not. Of one that is probed nobody knows what it lacks."""

@@ -94,6 +94,8 @@ def test_sizes_are_those_of_the_encoded_entries_whatever_was_cut_on_either_side(
             assert log.size_bytes(start, LogIndex(last)) <= max_bytes
             assert start == 3 or log.size_bytes(LogIndex(start - 1), LogIndex(last)) > max_bytes
 
+    with pytest.raises(InvariantError, match=r"size of entries 2\.\.4 wanted, the log begins at 3"):
+        log.size_bytes(LogIndex(2), LogIndex(4))
     log.reset(LogIndex(20), Term(2))
     assert log.size_bytes(LogIndex(21), LogIndex(20)) == 0
     log.append([Entry.create(LogIndex(21), Term(2), EntryKind.COMMAND, b"x")])
