@@ -108,6 +108,13 @@ def _not_so(state: RaftState, target: Configuration, now: float) -> Configuratio
                 f"learner {voter!r} lacks {state.log.last_index - progress.match_index} entries, or takes longer than "
                 f"{timeout_s} s for what is new; ask again when it has caught up, or let it be promoted by itself",
             )
+    wiped = sorted(voter for voter in target.voters if state.is_wiped(voter))
+    if wiped and 2 * len(wiped) >= len(target.voters):
+        return ConfigurationRefused(
+            ChangeRefusal.NO_QUORUM,
+            f"{sorted(target.voters)} could elect nobody: {wiped} lost their disks, and do not vote until they have "
+            "caught up as learners; ask again then",
+        )
     if not hears_quorum_of(state, target, now):
         return ConfigurationRefused(
             ChangeRefusal.NO_QUORUM,
@@ -185,8 +192,10 @@ def peer_identified(state: RaftState, peer: NodeId, incarnation: str) -> None:
     state.incarnations[peer] = incarnation
     progress = state.progress.get(peer)
     if progress is not None and before not in ("", incarnation):
+        # From the last entry on, so that there is something to ask it with, be nothing new appended for long: what it
+        # lacks shows only in an answer to entries. A leader's log has one at least.
         state.progress[peer] = Progress(
-            LogIndex(state.log.last_index + 1), last_contact=progress.last_contact, catch_up_target=state.log.last_index
+            state.log.last_index, last_contact=progress.last_contact, catch_up_target=state.log.last_index
         )
 
 

@@ -324,6 +324,19 @@ def test_voter_with_another_storage_becomes_a_learner() -> None:
     assert core.state.progress[C].match_index == 0
 
 
+def test_member_with_another_storage_is_asked_at_once_issue_4() -> None:
+    """Its log is found to be empty by its next answer, though nothing new is appended. It once waited for that."""
+    core = committed_leader(members("abc", incarnations={"a": "A", "b": "B", "c": "C"}), incarnation="A")
+    core.peer_identified(C, "new")
+
+    effects = core.receive(C, appended(1, 0, 0, round_number=1), 1.0)
+
+    (sent,) = effects
+    assert isinstance(sent, Send)
+    assert isinstance(sent.message, AppendEntriesRequest)
+    assert (sent.to, sent.message.prev_log_index, len(sent.message.entries)) == (C, 0, 1)
+
+
 def test_identity_of_a_stranger_is_not_noted() -> None:
     """Nor this node's own."""
     core = committed_leader(members("abc"))
@@ -342,6 +355,17 @@ def test_wiped_voter_is_no_target_of_a_transfer() -> None:
 
     assert core.transfer_leadership(C, 2.1) == (TransferGivenUp(C, TransferFailure.WIPED),)
     assert picture(core) == before
+
+
+def test_change_to_voters_who_could_elect_nobody_is_refused_issue_4() -> None:
+    """Those whose disk was wiped acknowledge entries, and so commit the change, but do not vote after it."""
+    core = committed_leader(members("abc", incarnations={"a": "A", "b": "B", "c": "C"}), incarnation="A")
+    core.peer_identified(C, "new")
+
+    refused = refusal(core, members("bc", learners="a"))
+
+    assert refused.reason is ChangeRefusal.NO_QUORUM
+    assert "['b', 'c'] could elect nobody: ['c'] lost their disks" in refused.detail
 
 
 def test_wiped_voter_is_kept_while_too_few_would_be_left() -> None:
