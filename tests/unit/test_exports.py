@@ -44,6 +44,8 @@ PUBLIC = {
         read_history register_model render_check sequential_model write_history
     """,
     "clustercore.testing.conformance": "Conformance ServiceTransportConformance TransportConformance rules_of",
+    "clustercore.testing.invariants": "Facts Invariant Invariants PROPERTIES Seen do_quorums_intersect",
+    "clustercore.testing.protocol": "Choice Kind World WorldPlan draw_plan draw_schedule",
     "clustercore.testing.trace": """
         EntryRef Event FailedRun ObservedCore Recorder Trace TraceError TraceHeader TraceWriter Wiretap keep_failure
         read_trace render_page trace_folder trace_hash write_trace

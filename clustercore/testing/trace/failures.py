@@ -15,6 +15,7 @@ import attrs
 
 from clustercore.testing.trace.events import Event, Violated
 from clustercore.testing.trace.file import TraceHeader, write_trace
+from clustercore.testing.violation import PropertyViolated
 
 __all__ = ["FOLDER_VARIABLE", "FailedRun", "keep_failure", "trace_folder", "with_violation"]
 
@@ -71,6 +72,8 @@ def with_violation(events: Sequence[Event], error: BaseException, node: str | No
 def _told(error: BaseException) -> tuple[str, str]:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, PropertyViolated):
+        return error.name, "\n".join(filter(None, [str(error), error.source]))
     frames = list(traceback.walk_tb(error.__traceback__))
     name = type(error).__name__
     rule = said = None

@@ -1,0 +1,342 @@
+"""Carrying out choices in a world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from clustercore.raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    RaftMessage,
+    RequestVoteResponse,
+)
+from clustercore.raft.types import Configuration, NodeId, ReadId, Role, Server
+from clustercore.testing.protocol import faults
+from clustercore.testing.protocol.choices import Choice, Kind
+from clustercore.testing.protocol.plan import WorldPlan
+from clustercore.testing.protocol.spells import calm, stand, talk
+from clustercore.testing.protocol.world import World
+
+__all__ = ["carry_out", "target_members"]
+
+# A pool this large only grows stale; the oldest messages are lost then.
+MAX_POOL = 120
+
+
+def carry_out(world: World, plan: WorldPlan, choice: Choice, number: int = 0) -> None:
+    """Carry out a choice; ``number``, its place in the schedule, makes what it proposes its own."""
+    kind, first, second = choice
+    while len(world.pool) > MAX_POOL:
+        world.drop(0, "too many were on their way")
+    _MOVES[kind](world, plan, first, second, number)
+
+
+def _name(world: World, number: int) -> NodeId:
+    names = list(world.nodes)
+    return names[number % len(names)]
+
+
+def _group(world: World, number: int, plan: WorldPlan | None = None) -> list[NodeId]:
+    """Return the nodes whose bits are set; with a plan, not the one whose disk is slow."""
+    slow = plan.slow_disk if plan is not None else -1
+    return [name for place, name in enumerate(world.nodes) if number >> place & 1 and place != slow]
+
+
+# --- Messages ---------------------------------------------------------------------------------------------------------
+
+
+def _deliver_oldest(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    if world.pool:
+        world.deliver(0)
+
+
+def _deliver_any(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    if world.pool:
+        world.deliver(_place(world, plan, first))
+
+
+def _duplicate(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    if world.pool and not plan.has_ordered_links:
+        world.deliver(first % len(world.pool), keep=True)
+
+
+def _place(world: World, plan: WorldPlan, number: int) -> int:
+    """Choose a message; if links keep the order, the oldest between the same two nodes."""
+    place = number % len(world.pool)
+    if plan.has_ordered_links:
+        chosen = world.pool[place]
+        for earlier, packet in enumerate(world.pool):
+            if packet.sender == chosen.sender and packet.to == chosen.to:
+                return earlier
+    return place
+
+
+# What is delivered once more: anything, or a kind whose repetition has something to break.
+_REPLAYED: tuple[tuple[type[RaftMessage], ...], ...] = (
+    (),
+    (AppendEntriesResponse, InstallSnapshotResponse),
+    (AppendEntriesRequest,),
+    (RequestVoteResponse,),
+    (InstallSnapshotRequest,),
+)
+
+
+def _replay(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    if plan.has_ordered_links:
+        return
+    kinds = _REPLAYED[second % len(_REPLAYED)]
+    places = [place for place, packet in enumerate(world.past) if not kinds or isinstance(packet.message, kinds)]
+    if places:
+        world.replay(places[first % len(places)])
+
+
+def _drop(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    if world.pool:
+        world.drop(first % len(world.pool))
+
+
+def _drop_snapshot(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    places = [
+        place
+        for place, packet in enumerate(world.pool)
+        if isinstance(packet.message, InstallSnapshotRequest | InstallSnapshotResponse)
+    ]
+    if places:
+        world.drop(places[first % len(places)])
+
+
+# --- Disks ------------------------------------------------------------------------------------------------------------
+
+
+def _sync(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    _write(world, plan, first, second, flushes=False)
+
+
+def _flush(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    _write(world, plan, first, second, flushes=True)
+
+
+def _write(world: World, plan: WorldPlan, first: int, second: int, *, flushes: bool) -> None:
+    name = _name(world, first)
+    if not world.nodes[name].is_up:
+        return
+    if first % len(world.nodes) == plan.slow_disk:
+        if second % 4 == 0:
+            world.sync(name, 1)
+            world.report(name)
+    elif flushes:
+        world.flush(name)
+    else:
+        world.sync(name, 1 + second % 3)
+
+
+def _report(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    name = _name(world, first)
+    if world.nodes[name].is_up:
+        world.report(name)
+
+
+# --- Time -------------------------------------------------------------------------------------------------------------
+
+
+def _heartbeat(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    leader = world.leader()
+    if leader is not None:
+        world.expire(leader.node_id)
+    elif second % 3 == 0:
+        # Without a leader somebody stands now and then, or schedules would spend their time waiting.
+        _expire(world, plan, first, second, number)
+
+
+def _expire(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    name = _name(world, first)
+    if world.nodes[name].is_up:
+        world.expire(name)
+
+
+def _late(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    late = [name for name, node in world.nodes.items() if node.is_up and world.due_at(node) <= world.now]
+    if late:
+        woken = late[first % len(late)]
+        world.expire(woken)
+        talk(world, [name for name in world.nodes if name == woken or name in _group(world, second)], beats=0)
+
+
+def _wait(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    # Up to an election timeout in all, mostly less.
+    world.wait(world.config.election_timeout_s * (first % 11) * (second % 11) / 100)
+
+
+# --- The owner --------------------------------------------------------------------------------------------------------
+
+
+def _propose(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    leader = world.leader()
+    # Mostly at a leader; else the proposal is refused, and that is all.
+    name = _name(world, first) if leader is None or second % 8 == 0 else leader.node_id
+    if world.nodes[name].is_up:
+        world.propose(name, [b"%d.%d" % (number, part) for part in range(1 + second % 3)])
+
+
+def _read(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    # At any node that thinks it leads, and at times at one that does not.
+    leaders = [node.node_id for node in world.nodes.values() if node.is_up and node.core.state.role is Role.LEADER]
+    name = leaders[second % len(leaders)] if leaders and second % 8 else _name(world, first)
+    if world.nodes[name].is_up:
+        world.read(name, [ReadId(len(world.asked) + 1)])
+
+
+def _transfer(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    """To the best successor, to the one that lags most, to one that is down, or to anyone."""
+    leader = world.leader()
+    target: NodeId | None = _name(world, first)
+    if leader is not None and leader.core.state.progress:
+        progress = leader.core.state.progress
+        if second % 4 == 0:
+            target = leader.core.best_successor(world.clock_of(leader))
+        elif second % 4 == 1:
+            target = min(progress, key=lambda peer: (progress[peer].match_index, peer))
+        elif second % 4 == 2:
+            target = next((peer for peer in sorted(progress) if not world.nodes[peer].is_up), target)
+    source = leader.node_id if leader is not None else _name(world, second)
+    if target is not None and world.nodes[source].is_up:
+        world.transfer_leadership(source, target)
+
+
+def _change_members(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    leader = world.leader()
+    if leader is not None:
+        world.change_configuration(
+            leader.node_id, target_members(world, leader.core.state.configuration, first, second)
+        )
+
+
+def target_members(world: World, present: Configuration, first: int, second: int) -> Configuration:
+    """Return members to change to: one learner more, one promoted, demoted or removed, or any others at all."""
+    names = list(world.nodes)
+    name = names[first % len(names)]
+    servers = {server.node_id: server for server in present.servers}
+    kind = second % 8
+    if kind in (0, 1):
+        # A node that is no member becomes a learner, that is to become a voter by itself or not.
+        outside = [one for one in names if one not in servers]
+        if outside:
+            name = outside[first % len(outside)]
+            servers[name] = Server(name, is_voter=False, is_promoted=kind == 0)
+    elif kind in (2, 3):
+        learners = [one for one in names if one in servers and not servers[one].is_voter]
+        if learners:
+            name = learners[first % len(learners)]
+            servers[name] = Server(name, is_voter=kind == 2, is_promoted=kind == 3)
+    elif kind == 4:
+        servers[name] = Server(name, is_voter=False)
+    elif kind == 5:
+        servers.pop(name, None)
+    else:
+        # Anything: with several voters exchanged at once it goes through a joint configuration.
+        servers = {
+            one: attrs.evolve(servers.get(one, Server(one)), is_voter=bool(second >> 3 >> place & 1))
+            for place, one in enumerate(names)
+            if first >> place & 1
+        }
+    return Configuration.with_servers(servers.values())
+
+
+def _snapshot(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    name = _name(world, first)
+    if world.nodes[name].is_up:
+        world.take_snapshot(name, tail=second % 4)
+
+
+def _serve(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    owing = [node for node in world.nodes.values() if node.is_up and node.orders]
+    if owing:
+        node = owing[first % len(owing)]
+        world.serve_snapshot(node.node_id, second % len(node.orders))
+
+
+# --- Faults -----------------------------------------------------------------------------------------------------------
+
+
+def _start(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    down = [name for name, node in world.nodes.items() if not node.is_up]
+    if down:
+        world.start(down[first % len(down)])
+
+
+def _unreachable(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    name = _name(world, first)
+    if world.nodes[name].is_up:
+        world.unreachable(name, _name(world, second))
+
+
+# --- Spells -----------------------------------------------------------------------------------------------------------
+
+
+def _calm(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    # At times a slow disk catches up, too.
+    calm(world, _group(world, 0xFFFF, plan if second % 4 else None), first % 60)
+
+
+def _among(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    talk(world, _group(world, first, plan), beats=0)
+
+
+def _reign(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    group = _group(world, first, plan)
+    talk(world, group, beats=second % 24)
+    # The others hear nothing of it, or they would take up what they heard last.
+    for place in reversed(range(len(world.pool))):
+        if world.pool[place].to not in group:
+            world.drop(place)
+
+
+def _stand(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    name = _name(world, first)
+    if world.nodes[name].is_up:
+        stand(world, name, [other for other in world.nodes if other == name or other in _group(world, second)])
+
+
+_Move = Callable[[World, WorldPlan, int, int, int], None]
+_MOVES: dict[Kind, _Move] = {
+    Kind.DELIVER_OLDEST: _deliver_oldest,
+    Kind.DELIVER_ANY: _deliver_any,
+    Kind.DUPLICATE: _duplicate,
+    Kind.REPLAY: _replay,
+    Kind.DROP: _drop,
+    Kind.DROP_SNAPSHOT: _drop_snapshot,
+    Kind.SYNC: _sync,
+    Kind.REPORT: _report,
+    Kind.FLUSH: _flush,
+    Kind.HEARTBEAT: _heartbeat,
+    Kind.EXPIRE: _expire,
+    Kind.LATE: _late,
+    Kind.WAIT: _wait,
+    Kind.PROPOSE: _propose,
+    Kind.READ: _read,
+    Kind.TRANSFER: _transfer,
+    Kind.CHANGE_MEMBERS: _change_members,
+    Kind.CRASH: lambda world, plan, first, second, number: faults.crash(world, _name(world, first), second),
+    Kind.CRASH_AFTER_PROMISE: lambda world, plan, first, second, number: faults.crash_after_promise(
+        world, first, second
+    ),
+    Kind.START: _start,
+    Kind.LOSE_DISK: lambda world, plan, first, second, number: faults.lose_disk(world, plan, _name(world, first)),
+    Kind.COME_BACK: lambda world, plan, first, second, number: faults.come_back(world, first),
+    Kind.UNREACHABLE: _unreachable,
+    Kind.SNAPSHOT: _snapshot,
+    Kind.SERVE: _serve,
+    Kind.PARTITION: lambda world, plan, first, second, number: faults.partition(world, first),
+    Kind.CUT_ONE_WAY: lambda world, plan, first, second, number: faults.cut_one_way(world, first, second),
+    Kind.BRIDGE: lambda world, plan, first, second, number: faults.bridge(world, first, second),
+    Kind.ISOLATE_LEADER: lambda world, plan, first, second, number: faults.isolate_leader(world, first),
+    Kind.RECONNECT: lambda world, plan, first, second, number: world.cut_links(()),
+    Kind.CALM: _calm,
+    Kind.AMONG: _among,
+    Kind.REIGN: _reign,
+    Kind.STAND: _stand,
+}
