@@ -39,7 +39,8 @@ class TestGrpc(ServiceTransportConformance):
     def make_at(self, address: str) -> ServiceTransport:
         from clustercore_grpc import GrpcTransport
 
-        return GrpcTransport(listen=address or "127.0.0.1:0")
+        # A limit that a message can pass in little time.
+        return GrpcTransport(listen=address or "127.0.0.1:0", max_message_bytes=4 << 20)
 
     @pytest.mark.slow
     async def test_call_without_an_answer_times_out(self) -> None:

@@ -59,10 +59,9 @@ async def read_nothing(link: Link) -> None:
 
 async def fill(link: Link) -> None:
     """Send large messages, until the link closes."""
-    number = 0
+    large = filled(1, LARGE_BYTES)
     while True:
-        number += 1
-        await link.send(filled(number, LARGE_BYTES))
+        await link.send(large)
 
 
 async def flood(link: Link) -> None:

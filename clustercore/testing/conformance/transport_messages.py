@@ -84,29 +84,35 @@ class MessageRules(TransportBench):
     async def test_sends_and_receives_at_the_same_time(self) -> None:
         """On either side a send does not wait for the receive that is under way."""
         wanted = [filled(number, 20_000) for number in range(50)]
-        taken = trio.Event()
 
-        async def use_both_ways(link: Link) -> None:
-            received: list[Message] = []
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(send_once_receiving, link)
-                while len(received) < len(wanted):
-                    received.append(await link.receive())
-            assert sorted(received, key=_number) == wanted
-
-        async def send_once_receiving(link: Link) -> None:
-            await wait_all_tasks_blocked()
+        async def send_all(link: Link) -> None:
             for message in wanted:
                 await link.send(message)
 
+        async def receive_all(link: Link) -> None:
+            received = [await link.receive() for _ in wanted]
+            assert sorted(received, key=_number) == wanted
+
+        async def send_while_receiving(link: Link) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive_all, link)
+                await wait_all_tasks_blocked()
+                await send_all(link)
+
+        async def answer(link: Link) -> None:
+            await receive_all(link)
+            await send_all(link)
+
         async def accept(link: Link) -> None:
-            await use_both_ways(link)
-            taken.set()
+            await answer(link)
+            await send_while_receiving(link)
+            await link.send(numbered())
             await trio.sleep_forever()
 
         async with self._linked(accept, Lane.BULK) as link:
-            await use_both_ways(link)
-            await taken.wait()
+            await send_while_receiving(link)
+            await answer(link)
+            assert await link.receive() == numbered()
 
     async def test_refuses_a_message_that_is_too_large_and_goes_on(self) -> None:
         """A message beyond ``max_message_bytes`` raises TransportError with the limit in its text; the link goes on."""

@@ -1,0 +1,62 @@
+"""Runs one rule of a kit on a faulty plugin, and makes sure that it is the rule that fails."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from clustercore.testing.conformance import Conformance, rules_of
+
+__all__ = ["Fault", "rules_without_fault", "run_rule"]
+
+
+@attrs.frozen
+class Fault:
+    """One faulty plugin, and the rule of the kit that must catch it."""
+
+    rule: str
+    # What is wrong with the plugin.
+    what: str
+    # The kit, derived as the plugin's author would.
+    kit: type[Conformance]
+
+    def __str__(self) -> str:
+        return f"{self.rule.removeprefix('test_')}-{self.what.replace(' ', '_')}"
+
+    def assert_caught(self) -> None:
+        """Run the rule; it must fail, for what it found and not for a mistake in the planted fault."""
+        kit = self.kit()
+        assert self.rule in rules_of(self.kit)
+        assert self.rule not in kit.left_out()
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - whatever the rule raises
+            run_rule(kit, self.rule)
+        for leaf in _leaves(caught.value):
+            assert not isinstance(leaf, NameError | AttributeError | TypeError | pytest.skip.Exception), caught.value
+
+
+def run_rule(kit: Conformance, rule: str) -> None:
+    """Run one rule as pytest would. Where it waits, a clock that jumps ahead makes the wait short."""
+    test: Any = getattr(kit, rule)
+    if inspect.iscoroutinefunction(test):
+        trio.run(test, clock=MockClock(autojump_threshold=0))
+    else:
+        test()
+
+
+def rules_without_fault(kit: type[Conformance], faults: Sequence[Fault]) -> list[str]:
+    """Return the rules of a kit that no planted fault shows to be of use."""
+    return sorted(set(rules_of(kit)) - {fault.rule for fault in faults})
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -1,0 +1,34 @@
+"""Each kit catches a faulty plugin for each of its rules, and no rule is without one."""
+
+from __future__ import annotations
+
+import pytest
+
+from clustercore.testing.conformance import Conformance, ServiceTransportConformance, rules_of
+from tests.conformance.planted import services, transports
+from tests.conformance.planted.proxies import ProxyKit
+from tests.conformance.planted.runner import Fault, rules_without_fault, run_rule
+
+FAULTS: dict[type[Conformance], list[Fault]] = {
+    ServiceTransportConformance: transports.FAULTS + services.FAULTS,
+}
+
+
+@pytest.mark.parametrize("fault", [fault for faults in FAULTS.values() for fault in faults], ids=str)
+def test_kit_catches_the_planted_fault(fault: Fault) -> None:
+    """The rule fails for a plugin that breaks it."""
+    fault.assert_caught()
+
+
+@pytest.mark.parametrize("kit", FAULTS, ids=lambda kit: kit.__name__)
+def test_rule_has_a_planted_fault(kit: type[Conformance]) -> None:
+    """There is no rule that might as well not be there."""
+    assert rules_without_fault(kit, FAULTS[kit]) == []
+
+
+@pytest.mark.parametrize("rule", rules_of(ProxyKit))
+def test_rule_passes_for_the_transport_that_faults_are_planted_in(rule: str) -> None:
+    """Without a fault, what the faulty ones are made of keeps each rule: a rule that fails fails for the fault."""
+    kit = ProxyKit()
+    if rule not in kit.left_out():
+        run_rule(kit, rule)
