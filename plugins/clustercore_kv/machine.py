@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+
+import trio
 
 from clustercore.interfaces import InvalidCommand, LogIndex, NodeHandle, Service, StateMachine
 from clustercore_kv.codec import decode_command, encode_result
 from clustercore_kv.errors import MalformedMessage
 from clustercore_kv.limits import check_command
 from clustercore_kv.service import KeyValueService
-from clustercore_kv.snapshot import StoreSnapshot, decode_snapshot, encode_snapshot
+from clustercore_kv.snapshot import FrozenStore, SnapshotDecoder, StoreSnapshot
 from clustercore_kv.store import Store
 from clustercore_kv.values import (
     Cas,
@@ -30,6 +32,9 @@ from clustercore_kv.values import (
 from clustercore_kv.watch import History, Watcher
 
 __all__ = ["KeyValueMachine"]
+
+# Bytes of a snapshot that are read before other tasks have a turn: a millisecond or two of small entries.
+_RESTORED_PER_CHECKPOINT = 64 * 1024
 
 
 class KeyValueMachine(StateMachine):
@@ -61,15 +66,31 @@ class KeyValueMachine(StateMachine):
             return encode_result(Refused(str(error)))
         return encode_result(self._carry_out(index, decoded))
 
-    def snapshot(self) -> bytes:
-        return encode_snapshot(StoreSnapshot(self._store, self._applied_index, self._history.revision))
+    def snapshot(self) -> FrozenStore:
+        """Freeze the state. Commands go on being applied, and what they overwrite is kept until it is read."""
+        return FrozenStore(self._store, self._applied_index, self._history.revision)
 
-    def restore(self, snapshot: bytes) -> None:
+    async def restore_chunks(self, chunks: AsyncIterator[bytes]) -> None:
         """Replace the state. Watchers go on if they were told of everything the snapshot holds, else they fell behind.
+
+        Until it returns this machine has its old state, and answers by that.
 
         Raises: MalformedSnapshot; then nothing has changed.
         """
-        restored = decode_snapshot(snapshot)
+        decoder = SnapshotDecoder()
+        async for chunk in chunks:
+            for start in range(0, len(chunk), _RESTORED_PER_CHECKPOINT):
+                decoder.feed(chunk[start : start + _RESTORED_PER_CHECKPOINT])
+                await trio.lowlevel.checkpoint()
+        self._replace(decoder.finish())
+
+    def restore(self, snapshot: bytes) -> None:
+        """Replace the state at once by a snapshot that is in memory; as ``restore_chunks``."""
+        decoder = SnapshotDecoder()
+        decoder.feed(snapshot)
+        self._replace(decoder.finish())
+
+    def _replace(self, restored: StoreSnapshot) -> None:
         self._store = restored.store
         self._applied_index = restored.applied_index
         self._history.reset(restored.revision)

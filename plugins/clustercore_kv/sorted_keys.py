@@ -8,7 +8,7 @@ same in the same way; it would be a dependency for these sixty lines.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 __all__ = ["SortedKeys"]
 
@@ -19,13 +19,11 @@ _MAX_BLOCK_KEYS = 1024
 class SortedKeys:
     """A set of strings in the order of their code points, which is the order of their UTF-8 bytes."""
 
-    def __init__(self, keys: Sequence[str] = ()) -> None:
-        """Hold ``keys``, which are sorted and each there once."""
-        half = _MAX_BLOCK_KEYS // 2
+    def __init__(self) -> None:
         # Sorted lists, none empty unless there is no key at all.
-        self._blocks = [list(keys[start : start + half]) for start in range(0, len(keys), half)] or [[]]
+        self._blocks: list[list[str]] = [[]]
         # _lows[i] <= every key of _blocks[i] < _lows[i + 1]; _lows[0] is "", before every key.
-        self._lows = ["", *(block[0] for block in self._blocks[1:])]
+        self._lows = [""]
 
     def add(self, key: str) -> None:
         """Add a key that is not there."""
@@ -37,6 +35,15 @@ class SortedKeys:
             self._blocks.insert(position + 1, block[half:])
             self._lows.insert(position + 1, block[half])
             del block[half:]
+
+    def append(self, key: str) -> None:
+        """Add a key that comes after all others, in the time of a list's append."""
+        block = self._blocks[-1]
+        if len(block) < _MAX_BLOCK_KEYS // 2:
+            block.append(key)
+        else:
+            self._blocks.append([key])
+            self._lows.append(key)
 
     def remove(self, key: str) -> None:
         """Remove a key that is there."""

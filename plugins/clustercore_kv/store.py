@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from clustercore_kv.limits import DEFAULT_SCAN_PAIRS, MAX_SCAN_BYTES, MAX_SCAN_PAIRS
 from clustercore_kv.sorted_keys import SortedKeys
 from clustercore_kv.values import KvPair
+from clustercore_kv.view import StoreView
 
-__all__ = ["Store"]
+__all__ = ["Entry", "Store"]
+
+# A value and the revision of its last change. A tuple, because there may be millions and a value class takes twice as
+# long to make.
+Entry = tuple[bytes, int]
 
 
 class Store:
     """Keys in order, each with a value and the revision of its last change."""
 
-    def __init__(self, pairs: Sequence[tuple[str, bytes, int]] = ()) -> None:
-        """Hold ``pairs`` of key, value and revision, sorted by key and each key once."""
-        # Tuples, because there may be millions and a value class takes twice as long to make.
-        self._entries: dict[str, tuple[bytes, int]] = {key: (value, revision) for key, value, revision in pairs}
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
         # The keys of _entries.
-        self._keys = SortedKeys([key for key, _, _ in pairs])
+        self._keys = SortedKeys()
+        # Those that are being read. One, as a rule, or none.
+        self._views: list[StoreView] = []
 
     def __len__(self) -> int:
         """Return how many keys there are."""
         return len(self._entries)
 
-    def get(self, key: str) -> tuple[bytes, int] | None:
+    def get(self, key: str) -> Entry | None:
         """Return a key's value and revision, or None if it is absent."""
         return self._entries.get(key)
 
     def put(self, key: str, value: bytes, revision: int) -> None:
         """Set a key's value."""
-        if key not in self._entries:
+        old = self._entries.get(key)
+        for view in self._views:
+            view.note_change(key, old)
+        if old is None:
             self._keys.add(key)
+        self._entries[key] = (value, revision)
+
+    def append(self, key: str, value: bytes, revision: int) -> None:
+        """Set the value of a key that comes after all others. Nothing has frozen the store."""
+        self._keys.append(key)
         self._entries[key] = (value, revision)
 
     def delete(self, key: str) -> bool:
         """Remove a key; return whether it was there."""
-        if self._entries.pop(key, None) is None:
+        old = self._entries.pop(key, None)
+        if old is None:
             return False
+        for view in self._views:
+            view.note_change(key, old)
         self._keys.remove(key)
         return True
 
@@ -59,7 +75,18 @@ class Store:
             pairs.append(KvPair(key, value, revision))
         return tuple(pairs), False
 
-    def pairs(self) -> Iterator[tuple[str, bytes, int]]:
-        """Yield every key, value and revision, sorted by key."""
-        entries = self._entries
-        return ((key, *entries[key]) for key in self._keys.iterate_from(""))
+    def keys_from(self, start: str) -> Iterator[str]:
+        """Yield each key from ``start`` on, inclusive, in order. Nothing may be changed meanwhile."""
+        return self._keys.iterate_from(start)
+
+    # --- The store as it was ---
+
+    def freeze(self) -> StoreView:
+        """Return the store as it is now, to be read while it changes: what is overwritten is kept until ``thaw``."""
+        view = StoreView(self)
+        self._views.append(view)
+        return view
+
+    def thaw(self, view: StoreView) -> None:
+        """Remember nothing for a view any more; it must not be read again."""
+        self._views.remove(view)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from unittest.mock import patch
+
 import trio
 import trio.testing
 from hypothesis import given
@@ -29,15 +33,25 @@ from clustercore_kv import (
     decode_result,
     encode_command,
 )
+from clustercore_kv.snapshot import FrozenStore
 from clustercore_kv.sorted_keys import SortedKeys
+from tests.unit.kv.fakes import snapshot_of
 
 # Few enough to meet again, and on both sides of where UTF-8 and other orders differ.
 keys = st.sampled_from(["a", "a/", "a/b", "a/c", "b", "é", "￿", "\U00010000"])
 values = st.binary(max_size=3)
 
 
+def small_parts() -> AbstractContextManager[object]:
+    """Let a part of a snapshot have one key, or two of the smallest."""
+    return patch("clustercore_kv.snapshot._PART_BYTES", 60)
+
+
 class KeyValueModel(RuleBasedStateMachine):
-    """Two machines that apply the same log, one of which is restored from snapshots, and a dict beside them."""
+    """Two machines that apply the same log, one of which is restored from snapshots, and a dict beside them.
+
+    The other one has snapshots taken that are read part by part while commands go on.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +59,8 @@ class KeyValueModel(RuleBasedStateMachine):
         self.other = KeyValueMachine()
         self.index = 0
         self.model: dict[str, tuple[bytes, int]] = {}
+        # Snapshots that are being read: what there was, the handle, and what was read.
+        self.frozen: list[tuple[bytes, FrozenStore, Iterator[bytes], list[bytes]]] = []
 
     def apply(self, command: Command) -> object:
         """Apply a command on both, which must agree byte for byte, and return the result."""
@@ -99,13 +115,34 @@ class KeyValueModel(RuleBasedStateMachine):
     def restore_other(self) -> None:
         """A node gets the snapshot in place of its state, as a follower that was away."""
         self.other = KeyValueMachine()
-        self.other.restore(self.machine.snapshot())
+        self.other.restore(snapshot_of(self.machine))
+
+    @precondition(lambda self: len(self.frozen) < 3)
+    @rule()
+    def freeze(self) -> None:
+        """Begin to take a snapshot, perhaps beside others."""
+        expected, handle = snapshot_of(self.machine), self.machine.snapshot()
+        self.frozen.append((expected, handle, iter(handle.chunks()), []))
+
+    @precondition(lambda self: self.frozen)
+    @rule(which=st.integers(0, 2))
+    def read_frozen(self, which: int) -> None:
+        """Read on; at the end it is the state of when it began, whatever was applied since."""
+        expected, handle, parts, read = self.frozen[which % len(self.frozen)]
+        with small_parts():
+            part = next(parts, None)
+        if part is not None:
+            read.append(part)
+            return
+        assert b"".join(read) == expected
+        handle.close()
+        del self.frozen[which % len(self.frozen)]
 
     @precondition(lambda self: self.machine.applied_index == self.index)
     @invariant()
     def snapshots_are_equal(self) -> None:
         """Nodes with the same state make the same snapshot, restored or not."""
-        assert self.machine.snapshot() == self.other.snapshot()
+        assert snapshot_of(self.machine) == snapshot_of(self.other)
 
 
 TestKeyValueModel = KeyValueModel.TestCase
@@ -118,7 +155,9 @@ TestKeyValueModel = KeyValueModel.TestCase
 def test_kv_sorted_keys_are_a_sorted_set(steps: list[tuple[bool, int, int]], start: int) -> None:
     """Through splits and emptied blocks, the keys are those of a set, in order, from any start."""
     names = [f"{number:04d}" for number in range(0, 3000, 2)]
-    sorted_keys, model = SortedKeys(names), set(names)
+    sorted_keys, model = SortedKeys(), set(names)
+    for name in names:
+        sorted_keys.append(name)
     for add, number, width in steps:
         # Some runs of neighbours are as long as a block, which then fills and splits, or empties.
         for name in (f"{near:04d}" for near in range(number, number + width)):

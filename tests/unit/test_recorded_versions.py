@@ -58,7 +58,6 @@ from clustercore.raft.configuration import decode_configuration
 from clustercore.runtime.introductions import Introductions
 from clustercore_grpc.codec import decode_envelope, encode_envelope
 from clustercore_kv import KeyValueMachine, Put, encode_command
-from clustercore_kv.snapshot import decode_snapshot
 from clustercore_memory import MemoryNetwork, MemoryTransport
 from clustercore_sqlite import SqliteStorage, files
 from clustercore_static import StaticDiscovery
@@ -215,10 +214,12 @@ def test_configuration_of_version_1_is_read() -> None:
 def test_snapshot_of_the_store_of_version_1_is_read() -> None:
     """The key-value store has every key, with its value."""
     [(_, encoded)] = recorded("kv_snapshot.txt")
-    KeyValueMachine().restore(encoded)
+    machine = KeyValueMachine()
+    machine.restore(encoded)
 
-    pairs = list(decode_snapshot(encoded).store.pairs())
-    assert [(key, value) for key, value, _ in pairs] == [(f"key{n}", f"value{n}".encode()) for n in range(8)]
+    assert [(pair.key, pair.value) for pair in machine.scan().pairs] == [
+        (f"key{n}", f"value{n}".encode()) for n in range(8)
+    ]
 
 
 async def test_storage_of_version_1_is_read_and_upgraded(tmp_path: Path) -> None:
@@ -298,6 +299,7 @@ async def test_node_of_an_older_version_goes_on(folder: str, tmp_path: Path, aut
         voters=["n1"],
     ) as node:
         await node.propose(encode_command(Put("key8", b"value8")))
-        pairs = list(decode_snapshot(machine.snapshot()).store.pairs())
 
-    assert [(key, value) for key, value, _ in pairs] == [(f"key{n}", f"value{n}".encode()) for n in range(9)]
+    assert [(pair.key, pair.value) for pair in machine.scan().pairs] == [
+        (f"key{n}", f"value{n}".encode()) for n in range(9)
+    ]

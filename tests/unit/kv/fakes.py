@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import trio
 import trio.abc
@@ -35,6 +35,12 @@ from clustercore_kv import Command, KeyValueMachine, Result, decode_result, enco
 
 TERM = Term(1)
 LEADER = NodeId("n1")
+
+
+def snapshot_of(machine: KeyValueMachine) -> bytes:
+    """Return a machine's snapshot as it is now, in one."""
+    with closing(machine.snapshot()) as handle:
+        return b"".join(handle.chunks())
 
 
 def do(machine: KeyValueMachine, command: Command, index: int | None = None) -> Result:

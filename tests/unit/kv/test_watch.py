@@ -22,7 +22,7 @@ from clustercore_kv import (
     Watcher,
     WatchFellBehind,
 )
-from tests.unit.kv.fakes import do
+from tests.unit.kv.fakes import do, snapshot_of
 
 
 async def next_events(watcher: Watcher) -> list[KvEvent]:
@@ -264,7 +264,7 @@ async def test_restore_tells_watchers_that_lack_changes(nursery: trio.Nursery) -
     nursery.start_soon(fall_behind)
     nursery.start_soon(go_on)
     await wait_all_tasks_blocked()
-    machine.restore(leader.snapshot())
+    machine.restore(snapshot_of(leader))
     await wait_all_tasks_blocked()
     do(machine, Put("a", b"3"))
     await wait_all_tasks_blocked()
