@@ -154,6 +154,8 @@ class Database:
 
     def _read_bounds(self) -> None:
         self._snapshots = SnapshotTables(self._connection)
+        while self._snapshots.delete_left_over():
+            self._checkpoint()
         (covered,) = self._connection.execute("SELECT max(last_included_index) FROM snapshot").fetchone()
         (last,) = self._connection.execute("SELECT max(entry_index) FROM entries").fetchone()
         self._covered_index = covered or 0

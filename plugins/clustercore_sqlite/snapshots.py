@@ -4,7 +4,8 @@ A snapshot is one row in ``snapshot``, of which there is at most one, and its by
 they were written. One that is being stored has only chunks: the row that makes them a snapshot is written by the
 transaction that installs it. So chunks that no row names are left over, be it from a snapshot that was replaced, given
 up, or cut off by a crash. They are deleted a few at a time, with each chunk that is written: to delete gigabytes in one
-transaction would hold up the node's log for seconds, and their space serves the next snapshot.
+transaction would hold up the node's log for seconds, and their space serves the next snapshot. When the file is opened
+nobody waits for a log yet, and all of them go.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ __all__ = ["SnapshotTables"]
 
 # Chunks without a snapshot that are deleted with each one written. More than one, so that they get fewer.
 _DELETED_PER_CHUNK = 2
+# The same in one transaction while the file is opened.
+_DELETED_PER_STEP = 64
 
 
 @attrs.define
@@ -84,7 +87,7 @@ class SnapshotTables:
     def write_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> None:
         """Add a chunk that was checked."""
         draft = self._drafts[metadata.snapshot_id]
-        self._delete_left_over()
+        self._delete_left_over(_DELETED_PER_CHUNK)
         insert_chunk(self._connection, draft.chunks_of, offset, data)
         draft.size += len(data)
         draft.checksum = zlib.crc32(data, draft.checksum)
@@ -117,11 +120,16 @@ class SnapshotTables:
         """Forget a draft; its chunks are left over."""
         self._drafts.pop(snapshot_id, None)
 
-    def _delete_left_over(self) -> None:
+    def delete_left_over(self) -> bool:
+        """Delete some chunks that nothing uses, as a part of opening; return False when there was none."""
+        return self._delete_left_over(_DELETED_PER_STEP) > 0
+
+    def _delete_left_over(self, count: int) -> int:
         in_use = {self._installed, *self._readers, *(draft.chunks_of for draft in self._drafts.values())}
         marks = ", ".join("?" * len(in_use))
-        unused = f"SELECT number FROM snapshot_chunks WHERE chunks_of NOT IN ({marks}) LIMIT {_DELETED_PER_CHUNK}"
-        self._connection.execute(f"DELETE FROM snapshot_chunks WHERE number IN ({unused})", tuple(in_use))
+        unused = f"SELECT number FROM snapshot_chunks WHERE chunks_of NOT IN ({marks}) LIMIT {count}"
+        deletion = self._connection.execute(f"DELETE FROM snapshot_chunks WHERE number IN ({unused})", tuple(in_use))
+        return deletion.rowcount
 
     # -- Reading --
 
