@@ -145,7 +145,7 @@ def make_node(options: argparse.Namespace) -> Node:
         discovery=StaticDiscovery(options.members),
         config=NodeConfig(
             snapshot_entries=entries + ENTRIES_TO_SNAPSHOT,
-            snapshot_log_bytes=2 * options.size,
+            snapshot_bytes=2 * options.size,
             snapshot_tail_entries=10,
         ),
     )

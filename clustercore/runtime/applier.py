@@ -38,7 +38,7 @@ class Applier:
         *,
         last_applied: LogIndex,
         snapshot_entries: int,
-        snapshot_log_bytes: int,
+        snapshot_bytes: int,
         on_applied: Callable[[Entry, bytes], None],
         snapshots: Snapshots,
         on_members: Callable[[Configuration], None],
@@ -47,7 +47,7 @@ class Applier:
         self._state = state
         self._last_applied = last_applied
         self._snapshot_entries = snapshot_entries
-        self._snapshot_log_bytes = snapshot_log_bytes
+        self._snapshot_bytes = snapshot_bytes
         # Applied since the last snapshot was taken.
         self._entries_since = 0
         self._bytes_since = 0
@@ -170,7 +170,7 @@ class Applier:
 
     @property
     def _is_snapshot_due(self) -> bool:
-        return self._entries_since >= self._snapshot_entries or self._bytes_since >= self._snapshot_log_bytes
+        return self._entries_since >= self._snapshot_entries or self._bytes_since >= self._snapshot_bytes
 
     async def _take_snapshot(self, entry: Entry) -> None:
         """Take a snapshot of the state after ``entry``, the last one applied."""

@@ -170,7 +170,7 @@ class Assembly:
             self.replicated,
             last_applied=snapshot_index,
             snapshot_entries=config.snapshot_entries,
-            snapshot_log_bytes=config.snapshot_log_bytes,
+            snapshot_bytes=config.snapshot_bytes,
             on_applied=self.proposals.applied,
             snapshots=self._snapshots,
             on_members=self._members_committed,

@@ -36,7 +36,7 @@ class NodeConfig:
     max_session_outstanding: int = 256
     # A snapshot is taken after this many applied entries since the last one, or this many bytes of them.
     snapshot_entries: int = 100_000
-    snapshot_log_bytes: int = 256 * 1024 * 1024
+    snapshot_bytes: int = 256 * 1024 * 1024
     # Snapshots are stored and sent in chunks of this many bytes. The transport must let a message of that size pass.
     snapshot_chunk_bytes: int = 1024 * 1024
     # Entries kept in the log behind a snapshot, so that a slow follower need not get the snapshot: as many as fit both.
@@ -61,7 +61,7 @@ class NodeConfig:
             "max_session_result_bytes",
             "max_session_outstanding",
             "snapshot_entries",
-            "snapshot_log_bytes",
+            "snapshot_bytes",
             "snapshot_chunk_bytes",
             "snapshot_tail_entries",
             "snapshot_tail_bytes",

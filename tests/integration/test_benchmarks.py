@@ -62,3 +62,25 @@ def test_linearizability_leaves_figures(tmp_path: Path) -> None:
     assert len(rows) == 8
     for row in rows:
         assert row["verdict"] == ("not linearizable" if "stale" in row["history"] else "linearizable"), row
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads a process's memory from /proc")
+def test_snapshot_transfer_leaves_figures(tmp_path: Path) -> None:
+    """The whole state arrives, and the JSON has what it took."""
+    figures = tmp_path / "figures.json"
+    script = str(ROOT / "benchmarks" / "snapshot_transfer.py")
+    quick = ["--size", "16MiB", "--folder", str(tmp_path)]
+
+    subprocess.run(
+        [sys.executable, "-W", "error", script, *quick, "--json", str(figures)],
+        check=True,
+        timeout=LIMIT_S,
+        stdout=subprocess.DEVNULL,
+    )
+
+    found = json.loads(figures.read_text(encoding="utf-8"))["figures"]
+    assert found["moved_mib"] == 16
+    assert found["leader_grows_sending_mib"] >= 0
+    assert found["leader_base_mib"] > 0
+    assert found["sending_s"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]

@@ -97,6 +97,8 @@ def small_config(
     max_append_entries: int = 1024,
     max_append_bytes: int = 1024 * 1024,
     snapshot_timeout_s: float = 30.0,
+    snapshot_bytes: int = 256 * 1024 * 1024,
+    snapshot_chunk_bytes: int = 1024 * 1024,
 ) -> NodeConfig:
     """A configuration with the shipped timing, and the limits that tests like to shrink."""
     return NodeConfig(
@@ -106,6 +108,8 @@ def small_config(
             snapshot_timeout_s=snapshot_timeout_s,
         ),
         snapshot_entries=snapshot_entries,
+        snapshot_bytes=snapshot_bytes,
+        snapshot_chunk_bytes=snapshot_chunk_bytes,
         snapshot_tail_entries=snapshot_tail_entries,
         max_pending_proposals=max_pending_proposals,
         max_command_bytes=max_command_bytes,

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
+import attrs
 import pytest
 import trio
 
-from clustercore.interfaces import Applied
+from clustercore.interfaces import Applied, NodeId, NodeStopped, ProposalError, StorageFull
+from clustercore.raft.progress import SnapshotTransfer
 from tests.simulation.cluster import SimulatedCluster, SimulatedNode, eventually, simulate, small_config
 from tests.simulation.disk import Boundary
 
 SMALL = small_config(snapshot_entries=5, snapshot_tail_entries=2, max_append_entries=3, snapshot_timeout_s=2.0)
+
+
+# The same, with snapshots that take many chunks to send, and a disk that takes 20 ms for each: so a transfer lasts.
+CHUNKED = small_config(
+    snapshot_entries=5, snapshot_tail_entries=2, max_append_entries=3, snapshot_timeout_s=2.0, snapshot_chunk_bytes=40
+)
+WRITE_S = 0.02
 
 
 async def fill(machine: SimulatedNode, count: int, name: str = "x") -> list[tuple[bytes, Applied]]:
@@ -216,3 +228,232 @@ def test_all_nodes_restart_from_snapshots_of_different_ages() -> None:
         await check(cluster, acknowledged)
 
     simulate(main, config=SMALL)
+
+
+# --- Chunk by chunk ---
+
+
+async def begin_transfer(cluster: SimulatedCluster) -> tuple[SimulatedNode, SimulatedNode, list[tuple[bytes, Applied]]]:
+    """Let a follower miss more than any log has, and come back; return the leader, it, and what was acknowledged."""
+    await cluster.start_all()
+    leader, away = await cluster.leader(), (await cluster.followers())[0]
+    await cluster.stop(away.name)
+    acknowledged = await fill(leader, 40, "meanwhile")
+    await cluster.start(away.name)
+    return leader, away, acknowledged
+
+
+async def wait_under_way(leader: SimulatedNode, away: SimulatedNode, offset: int = 200) -> SnapshotTransfer:
+    """Wait until so many bytes of a snapshot are on their way, and return how it stands."""
+    await eventually(lambda: (sent := sending(leader, away)) is not None and sent.offset >= offset)
+    found = sending(leader, away)
+    assert found is not None
+    return found
+
+
+def sending(leader: SimulatedNode, away: SimulatedNode) -> SnapshotTransfer | None:
+    """Return how a transfer stands, as its sender sees it."""
+    assembly = leader.running._assembly
+    assert assembly is not None
+    progress = assembly.engine._core.state.progress.get(NodeId(away.name))
+    return None if progress is None else progress.sending
+
+
+def covered_by(machine: SimulatedNode) -> int:
+    """Return how much of the log the snapshot on a disk covers."""
+    stored = machine.disk.content.state.snapshot
+    return 0 if stored is None else stored.last_included_index
+
+
+def test_snapshot_that_is_sent_is_the_same_to_its_end() -> None:
+    """The leader takes newer ones meanwhile; a slow follower gets the one it began with, and the entries after it."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        leader, away, acknowledged = await begin_transfer(cluster)
+        first = (await wait_under_way(leader, away)).metadata
+        with away.disk.stall():
+            acknowledged += await fill(leader, 12, "during")
+            await eventually(lambda: covered_by(leader) > first.last_included_index)
+        under_way = sending(leader, away)
+        assert under_way is not None
+        assert under_way.metadata == first
+
+        await check(cluster, acknowledged)
+        assert away.machine.restored == 1
+
+    simulate(main, config=CHUNKED, write_s=WRITE_S)
+
+
+def test_transfer_goes_on_where_it_stopped() -> None:
+    """A cut in the middle costs no chunk that had arrived."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        leader, away, acknowledged = await begin_transfer(cluster)
+        before = (await wait_under_way(leader, away)).offset
+        cluster.network.isolate(away.name)
+        await trio.sleep(1)
+        cluster.network.heal()
+        await trio.sleep(1.2)
+        offsets = []
+        while (under_way := sending(leader, away)) is not None:
+            offsets.append(under_way.offset)
+            await trio.sleep(0.01)
+
+        assert min(offsets) >= before
+        await check(cluster, acknowledged)
+        assert away.machine.restored == 1
+
+    simulate(main, config=CHUNKED, write_s=WRITE_S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["transfer", "crash"])
+def test_leader_changes_while_it_sends_a_snapshot(how: str) -> None:
+    """The next leader goes on with the same snapshot if it has it, or begins its own; what had arrived harms nobody."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        leader, away, acknowledged = await begin_transfer(cluster)
+        await wait_under_way(leader, away)
+        if how == "transfer":
+            [other] = [name for name in cluster.names if name not in (leader.name, away.name)]
+            assert await leader.running.transfer_leadership(other) == other
+        else:
+            await cluster.crash(leader.name)
+            await cluster.leader([machine.name for machine in cluster.on])
+            await cluster.start(leader.name)
+        acknowledged += await fill(await cluster.leader(), 3, "after")
+
+        await check(cluster, acknowledged)
+        assert away.machine.restored >= 1
+
+    for seed in range(5):
+        simulate(main, seed=seed, config=CHUNKED, write_s=WRITE_S)
+
+
+def test_receiver_restarts_in_the_middle_of_a_transfer() -> None:
+    """What had arrived is gone with its memory; the same snapshot is sent from the start, or a newer one."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        leader, away, acknowledged = await begin_transfer(cluster)
+        await wait_under_way(leader, away)
+        await cluster.crash(away.name)
+        acknowledged += await fill(leader, 7, "during")
+        await cluster.start(away.name)
+
+        await check(cluster, acknowledged)
+        assert away.machine.restored == 1
+
+    simulate(main, config=CHUNKED, write_s=WRITE_S)
+
+
+@pytest.mark.slow
+def test_old_leader_that_is_cut_off_does_not_spoil_the_transfer_of_the_new_one() -> None:
+    """Chunks of two leaders meet at one follower: those of the older term count for nothing."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        leader, away, acknowledged = await begin_transfer(cluster)
+        await wait_under_way(leader, away)
+        [other] = [name for name in cluster.names if name not in (leader.name, away.name)]
+        # What the old leader has sent still arrives: a cut loses nothing that was read before.
+        cluster.network.isolate(leader.name)
+        new = await cluster.leader([other, away.name])
+        await wait_under_way(new, away, 0)
+        cluster.network.heal()
+
+        acknowledged += await fill(new, 3, "new")
+        await check(cluster, acknowledged)
+
+    for seed in range(5):
+        simulate(main, seed=seed, config=CHUNKED, write_s=WRITE_S)
+
+
+@pytest.mark.slow
+def test_receiver_loses_power_at_every_boundary_of_a_transfer() -> None:
+    """Each chunk, the install and the entries after it: it comes back with its old state or the new, and catches up."""
+    crashes = crash_at_every_boundary(lambda leader, away: away)
+    # Ten chunks of the snapshot at the least.
+    assert crashes >= 10 * len(Boundary)
+
+
+@pytest.mark.slow
+def test_sender_loses_power_at_every_boundary_of_a_transfer() -> None:
+    """It takes snapshots of its own meanwhile; another leads, and goes on or begins anew."""
+    crashes = crash_at_every_boundary(lambda leader, away: leader)
+    assert crashes >= 10 * len(Boundary)
+
+
+async def propose_until_it_ends(machine: SimulatedNode, commands: list[bytes]) -> list[tuple[bytes, Applied]]:
+    """Propose commands one after the other, as long as the node lives, and return what was acknowledged."""
+    node, acknowledged = machine.running, list[tuple[bytes, Applied]]()
+    with suppress(ProposalError, NodeStopped):
+        for command in commands:
+            acknowledged.append((command, await node.propose(command)))
+    return acknowledged
+
+
+def crash_at_every_boundary(choose: Callable[[SimulatedNode, SimulatedNode], SimulatedNode]) -> int:
+    """Run a transfer once for each boundary that the chosen disk passes in it; return how many there were."""
+    for boundary in range(1, 400):
+
+        async def main(cluster: SimulatedCluster, boundary: int = boundary) -> bool:
+            leader, away, acknowledged = await begin_transfer(cluster)
+            victim = choose(leader, away)
+            cluster.plan_crash(victim.name, victim.disk.boundaries_seen + boundary)
+            attempted = [b"during%d" % number for number in range(12)]
+            answered = await propose_until_it_ends(leader, attempted)
+            with trio.move_on_after(20):
+                await victim.ended.wait()
+            crashed = victim.disk.crashed
+            if crashed:
+                await cluster.start(victim.name)
+            await cluster.converge()
+            everything = [command for command, _ in acknowledged] + attempted
+            cluster.check_acknowledged(acknowledged + answered, attempted=everything)
+            return crashed
+
+        if not simulate(main, seed=boundary, config=attrs.evolve(CHUNKED, snapshot_chunk_bytes=100)):
+            return boundary - 1
+    raise AssertionError("the run never ends before the crash")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whose", ["leader", "follower"])
+def test_disk_that_is_full_in_a_snapshot_stops_the_node_and_loses_nothing(whose: str) -> None:
+    """The node leaves the others alone; with room again it comes back with its log, and takes the snapshot."""
+    stopped = 0
+    for write in range(1, 16):
+
+        async def main(cluster: SimulatedCluster, write: int = write) -> bool:
+            leader, away, acknowledged = await begin_transfer(cluster)
+            victim = leader if whose == "leader" else away
+            victim.disk.fill_at(victim.disk.writes_seen + write)
+            attempted = [b"during%d" % number for number in range(12)]
+            acknowledged += await propose_until_it_ends(leader, attempted)
+            with trio.move_on_after(20):
+                await victim.ended.wait()
+            is_full = victim.ended.is_set()
+            if is_full:
+                assert isinstance(victim.error, StorageFull)
+                victim.disk.make_room()
+                await cluster.start(victim.name)
+            await cluster.converge()
+            everything = [b"meanwhile%d" % number for number in range(40)] + attempted
+            cluster.check_acknowledged(acknowledged, attempted=everything)
+            return is_full
+
+        stopped += simulate(main, seed=write, config=CHUNKED)
+    assert stopped == 15
+
+
+def test_snapshots_are_taken_by_size_too() -> None:
+    """A few large commands are as good a reason as many small ones."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start_all()
+        acknowledged = await fill(await cluster.leader(), 12, "x" * 300)
+        await check(cluster, acknowledged)
+        for machine in cluster.on:
+            # After every third or fourth command.
+            assert covered_by(machine) >= 8
+
+    simulate(main, config=small_config(snapshot_bytes=1000, snapshot_tail_entries=0))

@@ -69,15 +69,13 @@ class Bench:
             on_saved=lambda metadata, keep_from: self.saved.append(metadata),
         )
 
-    def applier(
-        self, *, last_applied: int = 0, snapshot_entries: int = 1000, snapshot_log_bytes: int = 1 << 30
-    ) -> Applier:
+    def applier(self, *, last_applied: int = 0, snapshot_entries: int = 1000, snapshot_bytes: int = 1 << 30) -> Applier:
         """The applier, not running."""
         return Applier(
             ReplicatedState(self.machine),
             last_applied=LogIndex(last_applied),
             snapshot_entries=snapshot_entries,
-            snapshot_log_bytes=snapshot_log_bytes,
+            snapshot_bytes=snapshot_bytes,
             on_applied=lambda entry, result: self.results.append((entry.index, result)),
             snapshots=self.snapshots,
             on_members=self.members.append,
@@ -139,7 +137,7 @@ async def test_snapshot_comes_every_so_many_entries() -> None:
 async def test_snapshot_comes_after_so_many_bytes() -> None:
     """Few large entries fill a log as well as many small ones."""
     bench = Bench(Fussy())
-    applier = bench.applier(snapshot_log_bytes=1000)
+    applier = bench.applier(snapshot_bytes=1000)
     async with bench.running(applier):
         for index in range(1, 7):
             applier.post(Apply((command(index, b"x" * 490),)))

@@ -141,7 +141,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
         ReplicatedState(Journal()),
         last_applied=LogIndex(0),
         snapshot_entries=1000,
-        snapshot_log_bytes=1 << 30,
+        snapshot_bytes=1 << 30,
         on_applied=proposals.applied,
         on_members=lambda configuration: None,
         snapshots=Snapshots(
