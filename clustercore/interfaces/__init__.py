@@ -4,6 +4,7 @@ Each contract is an abstract class that says its ordering, durability, cancellat
 the values they exchange are frozen. A user's own plugin has exactly the rights of a shipped one.
 """
 
+from clustercore.interfaces.codec import decode_body, decode_message, encode_body, encode_message
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
 from clustercore.interfaces.errors import (
     ChangeRefused,
@@ -97,6 +98,7 @@ from clustercore.interfaces.values import (
     RoleChange,
     SessionToken,
 )
+from clustercore.interfaces.wire import MalformedMessage
 from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
 from clustercore.raft.entry import Entry, EntryKind, MalformedEntry, decode_entry
 from clustercore.raft.messages import (
@@ -169,6 +171,7 @@ __all__ = [
     "LogIndex",
     "MalformedConfiguration",
     "MalformedEntry",
+    "MalformedMessage",
     "Member",
     "Members",
     "MembersFailed",
@@ -244,7 +247,11 @@ __all__ = [
     "TransportError",
     "UnaryHandler",
     "VersionNotEnabled",
+    "decode_body",
     "decode_configuration",
     "decode_entry",
+    "decode_message",
+    "encode_body",
     "encode_configuration",
+    "encode_message",
 ]

@@ -7,11 +7,18 @@ from collections.abc import Callable
 import trio
 from grpclib.const import Status
 
-from clustercore.interfaces import Link, LinkClosed, Message, TransportError
-from clustercore_grpc.codec import decode_envelope, encode_body, encode_envelope
+from clustercore.interfaces import (
+    Link,
+    LinkClosed,
+    MalformedMessage,
+    Message,
+    TransportError,
+    decode_message,
+    encode_body,
+    encode_message,
+)
 from clustercore_grpc.errors import StreamBroken, outcome_of
 from clustercore_grpc.stream import MessageStream
-from clustercore_grpc.wire import MalformedMessage
 
 __all__ = ["OneShotLink", "StreamLink"]
 
@@ -26,7 +33,7 @@ class StreamLink(Link):
         self._close = close
 
     async def send(self, message: Message) -> None:
-        data = _encoded(encode_envelope, message, self._stream.max_message_bytes)
+        data = _encoded(encode_message, message, self._stream.max_message_bytes)
         try:
             await self._stream.send(data)
         except StreamBroken as exc:
@@ -40,7 +47,7 @@ class StreamLink(Link):
         if data is None:
             raise self._closed(self._ending())
         try:
-            return decode_envelope(data)
+            return decode_message(data)
         except MalformedMessage as exc:
             self._stream.refuse(Status.INVALID_ARGUMENT, f"malformed message: {exc}")
             self._close(f"malformed message: {exc}")

@@ -20,27 +20,44 @@ from h2.errors import ErrorCodes
 
 from clustercore.interfaces import (
     AcceptLink,
+    AppendEntriesRequest,
+    AppendEntriesResponse,
     ClusterError,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    MalformedMessage,
+    Message,
+    RequestVoteRequest,
+    RequestVoteResponse,
     Service,
     ServiceError,
+    StatusRequest,
+    StatusResponse,
     StreamHandler,
     TransportError,
     UnaryHandler,
+    decode_body,
 )
-from clustercore_grpc.codec import RPCS, decode_body
 from clustercore_grpc.errors import Headers, StreamBroken
 from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import OneShotLink, StreamLink
 from clustercore_grpc.loop import SocketLoop
 from clustercore_grpc.options import Options
 from clustercore_grpc.stream import MessageStream
-from clustercore_grpc.wire import MalformedMessage
 
-__all__ = ["RAFT_SERVICE", "Server"]
+__all__ = ["RAFT_SERVICE", "RPCS", "Server"]
 
 log = logging.getLogger(__name__)
 
 RAFT_SERVICE = "clustercore.v1.Raft"
+
+# The unary RPCs of that service: what each takes and what answers it.
+RPCS: dict[str, tuple[type[Message], type[Message]]] = {
+    "RequestVote": (RequestVoteRequest, RequestVoteResponse),
+    "AppendEntries": (AppendEntriesRequest, AppendEntriesResponse),
+    "InstallSnapshot": (InstallSnapshotRequest, InstallSnapshotResponse),
+    "Status": (StatusRequest, StatusResponse),
+}
 
 # A client may name any deadline; beyond a year there is none.
 MAX_DEADLINE_S = 365 * 86400.0

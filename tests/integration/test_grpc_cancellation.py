@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from clustercore.interfaces import Lane, Link, PeerUnreachable, TransportError
-from clustercore_grpc import GrpcTransport, codec
+from clustercore.interfaces import Lane, Link, PeerUnreachable, TransportError, encode_body
+from clustercore_grpc import GrpcTransport
 from tests.integration.grpc_peers import GRANTED, VOTE, assert_serves, black_hole, serving, silent_peer, vote
 
 
@@ -43,7 +43,7 @@ async def test_connect_cancelled_at_any_point_leaves_nothing() -> None:
 
 async def test_call_cancelled_at_any_point_leaves_nothing() -> None:
     """Wherever in a call the cancellation strikes, no stream and no user is left, and the next call works."""
-    request = codec.encode_body(VOTE)
+    request = encode_body(VOTE)
     method = "clustercore.v1.Raft/RequestVote"
     async with serving(GrpcTransport()) as (address, _), GrpcTransport() as dialler:
         for fresh in (True, False):
@@ -61,7 +61,7 @@ async def test_call_cancelled_at_any_point_leaves_nothing() -> None:
                     if fresh:
                         channel.connection.abort("each from the start")
 
-        assert await dialler.call(address, method, request) == codec.encode_body(GRANTED)
+        assert await dialler.call(address, method, request) == encode_body(GRANTED)
         assert dialler._client.connection_count == 1
 
 

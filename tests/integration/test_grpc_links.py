@@ -33,8 +33,10 @@ from clustercore.interfaces import (
     StatusResponse,
     Term,
     TransportError,
+    decode_body,
+    encode_body,
 )
-from clustercore_grpc import GrpcTransport, codec
+from clustercore_grpc import GrpcTransport
 from tests.snapshots import install_request, snapshot
 
 STATUS = "clustercore.v1.Raft/Status"
@@ -472,10 +474,10 @@ async def test_error_from_accept_leaves_serve_as_it_is() -> None:
 async def test_unary_rpc_reaches_the_node_as_a_link(rpc: str, request_message: Message) -> None:
     """A unary RPC is answered by the same accept, with the message alone as its body."""
     async with serving(answer) as address, GrpcTransport() as client:
-        body = await client.call(address, f"clustercore.v1.Raft/{rpc}", codec.encode_body(request_message))
+        body = await client.call(address, f"clustercore.v1.Raft/{rpc}", encode_body(request_message))
 
     response = response_to(request_message)
-    assert codec.decode_body(type(response), body) == response
+    assert decode_body(type(response), body) == response
 
 
 async def test_one_shot_link_ends_with_its_response() -> None:

@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from clustercore.interfaces import Lane, Link, LinkClosed, PeerUnreachable
-from clustercore_grpc import GrpcTransport, codec
+from clustercore.interfaces import Lane, Link, LinkClosed, PeerUnreachable, encode_body
+from clustercore_grpc import GrpcTransport
 from tests.integration.grpc_peers import GRANTED, VOTE, connect_raw, read_to_end, serving, vote
 
 
@@ -20,7 +20,7 @@ async def test_stopped_server_answers_nothing_on_existing_connections() -> None:
                 link = await dialler.connect(address, Lane.CONTROL)
                 await link.send(VOTE)
                 assert await link.receive() == GRANTED
-                assert await dialler.call(address, "clustercore.v1.Raft/RequestVote", codec.encode_body(VOTE))
+                assert await dialler.call(address, "clustercore.v1.Raft/RequestVote", encode_body(VOTE))
                 server.cancel_scope.cancel()
 
             # The transport is still open: its loop runs, and could answer.
@@ -29,7 +29,7 @@ async def test_stopped_server_answers_nothing_on_existing_connections() -> None:
             with pytest.raises(LinkClosed):
                 await link.send(VOTE)
             with pytest.raises((PeerUnreachable, LinkClosed)):
-                await dialler.call(address, "clustercore.v1.Raft/RequestVote", codec.encode_body(VOTE))
+                await dialler.call(address, "clustercore.v1.Raft/RequestVote", encode_body(VOTE))
             with pytest.raises(PeerUnreachable):
                 await dialler.connect(address, Lane.CONTROL)
         outer.cancel_scope.cancel()

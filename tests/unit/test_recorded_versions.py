@@ -53,10 +53,11 @@ from clustercore.interfaces import (
     TimeoutNowRequest,
     TimeoutNowResponse,
     decode_entry,
+    decode_message,
+    encode_message,
 )
 from clustercore.raft.configuration import decode_configuration
 from clustercore.runtime.introductions import Introductions
-from clustercore_grpc.codec import decode_envelope, encode_envelope
 from clustercore_kv import KeyValueMachine, Put, encode_command
 from clustercore_memory import MemoryNetwork, MemoryTransport
 from clustercore_sqlite import SqliteStorage, files
@@ -147,7 +148,7 @@ def copy_of(name: str, folder: Path, recorded_in: Path = V1) -> Path:
 
 def test_messages_of_version_1_are_read() -> None:
     """Each means what it meant, so that a node of that version is understood well enough to be refused clearly."""
-    read = [decode_envelope(encoded) for _, encoded in recorded("messages.txt")]
+    read = [decode_message(encoded) for _, encoded in recorded("messages.txt")]
 
     assert tuple(read) == MESSAGES
 
@@ -156,13 +157,13 @@ def test_messages_of_the_first_nodes_of_version_2_are_read() -> None:
     """What they did not say is 0: no election timeout is known of them, and their TimeoutNow is of no round."""
     lines = recorded("messages.txt", V2)
 
-    assert tuple(decode_envelope(encoded) for _, encoded in lines) == MESSAGES_2
-    assert [encode_envelope(message) for message in MESSAGES_2] == [encoded for _, encoded in lines]
+    assert tuple(decode_message(encoded) for _, encoded in lines) == MESSAGES_2
+    assert [encode_message(message) for message in MESSAGES_2] == [encoded for _, encoded in lines]
 
 
 def test_snapshot_messages_of_protocol_version_2_are_read() -> None:
     """A request is the whole snapshot, with its members, or with nobody if an older version had taken it."""
-    read = [decode_envelope(encoded) for _, encoded in recorded("snapshots.txt", V2)]
+    read = [decode_message(encoded) for _, encoded in recorded("snapshots.txt", V2)]
 
     named = attrs.evolve(WHOLE, configuration=MEMBERS)
     empty = attrs.evolve(WHOLE, snapshot_id=SnapshotId("whole-2-1-00000000"))
@@ -178,7 +179,7 @@ def test_snapshot_messages_of_protocol_version_2_are_read() -> None:
 
 def test_node_of_protocol_version_2_agrees_on_it() -> None:
     """Both sides speak it then, so that nodes can be upgraded one by one."""
-    said = [decode_envelope(encoded) for kind, encoded in recorded("snapshots.txt", V2) if kind == "Hello"]
+    said = [decode_message(encoded) for kind, encoded in recorded("snapshots.txt", V2) if kind == "Hello"]
     known = Introductions(
         StorageIdentity(N2, "bb", 4, "cc"), on_identified=lambda peer, incarnation: None, election_timeout_s=1.0
     )

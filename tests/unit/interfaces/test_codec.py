@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -22,9 +22,12 @@ from clustercore.interfaces import (
     EntryKind,
     ForwardFailure,
     ForwardProposals,
+    Hello,
+    HelloResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     LogIndex,
+    MalformedMessage,
     Members,
     MembersFailed,
     MembersRequest,
@@ -33,21 +36,32 @@ from clustercore.interfaces import (
     NodeId,
     NodeStatus,
     PeerStatus,
+    PreVoteRequest,
+    PreVoteResponse,
     ProposalsApplied,
     ProposalsFailed,
+    ReadIndexReady,
+    ReadIndexRefused,
+    ReadIndexRequest,
     RequestVoteRequest,
     RequestVoteResponse,
     Role,
+    Round,
     Server,
     SnapshotId,
     SnapshotMetadata,
     StatusRequest,
     StatusResponse,
     Term,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
+    codec,
+    decode_body,
+    decode_message,
+    encode_message,
+    wire,
 )
-from clustercore_grpc import codec, wire
 from clustercore_grpc._proto.clustercore import v1
-from clustercore_grpc.wire import MalformedMessage
 
 PROTOS = Path(__file__).parents[3] / "protos"
 
@@ -146,6 +160,20 @@ messages: st.SearchStrategy[Message] = st.one_of(
         maybe_node_ids,
         st.booleans(),
     ),
+    st.builds(PreVoteRequest, terms, node_ids, indexes, terms),
+    st.builds(PreVoteResponse, terms, terms, st.booleans()),
+    st.builds(TimeoutNowRequest, terms, node_ids, numbers.map(Round)),
+    st.builds(TimeoutNowResponse, terms, numbers.map(Round)),
+    st.builds(ReadIndexRequest, numbers),
+    st.builds(ReadIndexReady, numbers, indexes),
+    st.builds(ReadIndexRefused, numbers, maybe_node_ids),
+    st.builds(
+        Hello, node_ids, node_ids, numbers, numbers, st.text(), st.text(), numbers, numbers, st.floats(allow_nan=False)
+    ),
+    st.builds(
+        HelloResponse,
+        *(node_ids, numbers, numbers, st.text(), st.text(), numbers, numbers, st.text(), st.floats(allow_nan=False)),
+    ),
 )
 
 
@@ -169,25 +197,64 @@ def google(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return lambda name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"clustercore.v1.{name}"))
 
 
+def test_schema_is_that_of_raft_proto(google: Any) -> None:
+    """Every message that nodes exchange has its number in Envelope, and its fields theirs, by name and type."""
+    of_envelope = {field.message_type.name: field.number for field in google("Envelope").DESCRIPTOR.fields}
+    assert {kind.__name__: number for kind, number in codec.MESSAGE_NUMBERS.items()} == of_envelope
+    assert set(codec.MESSAGE_NUMBERS) == set(get_args(Message))
+
+    by_hand = {AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest}
+    assert set(codec._SCHEMA) | by_hand == set(codec.MESSAGE_NUMBERS)
+    fields = {kind.__name__: fields for kind, fields in codec._SCHEMA.items()} | {"PeerStatus": codec._PEER_STATUS}
+    for kind, flat in codec._FLAT.items():
+        fields[kind.__name__] += flat.fields
+    for name, ours in fields.items():
+        theirs = [(field.number, field.name, _kind_of(field)) for field in google(name).DESCRIPTOR.fields]
+        assert [(number, name, _kind_name(kind)) for number, name, kind in ours] == theirs
+
+
+def _kind_of(field: Any) -> str:
+    """Name the kind of a field of the schema as ``codec`` does."""
+    names = {
+        field.TYPE_UINT64: "number",
+        field.TYPE_BOOL: "flag",
+        field.TYPE_DOUBLE: "real",
+        field.TYPE_STRING: "maybe text" if field.has_presence else "text",
+        field.TYPE_BYTES: "many data" if field.is_repeated else "data",
+        field.TYPE_MESSAGE: "peers",
+        field.TYPE_ENUM: "choice",
+    }
+    return names[field.type]
+
+
+def _kind_name(kind: Any) -> str:
+    named = {"number": codec._NUMBER, "flag": codec._FLAG, "real": codec._REAL, "text": codec._TEXT}
+    named |= {"maybe text": codec._MAYBE_TEXT, "data": codec._DATA, "many data": codec._MANY_DATA}
+    named |= {"peers": codec._PEERS}
+    if kind is codec._CONFIGURATION:
+        return "data"
+    return next((name for name, known in named.items() if known is kind), "choice")
+
+
 @given(message=messages)
 def test_envelope_round_trip(message: Message) -> None:
     """Every message comes back from its encoding as it was."""
-    assert codec.decode_envelope(codec.encode_envelope(message)) == message
+    assert decode_message(encode_message(message)) == message
 
 
 @given(message=messages)
 def test_envelope_is_what_both_libraries_write(google: Any, message: Message) -> None:
     """betterproto2 and google.protobuf read our envelope, and what they write of it we read as the same message."""
-    encoded = codec.encode_envelope(message)
+    encoded = encode_message(message)
 
     by_betterproto2 = bytes(v1.Envelope.parse(encoded))
     parsed = google("Envelope").FromString(encoded)
     by_google = parsed.SerializeToString(deterministic=True)
 
     assert len(parsed.ListFields()) == 1
-    assert codec.decode_envelope(by_betterproto2) == message
-    assert codec.decode_envelope(by_google) == message
-    assert codec.encode_envelope(codec.decode_envelope(by_google)) == encoded
+    assert decode_message(by_betterproto2) == message
+    assert decode_message(by_google) == message
+    assert encode_message(decode_message(by_google)) == encoded
 
 
 @given(message=append_entries_requests())
@@ -254,7 +321,7 @@ def test_envelope_in_two_parts_is_merged(google: Any, message: AppendEntriesRequ
 
     data = b"".join(wire.encode_field(3, part) for part in parts)
 
-    assert codec.decode_envelope(data) == message
+    assert decode_message(data) == message
     assert len(google("Envelope").FromString(data).append_entries_request.entries) == len(message.entries)
 
 
@@ -262,27 +329,27 @@ def test_envelope_with_two_messages_holds_the_last() -> None:
     """Of two fields of a oneof the last one counts."""
     first, last = StatusRequest(5), RequestVoteResponse(Term(3), True)
 
-    assert codec.decode_envelope(codec.encode_envelope(first) + codec.encode_envelope(last)) == last
+    assert decode_message(encode_message(first) + encode_message(last)) == last
 
 
 @given(message=messages, keep=st.floats(0, 1, exclude_max=True))
 def test_envelope_cut_short_is_malformed(message: Message, keep: float) -> None:
     """No part of an envelope passes for a message."""
-    encoded = codec.encode_envelope(message)
+    encoded = encode_message(message)
 
     with pytest.raises(MalformedMessage):
-        codec.decode_envelope(encoded[: int(keep * len(encoded))])
+        decode_message(encoded[: int(keep * len(encoded))])
 
 
 @given(data=st.binary(max_size=300), field=st.none() | st.integers(1, 11))
 def test_random_bytes_are_a_message_or_malformed(data: bytes, field: int | None) -> None:
     """Whatever comes in, nothing but MalformedMessage is raised, and what is read can be written again."""
     try:
-        message = codec.decode_envelope(data if field is None else wire.encode_field(field, data))
+        message = decode_message(data if field is None else wire.encode_field(field, data))
     except MalformedMessage:
         return
 
-    assert codec.decode_envelope(codec.encode_envelope(message)) == message
+    assert decode_message(encode_message(message)) == message
 
 
 @pytest.mark.parametrize(
@@ -298,17 +365,17 @@ def test_random_bytes_are_a_message_or_malformed(data: bytes, field: int | None)
 def test_number_where_text_or_bytes_belong_is_malformed(message_type: type[Message], data: bytes) -> None:
     """A field of another wire type is refused; betterproto2 alone would hand on the number."""
     with pytest.raises(MalformedMessage):
-        codec.decode_body(message_type, data)
+        decode_body(message_type, data)
 
 
 @given(message=messages, noise=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=3))
 def test_flipped_bytes_are_a_message_or_malformed(message: Message, noise: list[tuple[float, int]]) -> None:
     """The same for messages that were damaged."""
-    data = bytearray(codec.encode_envelope(message))
+    data = bytearray(encode_message(message))
     for at, value in noise:
         data[int(at * len(data))] = value
     try:
-        codec.decode_envelope(bytes(data))
+        decode_message(bytes(data))
     except MalformedMessage:
         return
 
@@ -330,13 +397,13 @@ def test_flipped_bytes_are_a_message_or_malformed(message: Message, noise: list[
         (b"\x1a\x02\x7a\x09", "cut off"),
         (b"\x1a\x02\x7f\x09", "wire type 7"),
         (b"\x3a\x02\x08\x01", "no command"),
-        (b"\x5a\x02\x18\x09", "role 9"),
+        (b"\x5a\x02\x18\x09", "role: 9 is unknown"),
     ],
 )
 def test_malformed_bytes_are_named(data: bytes, said: str) -> None:
     """The error says what is wrong with the bytes."""
     with pytest.raises(MalformedMessage, match=said):
-        codec.decode_envelope(data)
+        decode_message(data)
 
 
 def test_entries_out_of_sequence_are_malformed() -> None:
@@ -345,7 +412,7 @@ def test_entries_out_of_sequence_are_malformed() -> None:
     message = AppendEntriesRequest(Term(1), NodeId("a"), LogIndex(5), Term(1), LogIndex(0), (entry,))
 
     with pytest.raises(MalformedMessage, match="entry 7 where 6 must follow"):
-        codec.decode_envelope(codec.encode_envelope(message))
+        decode_message(encode_message(message))
 
 
 @pytest.mark.parametrize("value", [-1, 2**64])
@@ -359,6 +426,6 @@ def test_unknown_failure_promises_nothing() -> None:
     """A failure that a newer version may send is read as: may still be done."""
     data = wire.encode_field(9, bytes(v1.ProposalsFailed(request_id=4, failure=v1.ForwardFailure(77))))
 
-    message = codec.decode_envelope(data)
+    message = decode_message(data)
 
     assert message == ProposalsFailed(4, ForwardFailure.UNKNOWN, None, "")

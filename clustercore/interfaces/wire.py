@@ -13,16 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clustercore.interfaces import (
-    AppendEntriesRequest,
-    AppendEntriesResponse,
-    LogIndex,
-    MalformedEntry,
-    NodeId,
-    Round,
-    Term,
-    decode_entry,
-)
+from clustercore.raft.entry import MalformedEntry, decode_entry
+from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
+from clustercore.raft.types import LogIndex, NodeId, Round, Term
 
 __all__ = [
     "BYTES",

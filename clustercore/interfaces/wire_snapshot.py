@@ -7,18 +7,10 @@ from __future__ import annotations
 
 import zlib
 
-from clustercore.interfaces import (
-    InstallSnapshotRequest,
-    LogIndex,
-    MalformedConfiguration,
-    NodeId,
-    SnapshotId,
-    SnapshotMetadata,
-    Term,
-    decode_configuration,
-    encode_configuration,
-)
-from clustercore_grpc.wire import BYTES, VARINT, MalformedMessage, encode_field, encode_varint, split_fields
+from clustercore.interfaces.wire import BYTES, VARINT, MalformedMessage, encode_field, encode_varint, split_fields
+from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
+from clustercore.raft.messages import InstallSnapshotRequest
+from clustercore.raft.types import LogIndex, NodeId, SnapshotId, SnapshotMetadata, Term
 
 __all__ = ["decode_install_snapshot_request", "encode_install_snapshot_request"]
 
