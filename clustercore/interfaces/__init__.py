@@ -4,6 +4,7 @@ Each contract is an abstract class that says its ordering, durability, cancellat
 the values they exchange are frozen. A user's own plugin has exactly the rights of a shipped one.
 """
 
+from clustercore.interfaces.calls import CallFailure, OfferedServices
 from clustercore.interfaces.codec import decode_body, decode_message, encode_body, encode_message
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
 from clustercore.interfaces.errors import (
@@ -77,8 +78,19 @@ from clustercore.interfaces.retry_values import (
     StopReason,
     TargetStatistics,
 )
+from clustercore.interfaces.socket_options import SocketOptions
+from clustercore.interfaces.sockets import (
+    LOST,
+    IdleConnections,
+    SocketConnection,
+    dial,
+    format_address,
+    serve_sockets,
+    split_address,
+)
 from clustercore.interfaces.state_machine import SnapshotHandle, StateMachine
 from clustercore.interfaces.storage import SnapshotReader, Storage, StorageIdentity, StoredState
+from clustercore.interfaces.tls import TlsFiles, certificate_names, check_claim
 from clustercore.interfaces.transport import (
     AcceptLink,
     Lane,
@@ -128,6 +140,7 @@ from clustercore.raft.types import (
 )
 
 __all__ = [
+    "LOST",
     "MEMBERS_PROTOCOL_VERSION",
     "OLDEST_PROTOCOL_VERSION",
     "PROTOCOL_VERSION",
@@ -137,6 +150,7 @@ __all__ = [
     "Applied",
     "Attempt",
     "Attempts",
+    "CallFailure",
     "CategoryLimits",
     "CategoryStatistics",
     "ChangeMembers",
@@ -158,6 +172,7 @@ __all__ = [
     "HardState",
     "Hello",
     "HelloResponse",
+    "IdleConnections",
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",
     "InvalidChange",
@@ -185,6 +200,7 @@ __all__ = [
     "NodeStatus",
     "NodeStopped",
     "NotLeader",
+    "OfferedServices",
     "OutcomeUnknown",
     "PeerStatus",
     "PeerTimeout",
@@ -221,10 +237,13 @@ __all__ = [
     "SessionExpired",
     "SessionLimit",
     "SessionToken",
+    "Snapshot",
     "SnapshotHandle",
     "SnapshotId",
     "SnapshotMetadata",
     "SnapshotReader",
+    "SocketConnection",
+    "SocketOptions",
     "StateMachine",
     "StateMachineError",
     "StatusRequest",
@@ -240,6 +259,7 @@ __all__ = [
     "Term",
     "TimeoutNowRequest",
     "TimeoutNowResponse",
+    "TlsFiles",
     "TokenSettled",
     "TooStale",
     "TransferFailed",
@@ -247,11 +267,17 @@ __all__ = [
     "TransportError",
     "UnaryHandler",
     "VersionNotEnabled",
+    "certificate_names",
+    "check_claim",
     "decode_body",
     "decode_configuration",
     "decode_entry",
     "decode_message",
+    "dial",
     "encode_body",
     "encode_configuration",
     "encode_message",
+    "format_address",
+    "serve_sockets",
+    "split_address",
 ]

@@ -10,8 +10,19 @@ import pytest
 from clustercore.interfaces import ServiceTransport
 from clustercore.testing.conformance import ServiceTransportConformance
 from clustercore_memory import MemoryNetwork, MemoryTransport
+from clustercore_tcp import TcpTransport
+from tests.certificates import Authority
 
 _GRPC_IS_INSTALLED = all(importlib.util.find_spec(name) for name in ("clustercore_grpc", "grpclib", "trio_asyncio"))
+
+
+_HTTP_IS_INSTALLED = importlib.util.find_spec("h11") is not None
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The options of a transport with TLS. All nodes of the kit share the certificate, so it names them all."""
+    return Authority(tmp_path_factory.mktemp("authority")).issue("a", "b", "n1", "n2").options
 
 
 class TestMemory(ServiceTransportConformance):
@@ -29,6 +40,52 @@ class TestMemory(ServiceTransportConformance):
 
     def make_at(self, address: str) -> ServiceTransport:
         return MemoryTransport(self.network, address or "nowhere")
+
+
+class TestTcp(ServiceTransportConformance):
+    def make(self) -> ServiceTransport:
+        return self.make_at("127.0.0.1:0")
+
+    def make_at(self, address: str) -> ServiceTransport:
+        return TcpTransport(listen=address or "127.0.0.1:0", timeout=1.0)
+
+
+class TestTcpWithTls(ServiceTransportConformance):
+    @pytest.fixture(autouse=True)
+    def _options(self, certificates: dict[str, str]) -> None:
+        self.options = certificates
+
+    def make(self) -> ServiceTransport:
+        return self.make_at("127.0.0.1:0")
+
+    def make_at(self, address: str) -> ServiceTransport:
+        return TcpTransport(listen=address or "127.0.0.1:0", timeout=1.0, **self.options)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not _HTTP_IS_INSTALLED, reason="needs the extra clustercore[http]")
+class TestHttp(ServiceTransportConformance):
+    def make(self) -> ServiceTransport:
+        return self.make_at("127.0.0.1:0")
+
+    def make_at(self, address: str) -> ServiceTransport:
+        from clustercore_http import HttpTransport
+
+        return HttpTransport(listen=address or "127.0.0.1:0", timeout=1.0)
+
+
+@pytest.mark.skipif(not _HTTP_IS_INSTALLED, reason="needs the extra clustercore[http]")
+class TestHttpWithTls(ServiceTransportConformance):
+    @pytest.fixture(autouse=True)
+    def _options(self, certificates: dict[str, str]) -> None:
+        self.options = certificates
+
+    def make(self) -> ServiceTransport:
+        return self.make_at("127.0.0.1:0")
+
+    def make_at(self, address: str) -> ServiceTransport:
+        from clustercore_http import HttpTransport
+
+        return HttpTransport(listen=address or "127.0.0.1:0", timeout=1.0, **self.options)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not _GRPC_IS_INSTALLED, reason="needs the extra clustercore[grpc]")

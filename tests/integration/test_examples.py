@@ -199,7 +199,7 @@ async def test_documented_transport_passes_its_kit(tmp_path: Path) -> None:
     for block in shown:
         (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
 
-    outcome = await _pytest(tmp_path, "test_json_tcp.py")
+    outcome = await _pytest(tmp_path, "test_framed_tcp.py")
 
     assert outcome == f"{len(rules_of(TransportConformance))} passed"
 

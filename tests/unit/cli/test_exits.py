@@ -175,4 +175,4 @@ def test_unknown_transport_lists_the_installed_ones(command: list[str]) -> None:
     result = CliRunner().invoke(root, [*command, "--transport", "pigeon"])
 
     assert result.exit_code == Exit.MISUSED
-    assert "--transport pigeon: no transport is called 'pigeon'; installed: grpc, memory" in result.stderr
+    assert "--transport pigeon: no transport is called 'pigeon'; installed: grpc, http, memory, tcp" in result.stderr

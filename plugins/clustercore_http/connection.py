@@ -1,0 +1,256 @@
+"""One HTTP/1.1 connection: h11 for the protocol, a socket below it, and a watch that ends it when its peer is silent.
+
+Bodies that last, those of links and streams, are lines; an empty one says nothing but that its sender is there. Each
+side writes one when it has written nothing for ``keepalive_time``, so a peer from which nothing was read for that and
+``keepalive_timeout`` together is silent, as is one that takes nothing of what is being sent for so long. A connection
+on which nobody waits is not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import trio
+
+from clustercore.interfaces import LOST, LinkClosed, SocketConnection, SocketOptions, certificate_names
+
+__all__ = ["HttpConnection", "Lines", "size_of"]
+
+_READ_BYTES = 64 * 1024
+# A long body is handed to the socket in pieces of this size, to see that it moves.
+_WRITE_BYTES = 256 * 1024
+
+
+class HttpConnection:
+    """Sends and receives HTTP events. One task sends and one receives at a time."""
+
+    def __init__(
+        self, socket: SocketConnection, options: SocketOptions, role: type[h11.CLIENT], on_close: Callable[[], object]
+    ) -> None:
+        self._socket = socket
+        self._options = options
+        self._on_close = on_close
+        self.h11 = h11.Connection(our_role=role)
+        # Why the connection has ended here; None while it is open.
+        self.end_reason: str | None = None
+        # Whether a body that lasts is being sent, to which the watch adds empty lines, and whether one is received.
+        self.says_lines = False
+        self.expects_lines = False
+        self._is_writing = False
+        self._is_receiving = False
+        self._turn = trio.lowlevel.ParkingLot()
+        self._last_read = self._last_written = trio.current_time()
+        # The names in the peer's certificate; None without TLS.
+        self.names = certificate_names(socket.certificate)
+
+    @property
+    def peer(self) -> str:
+        """The peer's address, for messages."""
+        return self._socket.peer
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open, and nothing came that was not taken."""
+        return self.end_reason is None and not self.h11.trailing_data[0] and self._socket.is_quiet
+
+    def close(self, reason: str = "closed here") -> None:
+        """End it at once; who sends or receives gets LinkClosed. Idempotent."""
+        if self.end_reason is None:
+            self.end_reason = reason
+            self._socket.close()
+            self._on_close()
+            self._turn.unpark_all()
+
+    def closed(self) -> LinkClosed:
+        """Return the error that says that it has ended, and why."""
+        return LinkClosed(f"connection with {self.peer}: {self.end_reason}")
+
+    # --- Sending ---
+
+    async def send(self, *events: Any) -> None:
+        """Hand over HTTP events whole.
+
+        Cancellation: before the first byte, nothing was sent; after it, the connection closes.
+        Raises: LinkClosed.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._is_writing and self.end_reason is None:
+            await self._turn.park()
+        if self.end_reason is not None:
+            raise self.closed()
+        try:
+            data = b"".join([self.h11.send(event) or b"" for event in events])
+        except h11.LocalProtocolError as exc:
+            self.close(f"it is past the point where this could be said: {exc}")
+            raise self.closed() from exc
+        await self._write(data)
+
+    async def _write(self, data: bytes) -> None:
+        self._is_writing = True
+        self._last_written = trio.current_time()
+        try:
+            if len(data) <= _WRITE_BYTES:
+                await self._socket.stream.send_all(data)
+            else:
+                view = memoryview(data)
+                for start in range(0, len(data), _WRITE_BYTES):
+                    await self._socket.stream.send_all(view[start : start + _WRITE_BYTES])
+                    self._last_written = trio.current_time()
+        except LOST as exc:
+            self.close(str(exc.__cause__ or exc) or "it has ended")
+            raise self.closed() from exc
+        except BaseException:
+            # Perhaps half of it is out: nothing can follow that.
+            self.close("what was being sent was cut off in the middle")
+            raise
+        finally:
+            self._is_writing = False
+            self._turn.unpark()
+
+    # --- Receiving ---
+
+    async def next_event(self) -> Any:
+        """Wait for the next HTTP event.
+
+        Cancellation: none is lost.
+        Raises: LinkClosed if the connection has ended, or the peer does not speak HTTP.
+        """
+        while True:
+            if self.end_reason is not None:
+                raise self.closed()
+            try:
+                event = self.h11.next_event()
+            except h11.RemoteProtocolError as exc:
+                self.close(f"refused: it does not speak HTTP/1.1 as it should: {exc}")
+                raise self.closed() from exc
+            if event is h11.NEED_DATA:
+                await self.read_more()
+            elif isinstance(event, h11.ConnectionClosed):
+                self.close("ended by the peer")
+                raise self.closed()
+            else:
+                return event
+
+    async def read_more(self) -> None:
+        """Read once, for the next event. Raises: LinkClosed."""
+        self._is_receiving = True
+        try:
+            data = await self._socket.stream.receive_some(_READ_BYTES)
+        except LOST as exc:
+            self.close(str(exc.__cause__ or exc) or "it has ended")
+            raise self.closed() from exc
+        finally:
+            self._is_receiving = False
+        self._last_read = trio.current_time()
+        # No bytes are the peer's end; whether it was the right moment for it, h11 says with the next event.
+        self.h11.receive_data(bytes(data))
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        """Read the rest of a message, up to its end.
+
+        Raises: LinkClosed; also if it is longer than allowed.
+        """
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            event = await self.next_event()
+            if isinstance(event, h11.EndOfMessage):
+                return b"".join(parts)
+            size += len(event.data)
+            if size > max_bytes:
+                self.close(
+                    f"refused: a body of more than {max_bytes} bytes, which is all that max_message_bytes allows"
+                )
+                raise self.closed()
+            parts.append(bytes(event.data))
+
+    # --- Keepalive ---
+
+    @property
+    def is_line_due(self) -> bool:
+        """Whether an empty line is to be written now."""
+        return (
+            self.says_lines
+            and not self._is_writing
+            and trio.current_time() >= self._last_written + self._options.keepalive_time_s
+        )
+
+    async def send_empty_line(self) -> None:
+        """Say that we are here, if the connection is still open and nobody says anything else."""
+        if self._is_writing or self.end_reason is not None or not self.says_lines:
+            return
+        try:
+            await self.send(h11.Data(data=b"\n"))
+        except LinkClosed:
+            return
+
+    def close_if_silent(self) -> None:
+        """End it if the peer is silent."""
+        now = trio.current_time()
+        patience_s = self._options.keepalive_time_s + self._options.keepalive_timeout_s
+        silent_s = now - self._last_read
+        stuck_s = min(silent_s, now - self._last_written) if self._is_writing else 0.0
+        if self.says_lines and stuck_s >= patience_s:
+            self.close(f"keepalive: nothing could be sent and nothing was read for {stuck_s:.1f} s")
+        elif self.expects_lines and self._is_receiving and silent_s >= patience_s:
+            self.close(f"keepalive: nothing was read for {silent_s:.1f} s")
+
+
+class Lines:
+    """The lines of a body that lasts, without the empty ones. Holds at most one, and what came with its end."""
+
+    def __init__(self, connection: HttpConnection, max_message_bytes: int) -> None:
+        self._connection = connection
+        self._max_message_bytes = max_message_bytes
+        self._unread = bytearray()
+        # Up to here there is no line end: what has been looked through is not looked through again.
+        self._searched = 0
+
+    async def next(self) -> bytes | None:
+        """Wait for the next line; None at the end of the body.
+
+        Cancellation: no line is lost.
+        Raises: LinkClosed; also if a line is longer than allowed, or cut off.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            line = self._take()
+            if line:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return line
+            if line is not None:
+                continue
+            event = await self._connection.next_event()
+            if isinstance(event, h11.Data):
+                self._unread += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                if self._unread:
+                    raise self._refuse("a line that is cut off")
+                return None
+
+    def _take(self) -> bytes | None:
+        """Return the first whole line without its end; None if there is none."""
+        end = self._unread.find(b"\n", self._searched)
+        if size_of(self._unread, end) > self._max_message_bytes:
+            raise self._refuse(f"a line of more than max_message_bytes allows, {self._max_message_bytes}")
+        if end < 0:
+            self._searched = len(self._unread)
+            return None
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
+        self._searched = 0
+        return line
+
+    def _refuse(self, what: str) -> LinkClosed:
+        self._connection.close(f"refused: {what}")
+        return self._connection.closed()
+
+
+def size_of(line: bytes | bytearray, end: int = -1) -> int:
+    """Return how many bytes a line of JSON counts for: three quarters of its text, which is what base 64 makes of them.
+
+    A line that has no end yet counts as far as it goes.
+    """
+    return (len(line) if end < 0 else end) * 3 // 4

@@ -1,0 +1,92 @@
+"""Links over HTTP: a pair of bodies that last, and the one question of ``GET /status`` made to look like one."""
+
+from __future__ import annotations
+
+import h11
+import trio
+
+from clustercore.interfaces import (
+    Link,
+    LinkClosed,
+    MalformedMessage,
+    Message,
+    NodeStatus,
+    StatusRequest,
+    StatusResponse,
+    TransportError,
+    check_claim,
+)
+from clustercore_http.connection import HttpConnection, Lines, size_of
+from clustercore_http.json_codec import decode_line, encode_line
+
+__all__ = ["HttpLink", "StatusLink"]
+
+
+class HttpLink(Link):
+    """Messages as lines of JSON: one body for each direction, both at the same time."""
+
+    def __init__(self, connection: HttpConnection, max_message_bytes: int) -> None:
+        self._connection = connection
+        self._max_message_bytes = max_message_bytes
+        self._lines = Lines(connection, max_message_bytes)
+
+    async def send(self, message: Message) -> None:
+        line = encode_line(message)
+        if size_of(line) > self._max_message_bytes:
+            raise TransportError(
+                f"{type(message).__name__} takes {size_of(line)} bytes; max_message_bytes allows "
+                f"{self._max_message_bytes}"
+            )
+        await self._connection.send(h11.Data(data=line))
+
+    async def receive(self) -> Message:
+        line = await self._lines.next()
+        if line is None:
+            self._connection.close("ended by the peer")
+            raise self._connection.closed()
+        try:
+            message = decode_line(line)
+            check_claim(message, self._connection.names)
+        except (MalformedMessage, LinkClosed) as exc:
+            self._connection.close(f"refused: {exc}")
+            raise self._connection.closed() from exc
+        return message
+
+    async def aclose(self) -> None:
+        self._connection.close()
+        await trio.lowlevel.checkpoint()
+
+
+class StatusLink(Link):
+    """The accepting side of a link that asks for the status, and ends with the answer."""
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+        self._is_received = False
+        self._ended = trio.Event()
+        self.status: NodeStatus | None = None
+
+    async def send(self, message: Message) -> None:
+        """Take the answer, which ends the link. Raises: LinkClosed; TransportError if it is another message."""
+        await trio.lowlevel.checkpoint()
+        if self._ended.is_set():
+            raise self._closed()
+        if not isinstance(message, StatusResponse):
+            raise TransportError(f"this link asks for the status; it takes no {type(message).__name__}")
+        self.status = message.status
+        self._ended.set()
+
+    async def receive(self) -> Message:
+        await trio.lowlevel.checkpoint()
+        if not self._is_received:
+            self._is_received = True
+            return StatusRequest()
+        await self._ended.wait()
+        raise self._closed()
+
+    async def aclose(self) -> None:
+        self._ended.set()
+        await trio.lowlevel.checkpoint()
+
+    def _closed(self) -> LinkClosed:
+        return LinkClosed(f"the status request of {self._peer} is answered")
