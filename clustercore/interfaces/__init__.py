@@ -16,6 +16,7 @@ from clustercore.interfaces.errors import (
     InvariantError,
     LinkClosed,
     LogCorrupt,
+    MalformedMessage,
     NeverApplied,
     NodeStopped,
     NotLeader,
@@ -110,7 +111,6 @@ from clustercore.interfaces.values import (
     RoleChange,
     SessionToken,
 )
-from clustercore.interfaces.wire import MalformedMessage
 from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
 from clustercore.raft.entry import Entry, EntryKind, MalformedEntry, decode_entry
 from clustercore.raft.messages import (
@@ -237,7 +237,6 @@ __all__ = [
     "SessionExpired",
     "SessionLimit",
     "SessionToken",
-    "Snapshot",
     "SnapshotHandle",
     "SnapshotId",
     "SnapshotMetadata",

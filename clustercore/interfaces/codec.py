@@ -19,6 +19,7 @@ from typing import Any
 
 import attrs
 
+from clustercore.interfaces.errors import MalformedMessage
 from clustercore.interfaces.members import Members
 from clustercore.interfaces.messages import (
     ChangeMembers,
@@ -43,7 +44,6 @@ from clustercore.interfaces.wire import (
     BYTES,
     FIXED64,
     VARINT,
-    MalformedMessage,
     decode_append_entries_request,
     decode_append_entries_response,
     encode_append_entries_request,
@@ -68,7 +68,7 @@ from clustercore.raft.messages import (
 )
 from clustercore.raft.types import ChangeRefusal, Configuration, Role
 
-__all__ = ["MESSAGE_NUMBERS", "decode_body", "decode_message", "encode_body", "encode_message"]
+__all__ = ["decode_body", "decode_message", "encode_body", "encode_message"]
 
 
 # --- Kinds of fields -------------------------------------------------------------------------------------------------

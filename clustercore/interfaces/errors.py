@@ -19,6 +19,7 @@ __all__ = [
     "InvariantError",
     "LinkClosed",
     "LogCorrupt",
+    "MalformedMessage",
     "NeverApplied",
     "NodeStopped",
     "NotLeader",
@@ -222,3 +223,7 @@ class PeerTimeout(TransportError):
 
 class ServiceError(TransportError):
     """The peer's service refused the call as malformed or unknown. Trying again is useless."""
+
+
+class MalformedMessage(ClusterError, ValueError):
+    """Bytes are not the message they should be: they were damaged, or another program or a newer version wrote them."""

@@ -13,21 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clustercore.interfaces.errors import MalformedMessage
 from clustercore.raft.entry import MalformedEntry, decode_entry
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
 from clustercore.raft.types import LogIndex, NodeId, Round, Term
 
-__all__ = [
-    "BYTES",
-    "MalformedMessage",
-    "decode_append_entries_request",
-    "decode_append_entries_response",
-    "encode_append_entries_request",
-    "encode_append_entries_response",
-    "encode_field",
-    "encode_varint",
-    "split_fields",
-]
+# All of it is for ``codec`` and ``wire_snapshot``.
+__all__: list[str] = []
 
 # Wire types, the low three bits of a tag.
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -40,10 +32,6 @@ _ONE_BYTE = tuple(bytes([value]) for value in range(0x80))
 _TERM, _LEADER_ID, _PREV_LOG_INDEX, _PREV_LOG_TERM, _LEADER_COMMIT, _ENTRIES = 0x08, 0x12, 0x18, 0x20, 0x28, 0x32
 _ROUND, _ANSWERED_ROUND = 0x38, 0x40
 _ENTRIES_TAG = bytes([_ENTRIES])
-
-
-class MalformedMessage(ValueError):
-    """The bytes are not the message they should be."""
 
 
 # --- Varints and fields --------------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import zlib
 
-from clustercore.interfaces.wire import BYTES, VARINT, MalformedMessage, encode_field, encode_varint, split_fields
+from clustercore.interfaces.errors import MalformedMessage
+from clustercore.interfaces.wire import BYTES, VARINT, encode_field, encode_varint, split_fields
 from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
 from clustercore.raft.messages import InstallSnapshotRequest
 from clustercore.raft.types import LogIndex, NodeId, SnapshotId, SnapshotMetadata, Term
 
-__all__ = ["decode_install_snapshot_request", "encode_install_snapshot_request"]
+# All of it is for ``codec``.
+__all__: list[str] = []
 
 # Field numbers of the schema, by wire type.
 _TERM, _INDEX, _INDEX_TERM, _OFFSET, _CHECKSUM, _IS_LAST = 1, 3, 4, 8, 9, 10

@@ -6,7 +6,7 @@ Keys are text of 1 to 1,024 bytes of UTF-8, in the order of those bytes; values 
 from clustercore_kv.client import KeyValueClient
 from clustercore_kv.client_watch import KeyValueWatch
 from clustercore_kv.codec import decode_result, encode_command
-from clustercore_kv.errors import MalformedMessage, MalformedSnapshot, WatchFellBehind
+from clustercore_kv.errors import MalformedSnapshot, WatchFellBehind
 from clustercore_kv.limits import MAX_KEY_BYTES, MAX_SCAN_BYTES, MAX_SCAN_PAIRS, MAX_VALUE_BYTES
 from clustercore_kv.machine import KeyValueMachine
 from clustercore_kv.values import (
@@ -46,7 +46,6 @@ __all__ = [
     "KeyValueWatch",
     "KvEvent",
     "KvPair",
-    "MalformedMessage",
     "MalformedSnapshot",
     "Put",
     "PutResult",

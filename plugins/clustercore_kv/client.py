@@ -10,6 +10,7 @@ from typing import TypeVar
 from clustercore.interfaces import (
     InvalidCommand,
     LinkClosed,
+    MalformedMessage,
     OutcomeUnknown,
     PeerTimeout,
     PeerUnreachable,
@@ -31,7 +32,6 @@ from clustercore_kv.codec import (
     decode_put_result,
     decode_scan_result,
 )
-from clustercore_kv.errors import MalformedMessage
 from clustercore_kv.limits import check_key, check_prefix, check_scan, check_value
 from clustercore_kv.protocol import SERVICE, Failure, decode_unary_response
 from clustercore_kv.route import Route, Router

@@ -18,13 +18,14 @@ from clustercore.interfaces import (
     ClusterError,
     InvalidCommand,
     LinkClosed,
+    MalformedMessage,
     PeerTimeout,
     PeerUnreachable,
     ServiceTransport,
     TransportError,
 )
 from clustercore_kv._proto.clustercore.v1 import KvErrorCode, WatchRequest
-from clustercore_kv.errors import MalformedMessage, WatchFellBehind
+from clustercore_kv.errors import WatchFellBehind
 from clustercore_kv.protocol import SERVICE, Failure, decode_watch_response
 from clustercore_kv.route import Route
 from clustercore_kv.values import KvEvent

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clustercore_kv.errors import MalformedMessage
+from clustercore.interfaces import MalformedMessage
 from clustercore_kv.values import (
     Cas,
     CasResult,

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from clustercore.interfaces import ClusterError
 
-__all__ = ["MalformedMessage", "MalformedSnapshot", "WatchFellBehind"]
-
-
-class MalformedMessage(ClusterError, ValueError):
-    """Bytes are not the message they should be: another program, or a newer version, wrote them."""
+__all__ = ["MalformedSnapshot", "WatchFellBehind"]
 
 
 class MalformedSnapshot(ClusterError, ValueError):

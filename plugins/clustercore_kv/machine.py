@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
-from clustercore.interfaces import InvalidCommand, LogIndex, NodeHandle, Service, StateMachine
+from clustercore.interfaces import InvalidCommand, LogIndex, MalformedMessage, NodeHandle, Service, StateMachine
 from clustercore_kv.codec import decode_command, encode_result
-from clustercore_kv.errors import MalformedMessage
 from clustercore_kv.limits import check_command
 from clustercore_kv.service import KeyValueService
 from clustercore_kv.snapshot import FrozenStore, SnapshotDecoder, StoreSnapshot

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import attrs
 
-from clustercore.interfaces import ServiceError
+from clustercore.interfaces import MalformedMessage, ServiceError
 from clustercore_kv._proto.clustercore.v1 import KvError, KvErrorCode, KvFellBehind, WatchResponse
 from clustercore_kv.codec import Fields, get_text, read_only_field, take_cas, take_delete, take_get, take_put, take_scan
-from clustercore_kv.errors import MalformedMessage, WatchFellBehind
+from clustercore_kv.errors import WatchFellBehind
 from clustercore_kv.values import Cas, Delete, Get, KvEvent, Put, Scan
 from clustercore_kv.wire import bytes_field, bytes_tag, read_fields, varint_field, varint_tag
 

@@ -14,6 +14,7 @@ import trio
 from clustercore.interfaces import (
     ClusterError,
     InvalidCommand,
+    MalformedMessage,
     NodeHandle,
     NodeId,
     NodeStopped,
@@ -23,7 +24,7 @@ from clustercore.interfaces import (
 )
 from clustercore_kv._proto.clustercore.v1 import KvErrorCode
 from clustercore_kv.codec import encode_command, encode_get_result, encode_scan_result, split_result
-from clustercore_kv.errors import MalformedMessage, WatchFellBehind
+from clustercore_kv.errors import WatchFellBehind
 from clustercore_kv.limits import check_command, check_prefix
 from clustercore_kv.protocol import (
     SERVICE,

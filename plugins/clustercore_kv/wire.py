@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clustercore_kv.errors import MalformedMessage
+from clustercore.interfaces import MalformedMessage
 
 __all__ = ["bytes_field", "bytes_tag", "read_fields", "read_varint", "varint", "varint_field", "varint_tag"]
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercore.interfaces import LogIndex, ServiceError
+from clustercore.interfaces import LogIndex, MalformedMessage, ServiceError
 from clustercore_kv import (
     Cas,
     CasResult,
@@ -19,7 +19,6 @@ from clustercore_kv import (
     KeyValueMachine,
     KvEvent,
     KvPair,
-    MalformedMessage,
     Put,
     PutResult,
     Refused,

@@ -19,22 +19,26 @@ from clustercore import interfaces
 PUBLIC = {
     "clustercore": "Node NodeConfig RaftConfig",
     "clustercore.interfaces": """
-        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts CategoryLimits
-        CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused Classification ClusterError ConfigError
-        Configuration Consistency Discovery DiscoverySnapshot Entry EntryKind ErrorCategory ErrorStatistics
-        ForwardFailure ForwardProposals HardState Hello HelloResponse InstallSnapshotRequest InstallSnapshotResponse
-        InvalidChange InvalidCommand InvariantError Lane LimitChange Link LinkClosed LogCorrupt LogIndex
-        MEMBERS_PROTOCOL_VERSION MalformedConfiguration MalformedEntry Member Members MembersFailed MembersHandle
-        MembersRequest MembersResponse Message NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader
-        OLDEST_PROTOCOL_VERSION OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError
-        PreVoteRequest PreVoteResponse ProposalError ProposalRefused ProposalsApplied ProposalsFailed ReadIndexReady
-        ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall
-        RetryDecision RetryEvent RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server
-        Service ServiceError ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle SnapshotId
-        SnapshotMetadata SnapshotReader StateMachine StateMachineError StatusRequest StatusResponse StopReason Storage
-        StorageError StorageFull StorageIdentity StoredState StreamHandler TargetStatistics Term TimeoutNowRequest
-        TimeoutNowResponse TokenSettled TooStale TransferFailed Transport TransportError UnaryHandler
-        VersionNotEnabled decode_configuration decode_entry encode_configuration
+        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts CallFailure
+        CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused Classification ClusterError
+        ConfigError Configuration Consistency Discovery DiscoverySnapshot Entry EntryKind ErrorCategory
+        ErrorStatistics ForwardFailure ForwardProposals HardState Hello HelloResponse IdleConnections
+        InstallSnapshotRequest InstallSnapshotResponse InvalidChange InvalidCommand InvariantError LOST Lane
+        LimitChange Link LinkClosed LogCorrupt LogIndex MEMBERS_PROTOCOL_VERSION MalformedConfiguration
+        MalformedEntry MalformedMessage Member Members MembersFailed MembersHandle MembersRequest
+        MembersResponse Message NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader
+        OLDEST_PROTOCOL_VERSION OfferedServices OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout
+        PeerUnreachable PluginError PreVoteRequest PreVoteResponse ProposalError ProposalRefused
+        ProposalsApplied ProposalsFailed ReadIndexReady ReadIndexRefused ReadIndexRequest ReadResult
+        RequestVoteRequest RequestVoteResponse ResultLost RetryCall RetryDecision RetryEvent RetryOperation
+        RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server Service ServiceError
+        ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle SnapshotId SnapshotMetadata
+        SnapshotReader SocketConnection SocketOptions StateMachine StateMachineError StatusRequest
+        StatusResponse StopReason Storage StorageError StorageFull StorageIdentity StoredState StreamHandler
+        TargetStatistics Term TimeoutNowRequest TimeoutNowResponse TlsFiles TokenSettled TooStale TransferFailed
+        Transport TransportError UnaryHandler VersionNotEnabled certificate_names check_claim decode_body
+        decode_configuration decode_entry decode_message dial encode_body encode_configuration encode_message
+        format_address serve_sockets split_address
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet
@@ -51,15 +55,17 @@ PUBLIC = {
         read_trace render_page trace_folder trace_hash write_trace
     """,
     "clustercore_grpc": "GrpcTransport",
+    "clustercore_http": "HttpTransport",
     "clustercore_kv": """
         Cas CasResult Command Delete DeleteResult EventBatch Get GetResult KeyValueClient KeyValueMachine KeyValueWatch
-        KvEvent KvPair MAX_KEY_BYTES MAX_SCAN_BYTES MAX_SCAN_PAIRS MAX_VALUE_BYTES MalformedMessage MalformedSnapshot
+        KvEvent KvPair MAX_KEY_BYTES MAX_SCAN_BYTES MAX_SCAN_PAIRS MAX_VALUE_BYTES MalformedSnapshot
         Put PutResult Refused Result Scan ScanResult WatchFellBehind Watcher decode_result encode_command
     """,
     "clustercore_memory": "MemoryNetwork MemoryStorage MemoryTransport",
     "clustercore_retry": "BudgetConfig CATEGORY_DEFAULTS CategoryRetryPolicy RULES RetryRule",
     "clustercore_sqlite": "SqliteStorage",
     "clustercore_static": "StaticDiscovery",
+    "clustercore_tcp": "TcpTransport",
 }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from clustercore.interfaces import MalformedMessage
 from clustercore_kv import (
     Cas,
     Command,
     Delete,
     Get,
-    MalformedMessage,
     Put,
     PutResult,
     Refused,

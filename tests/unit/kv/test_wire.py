@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clustercore_kv import MalformedMessage
+from clustercore.interfaces import MalformedMessage
 from clustercore_kv.wire import bytes_field, bytes_tag, read_fields, read_varint, varint, varint_field, varint_tag
 
 
