@@ -9,17 +9,9 @@ from contextlib import asynccontextmanager
 import trio
 
 from clustercore.cli.exits import Interrupted
-from clustercore.interfaces import (
-    Lane,
-    Link,
-    LinkClosed,
-    NodeStatus,
-    PeerTimeout,
-    StatusRequest,
-    StatusResponse,
-    Transport,
-)
+from clustercore.interfaces import Message, NodeStatus, StatusRequest, StatusResponse, Transport
 from clustercore.runtime.plugins import TRANSPORT, make_plugin
+from clustercore.runtime.remote_node import RemoteNode
 
 __all__ = ["StatusProbe", "open_transport"]
 
@@ -54,11 +46,7 @@ class StatusProbe:
 
     def __init__(self, transport: Transport, address: str, *, timeout_s: float) -> None:
         self.address = address
-        self._transport = transport
-        self._timeout_s = timeout_s
-        self._turn = trio.Lock()
-        self._link: Link | None = None
-        self._last_request_id = 0
+        self._node = RemoteNode(transport, address, timeout_s=timeout_s)
 
     async def ask(self) -> NodeStatus:
         """Return the node's status.
@@ -66,47 +54,14 @@ class StatusProbe:
         Cancellation: the link is closed.
         Raises: TransportError if the node cannot be reached or does not answer in time.
         """
-        try:
-            with trio.fail_after(self._timeout_s):
-                async with self._turn:
-                    return await self._ask()
-        except trio.TooSlowError:
-            raise PeerTimeout(f"{self.address} did not answer within {self._timeout_s:g} s") from None
-
-    async def _ask(self) -> NodeStatus:
-        kept = self._link is not None
-        try:
-            return await self._ask_once()
-        except LinkClosed:
-            # The link may have died long ago, unnoticed: only a fresh one says how the node is now.
-            if not kept:
-                raise
-            return await self._ask_once()
-
-    async def _ask_once(self) -> NodeStatus:
-        link = self._link or await self._transport.connect(self.address, Lane.CONTROL)
-        # Kept again only after an answer, so that a late answer to an abandoned question is never read as the next.
-        self._link = None
-        self._last_request_id += 1
-        answered = False
-        try:
-            await link.send(StatusRequest(self._last_request_id))
-            status = await self._receive(link)
-            answered = True
-        finally:
-            if not answered:
-                await link.aclose()
-        self._link = link
-        return status
-
-    async def _receive(self, link: Link) -> NodeStatus:
-        message = await link.receive()
-        if isinstance(message, StatusResponse) and message.request_id == self._last_request_id:
-            return message.status
-        raise LinkClosed(f"{self.address} answered a status request with {type(message).__name__}")
+        answer = await self._node.ask(StatusRequest, _is_status)
+        assert isinstance(answer, StatusResponse)
+        return answer.status
 
     async def aclose(self) -> None:
         """Close the link, if there is one."""
-        if self._link is not None:
-            await self._link.aclose()
-            self._link = None
+        await self._node.aclose()
+
+
+def _is_status(answer: Message, number: int) -> bool:
+    return isinstance(answer, StatusResponse) and answer.request_id == number

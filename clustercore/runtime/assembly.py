@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 import trio
@@ -57,6 +57,7 @@ from clustercore.runtime.lanes import Lanes
 from clustercore.runtime.leading import Leaderships
 from clustercore.runtime.member_changes import MemberChanges
 from clustercore.runtime.members_desk import MembersDesk
+from clustercore.runtime.membership_duties import MembershipDuties
 from clustercore.runtime.peers import PeerLane
 from clustercore.runtime.proposals import Proposals
 from clustercore.runtime.reads import ClockGuard, ReadIndexes
@@ -95,6 +96,7 @@ class Assembly:
         stored: StoredState,
         identity: StorageIdentity,
         known: DiscoverySnapshot,
+        join: Sequence[str] | None,
         config: NodeConfig,
         rng: Random,
         wall_clock: Callable[[], float],
@@ -228,6 +230,14 @@ class Assembly:
             timeout_s=config.raft.election_timeout_s,
         )
         self.members = MemberChanges(self._members_desk.answer)
+        self.duties = MembershipDuties(
+            transport=transport,
+            identity=lambda: self._introductions.identity,
+            state=lambda: self._core.state,
+            known=lambda: self.known,
+            join=join,
+            election_timeout_s=config.raft.election_timeout_s,
+        )
         self.acceptor = Acceptor(
             introductions=self._introductions,
             engine=self.engine,
@@ -254,6 +264,7 @@ class Assembly:
         ):
             nursery.start_soon(run)
         nursery.start_soon(self._lanes.run)
+        nursery.start_soon(self.duties.run, self.address)
 
     async def leave(self) -> None:
         """Before a good end: hand over, and let those who asked this node to lead hear that it does no more."""
@@ -271,6 +282,7 @@ class Assembly:
         self.applier.stop()
         self.engine.role.end()
         self.engine.membership.end()
+        self.duties.removed.end()
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -314,17 +326,7 @@ class Assembly:
             peers=peers,
             configuration=state.configuration,
             configuration_index=state.configurations.latest_index,
-            is_removed=self._is_removed(),
-        )
-
-    def _is_removed(self) -> bool:
-        """Whether members are agreed on of which this node, which was one, is none, and nobody sends it the log."""
-        state, membership = self._core.state, self.engine.membership.value
-        return (
-            membership.is_settled
-            and self._node_id not in membership.configuration.members
-            and state.configurations.newest_naming(self._node_id) is not None
-            and state.leader_protected_until <= trio.current_time()
+            is_removed=self.duties.is_removed,
         )
 
     def _post(self, peer: NodeId, message: RaftRequest) -> None:

@@ -30,7 +30,7 @@ from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
 from clustercore.interfaces.transport import Transport
 from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange, SessionToken
 from clustercore.raft.entry import EntryKind
-from clustercore.raft.types import BEFORE_LOG, Configuration, NodeId, Role, Term
+from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Role, Term
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.groups import sole_error
@@ -62,6 +62,7 @@ class Node(NodeHandle):
         storage: Storage,
         discovery: Discovery,
         voters: Iterable[str] | None = None,
+        join: bool | Iterable[str] = False,
         config: NodeConfig | None = None,
         rng: Random | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -75,11 +76,16 @@ class Node(NodeHandle):
             voters: The ids of the nodes that form the cluster, this one's usually among them, the same on every node;
                 once it is formed, the log says who belongs to it. By default those of a discovery whose members are
                 fixed, and this one. Empty: this node waits until a member adds it (``members.add``).
+            join: Instead of voters: ask a running cluster to add this node, as a learner that votes when it has caught
+                up, at the addresses given and those that discovery knows; True asks the latter alone. A storage that
+                belongs to a cluster already asks nobody, so the same call serves at every start; one that was removed
+                stays so, until it is added elsewhere or starts with an empty storage.
             config: Limits and timing.
             wall_clock: The time of day in seconds, against which the monotonic clock is checked for lease reads.
             rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
 
-        Raises: ConfigError if the node id is empty, or the transport carries less than the configuration allows.
+        Raises: ConfigError if the node id is empty, ``voters`` and ``join`` are given both, or the transport carries
+            less than the configuration allows.
         """
         if not node_id:
             raise ConfigError("node_id is empty; it must be this node's unique name")
@@ -88,6 +94,11 @@ class Node(NodeHandle):
         self._transport = transport
         self._storage = storage
         self._discovery = discovery
+        if join is not False and voters is not None:
+            raise ConfigError("voters and join are given both; a node that is to be added forms no cluster")
+        if isinstance(join, str):
+            raise ConfigError(f"join is {join!r}; it must be a list of addresses, or True")
+        self._join = None if join is False else () if join is True else tuple(join)
         self._voters = None if voters is None else frozenset(NodeId(voter) for voter in voters)
         self._config = config if config is not None else NodeConfig()
         self._config.check_transport(transport.max_message_bytes)
@@ -110,7 +121,8 @@ class Node(NodeHandle):
             StorageError, LogCorrupt: the storage cannot be used.
             StateMachineError: the stored snapshot cannot be restored.
             TransportError: the transport cannot listen.
-            ConfigError: no voters are known, or the storage is another node's.
+            ConfigError: no voters are known, or the storage is another node's. While the node runs, it ends the block
+                if ``join`` can never succeed: another node has this one's id or address.
         """
         if self._was_entered:
             raise RuntimeError("a Node is entered once; make a new one to start it again")
@@ -148,6 +160,7 @@ class Node(NodeHandle):
                     stored=stored,
                     identity=identity,
                     known=known,
+                    join=self._join,
                     config=self._config,
                     rng=self._rng,
                     wall_clock=self._wall_clock,
@@ -196,6 +209,8 @@ class Node(NodeHandle):
         return identity
 
     def _initial_voters(self, known: DiscoverySnapshot) -> frozenset[NodeId]:
+        if self._join is not None:
+            return frozenset()
         if self._voters is None and not self._discovery.is_fixed:
             raise ConfigError(
                 f"voters is not given, and {type(self._discovery).__name__} may know other nodes at another time; name "
@@ -467,6 +482,19 @@ class Node(NodeHandle):
             if change.leader_id is not None:
                 return change.leader_id
         raise NodeStopped(f"node {self._node_id!r} has stopped; no leader will be known here")
+
+    async def wait_removed(self) -> LogIndex:
+        """Wait until this node knows that it was removed from the cluster; return the index of members without it.
+
+        It finds out within a few election timeouts, also after a restart. It stays up, and may be added again.
+        Cancellation: nothing happens.
+
+        Raises: NodeStopped.
+        """
+        async for index in self._running().duties.removed:
+            if index is not None:
+                return index
+        raise NodeStopped(f"node {self._node_id!r} has stopped; it was not removed until then")
 
     def role_changes(self) -> AsyncIterator[RoleChange]:
         """Iterate over the node's role, term and leader: the present ones first, then each time the newest.

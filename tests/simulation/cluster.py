@@ -195,8 +195,10 @@ class SimulatedCluster:
         # Every step that says something about a run, to compare two runs.
         self.trace: list[tuple[float, str]] = []
         self.violations: list[str] = []
-        # Machines whose nodes wait to be added.
-        self.strangers: set[str] = set()
+        # Machines whose nodes wait to be added, and whom they ask for it; None for nobody.
+        self.strangers: dict[str, Sequence[str] | None] = {}
+        # Where a machine serves, if it is not at its name.
+        self.addresses: dict[str, str] = {}
         # What a node that is started from now on runs.
         self.make_machine: Callable[[], Journal] = Journal
         # What was added to every machine's time of day.
@@ -217,9 +219,12 @@ class SimulatedCluster:
         for name in self.names:
             await self.start(name)
 
-    def add_stranger(self, name: str) -> SimulatedNode:
-        """Set up a machine that is off, whose node waits to be added to the cluster. Nobody's discovery knows it."""
-        self.strangers.add(name)
+    def add_stranger(self, name: str, *, join: Sequence[str] | None = None) -> SimulatedNode:
+        """Set up a machine that is off, whose node waits to be added to the cluster, or asks to be.
+
+        Nobody's discovery knows it.
+        """
+        self.strangers[name] = join
         self.machines[name] = SimulatedNode(name, SimulatedDisk(seed=self.seed, write_s=self._write_s))
         return self.machines[name]
 
@@ -246,13 +251,15 @@ class SimulatedCluster:
         machine.disk.crash_at(boundary, unsynced=unsynced, cut_power=lambda: machine.power.cancel())
 
     async def _live(self, machine: SimulatedNode, *, task_status: trio.TaskStatus[None]) -> None:
+        join = self.strangers.get(machine.name)
         node = Node(
             machine.name,
             machine=machine.machine,
-            transport=MemoryTransport(self.network, machine.name),
+            transport=MemoryTransport(self.network, self.addresses.get(machine.name, machine.name)),
             storage=_WatchedStorage(machine.disk, lambda hard_state: self._note_vote(machine.name, hard_state)),
-            discovery=StaticDiscovery({name: name for name in self.names}),
-            voters=() if machine.name in self.strangers else None,
+            discovery=StaticDiscovery({} if join is not None else {name: name for name in self.names}),
+            voters=() if machine.name in self.strangers and join is None else None,
+            join=False if join is None else join,
             config=self.config,
             rng=Random(self.rng.getrandbits(64)),
             wall_clock=lambda: trio.current_time() + self.clock_step_s,

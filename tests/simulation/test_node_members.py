@@ -169,7 +169,7 @@ def test_leader_that_is_removed_hands_over_and_says_that_it_is_removed() -> None
         successor = await cluster.leader([first.name, second.name])
         term = successor.running.status().term
         await first.running.propose(b"without it")
-        await trio.sleep(2)
+        await leader.running.wait_removed()
         assert leader.running.status().is_removed
         await cluster.stop(leader.name)
         await cluster.start(leader.name)

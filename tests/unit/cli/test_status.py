@@ -171,7 +171,7 @@ async def test_probe_refuses_an_answer_to_another_question() -> None:
     """What is no answer to this request closes the link."""
     transport = FakeTransport(n1=lambda request: StatusResponse(LEADER, request.request_id + 1))
 
-    with pytest.raises(LinkClosed, match="answered a status request with StatusResponse"):
+    with pytest.raises(LinkClosed, match="answered StatusRequest with StatusResponse"):
         await StatusProbe(transport, "n1", timeout_s=1).ask()
 
     assert transport.links[0].is_closed

@@ -1,0 +1,81 @@
+"""Asking about the members from outside: by operators, and by a node that is to be added or has lost its cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from clustercore.interfaces.errors import LinkClosed, PeerUnreachable, TransportError
+from clustercore.interfaces.messages import ChangeMembers, MembersFailed, MembersRequest, MembersResponse, Message
+from clustercore.interfaces.transport import Transport
+from clustercore.raft.types import ChangeRefusal
+from clustercore.runtime.remote_node import RemoteNode
+
+__all__ = ["RemoteMembers"]
+
+
+class RemoteMembers:
+    """Asks the nodes at some addresses, one after the other, until one of them has found a leader."""
+
+    def __init__(self, transport: Transport, addresses: Callable[[], Sequence[str]], *, timeout_s: float) -> None:
+        """Ask nobody yet.
+
+        Args:
+            transport: What to connect with; it is open while this is used.
+            addresses: Whom to ask; called for each question.
+            timeout_s: How long one node may take, which may wait for the leader and that for a change.
+        """
+        self._transport = transport
+        self._addresses = addresses
+        self._timeout_s = timeout_s
+        self._nodes: dict[str, RemoteNode] = {}
+        # Who answered last: a change goes to the one that told the members.
+        self._favourite: str | None = None
+
+    async def ask(self, request: MembersRequest | ChangeMembers) -> MembersResponse | MembersFailed:
+        """Ask until one answers with members, or a refusal that no other would change.
+
+        Cancellation: as ``MembersDesk.answer``.
+        """
+        failures: list[MembersFailed] = []
+        for address in self._in_turn():
+            answer = await self._ask_at(address, request)
+            if isinstance(answer, MembersResponse):
+                self._favourite = address
+                return answer
+            failures.append(answer)
+            # Another node would say the same of the change, or it may be under way.
+            if answer.may_be_done or answer.reason is not ChangeRefusal.NOT_LEADER:
+                break
+        if not failures:
+            return MembersFailed(0, ChangeRefusal.NOT_LEADER, "no address of a member is known")
+        return attrs.evolve(failures[-1], detail="; ".join(dict.fromkeys(failure.detail for failure in failures)))
+
+    async def aclose(self) -> None:
+        """Close all links."""
+        for node in self._nodes.values():
+            await node.aclose()
+
+    def _in_turn(self) -> list[str]:
+        addresses = list(dict.fromkeys(self._addresses()))
+        if self._favourite in addresses:
+            addresses.remove(self._favourite)
+            addresses.insert(0, self._favourite)
+        return addresses
+
+    async def _ask_at(self, address: str, request: MembersRequest | ChangeMembers) -> MembersResponse | MembersFailed:
+        node = self._nodes.setdefault(address, RemoteNode(self._transport, address, timeout_s=self._timeout_s))
+        try:
+            answer = await node.ask(lambda number: attrs.evolve(request, request_id=number), _is_answer)
+        except TransportError as error:
+            may_be_done = isinstance(request, ChangeMembers) and not isinstance(error, PeerUnreachable)
+            hint = "; if it is up, its version may know no such question" if isinstance(error, LinkClosed) else ""
+            detail = f"{address}: {error}{hint}"
+            return MembersFailed(0, ChangeRefusal.NOT_LEADER, detail, may_be_done=may_be_done)
+        assert isinstance(answer, MembersResponse | MembersFailed)
+        return answer
+
+
+def _is_answer(answer: Message, number: int) -> bool:
+    return isinstance(answer, MembersResponse | MembersFailed) and answer.request_id == number
