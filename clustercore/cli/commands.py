@@ -6,6 +6,7 @@ import click
 
 from clustercore.cli.demo import demo
 from clustercore.cli.kv import kv
+from clustercore.cli.members import members
 from clustercore.cli.plugins_command import plugins
 from clustercore.cli.retry import retry
 from clustercore.cli.serve import serve
@@ -21,5 +22,5 @@ def root() -> None:
     """Replicated state that survives the loss of machines: run nodes, ask them, and see what they bear."""
 
 
-for command in (demo, serve, kv, status, plugins, retry, trace):
+for command in (demo, serve, kv, status, members, plugins, retry, trace):
     root.add_command(command)

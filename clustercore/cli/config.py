@@ -36,9 +36,21 @@ class NodePlan:
     storage: Storage
     discovery: Discovery
     machine: StateMachine
-    # None: those that the discovery knows.
+    # None: those that the discovery knows. Empty: this node waits to be added.
     voters: tuple[str, ...] | None
+    # Whom to ask to be added, beside those that discovery knows; or whether to ask at all.
+    join: bool | tuple[str, ...]
     config: NodeConfig
+
+    def joining(self, addresses: tuple[str, ...]) -> NodePlan:
+        """Return the plan of a node that asks to be added, there and wherever its file says.
+
+        Raises: ConfigError if the file says that it is to form a cluster.
+        """
+        if self.voters:
+            raise ConfigError(f"{self.source}: voters is given, and so is --join; a node that joins forms no cluster")
+        in_file = () if isinstance(self.join, bool) else self.join
+        return attrs.evolve(self, voters=None, join=(*addresses, *in_file))
 
     def make_node(self) -> Node:
         """Return the node, ready for ``async with``.
@@ -53,6 +65,7 @@ class NodePlan:
                 storage=self.storage,
                 discovery=self.discovery,
                 voters=self.voters,
+                join=self.join,
                 config=self.config,
             )
         except ValueError as error:
@@ -69,18 +82,21 @@ class _File:
     discovery: dict[str, Any]
     machine: dict[str, Any]
     voters: tuple[str, ...] | None = None
+    join: bool | tuple[str, ...] = False
     raft: dict[str, Any] = attrs.field(factory=dict)
     node: dict[str, Any] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if not self.node_id:
             raise ValueError('node_id = "" is not allowed; it must be the name of one of the voters')
-        if self.voters is not None and (not self.voters or len(set(self.voters)) < len(self.voters)):
+        if self.voters is not None and len(set(self.voters)) < len(self.voters):
             raise ValueError(
                 f"voters = {show(list(self.voters))} is not allowed; it must be a list of node ids, each once"
             )
-        if self.voters is not None and self.node_id not in self.voters:
+        if self.voters and self.node_id not in self.voters:
             raise ValueError(f"node_id = {show(self.node_id)} is not allowed; voters names {', '.join(self.voters)}")
+        if self.voters is not None and self.join is not False:
+            raise ValueError("voters and join are given both; a node that is to be added forms no cluster")
 
 
 def read_node_plan(path: Path) -> NodePlan:
@@ -100,6 +116,7 @@ def read_node_plan(path: Path) -> NodePlan:
         discovery=_make(DISCOVERY, path, "discovery", file.discovery),
         machine=_make(STATE_MACHINE, path, "machine", file.machine),
         voters=file.voters,
+        join=file.join,
         config=_node_config(path, file),
     )
 

@@ -19,6 +19,7 @@ from clustercore.cli.exits import leave, run
 from clustercore.cli.options import json_option
 from clustercore.cli.output import print_json
 from clustercore.interfaces import ClusterError
+from clustercore.runtime.node import Node
 
 __all__ = ["serve"]
 
@@ -41,17 +42,30 @@ Tell = Callable[[dict[str, Any]], None]
     is_flag=True,
     help="Stop when standard input, which must be a pipe, ends: when the process that holds it ends, in whatever way.",
 )
+@click.option(
+    "--join",
+    "join",
+    multiple=True,
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Ask a running cluster to add this node: whom its discovery knows, and the node at HOST:PORT; may be "
+    "repeated. A node that was added already just goes on.",
+)
 @json_option
-def serve(config_path: Path, log_level: str, exit_with_stdin: bool, as_json: bool) -> None:
+def serve(config_path: Path, log_level: str, exit_with_stdin: bool, join: tuple[str, ...], as_json: bool) -> None:
     """Run the node that a configuration file describes.
 
     Logs to standard error, one line for each change of role. SIGTERM and SIGINT stop it, with exit code 0: a leader
-    hands over first, for at most an election timeout, unless a second signal comes. With --json, standard output gets a
-    line for each event: serving, role, stopping, stopped.
+    hands over first, for at most an election timeout, unless a second signal comes. A node that finds that it was
+    removed from its cluster stops with exit code 1. With --json, standard output gets a line for each event: serving,
+    role, removed, stopping, stopped.
     """
     logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
     try:
         plan = read_node_plan(config_path)
+        if join:
+            plan = plan.joining(tuple(address for address in join if address))
         if exit_with_stdin and not stat.S_ISFIFO(os.fstat(0).st_mode):
             raise click.UsageError("--exit-with-stdin: standard input is no pipe")
     except ClusterError as error:
@@ -67,6 +81,8 @@ class _Stop:
         self._tell = tell
         # Why, in the order of asking.
         self.reasons: list[str] = []
+        # What it ends with, if not in peace.
+        self.error: ClusterError | None = None
         # Around the life of the node, and around the body of its block: leaving that lets it hand over.
         self.life = trio.CancelScope()
         self.body = trio.CancelScope()
@@ -99,6 +115,8 @@ async def _serve(plan: NodePlan, exit_with_stdin: bool, tell: Tell) -> None:
     reason = ", ".join(stop.reasons)
     logger.info("node %s: stopped by %s", plan.node_id, reason)
     tell({"event": "stopped", "node_id": plan.node_id, "reason": reason})
+    if stop.error is not None:
+        raise stop.error
 
 
 async def _run_node(plan: NodePlan, stop: _Stop, tell: Tell) -> None:
@@ -108,16 +126,29 @@ async def _run_node(plan: NodePlan, stop: _Stop, tell: Tell) -> None:
         stop.is_serving = True
         # The node itself logs its changes of role.
         with stop.body:
-            async for change in node.role_changes():
-                tell(
-                    {
-                        "event": "role",
-                        "node_id": plan.node_id,
-                        "role": change.role.value,
-                        "term": change.term,
-                        "leader_id": change.leader_id,
-                    }
-                )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_when_removed, node, stop, tell)
+                async for change in node.role_changes():
+                    tell(
+                        {
+                            "event": "role",
+                            "node_id": plan.node_id,
+                            "role": change.role.value,
+                            "term": change.term,
+                            "leader_id": change.leader_id,
+                        }
+                    )
+
+
+async def _stop_when_removed(node: Node, stop: _Stop, tell: Tell) -> None:
+    """Stop a node that is no member any more: it would wait for ever, and its operator would not know."""
+    index = await node.wait_removed()
+    tell({"event": "removed", "node_id": node.node_id, "index": index})
+    stop.error = ClusterError(
+        f"node {node.node_id!r} was removed from its cluster, at index {index} at the latest; to have it back, run "
+        "`clustercore members add` and start it again; otherwise retire it"
+    )
+    stop.ask("removal from the cluster")
 
 
 async def _stop_on_signal(stop: _Stop, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -102,13 +102,28 @@ def _row(answer: NodeAnswer) -> Sequence[str]:
     return (
         told.node_id,
         answer.address,
-        f"{told.role.value} of {told.leader_id}" if told.role is Role.FOLLOWER and told.leader_id else told.role.value,
+        _role(told),
         str(told.term),
         f"{told.first_log_index}..{told.last_log_index}",
         str(told.commit_index),
         str(told.last_applied),
         ", ".join(_peer(peer, is_leader) for peer in told.peers),
     )
+
+
+def _role(told: NodeStatus) -> str:
+    """Say what a node does, and what it is to the cluster if that is not just a voter."""
+    own = told.configuration.get(told.node_id)
+    if told.is_removed:
+        return "removed"
+    if not told.configuration.servers and told.configuration_index == 0 and told.term == 0:
+        return "waits to be added"
+    text = told.role.value
+    if told.role is Role.FOLLOWER:
+        is_learner = own is not None and not own.is_voter and told.node_id not in told.configuration.old_voters
+        text = "learner" if is_learner else text
+        text = f"{text} of {told.leader_id}" if told.leader_id else text
+    return f"{text}, joint" if told.configuration.is_joint else text
 
 
 def _peer(peer: PeerStatus, is_leader: bool) -> str:

@@ -94,6 +94,28 @@ def test_optional_parts_have_defaults(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "join"),
+    [("voters = []", False), ("join = true", True), ('join = ["127.0.0.1:7103"]', ("127.0.0.1:7103",))],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_node_may_wait_to_be_added_or_ask_to_be(write: Write, text: str, join: object) -> None:
+    """Without voters of its own it forms no cluster. ``--join`` adds to what the file says."""
+    plan = read_node_plan(write(('voters = ["n1", "n2"]', text)))
+
+    assert plan.join == join
+    plan.make_node()
+    joining = plan.joining(("there:1",))
+    assert joining.join == ("there:1", *(join if isinstance(join, tuple) else ()))
+    joining.make_node()
+
+
+def test_node_that_is_to_form_a_cluster_does_not_join_one(write: Write) -> None:
+    """The file and the command line contradict each other."""
+    with pytest.raises(ConfigError, match="voters is given, and so is --join"):
+        read_node_plan(write()).joining(())
+
+
+@pytest.mark.parametrize(
     ("replacement", "error"),
     [
         (('node_id = "n1"', ""), "node.toml: node_id is missing; it must be a string"),
@@ -116,7 +138,14 @@ def test_optional_parts_have_defaults(write: Write) -> None:
             ('["n1", "n2"]', '["n1", "n1"]'),
             'node.toml: voters = ["n1", "n1"] is not allowed; it must be a list of node ids, each once',
         ),
-        (('["n1", "n2"]', "[]"), "node.toml: voters = [] is not allowed; it must be a list of node ids, each once"),
+        (
+            ('voters = ["n1", "n2"]', 'voters = ["n1"]\njoin = true'),
+            "node.toml: voters and join are given both; a node that is to be added forms no cluster",
+        ),
+        (
+            ('voters = ["n1", "n2"]', "join = 1"),
+            "node.toml: join = 1 is not allowed; it must be true or false or a list",
+        ),
         (
             ('[machine]\nplugin = "kv"', ""),
             "node.toml: machine is missing; it must be a table",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
+import attrs
 import pytest
 import trio
 from rich.console import Console
@@ -185,7 +187,7 @@ def test_table_tells_role_log_and_lag() -> None:
 
     rows = [line.split() for line in capture.get().splitlines()]
 
-    assert ["n1", "a:1", "leader", "4", "11..17", "16", "15", "n2:", "3,", "n3:", "0"] in rows
+    assert ["n1", "a:1", "leader,", "joint", "4", "11..17", "16", "15", "n2:", "3,", "n3:", "0"] in rows
     assert ["?", "b:2", "no", "answer", "refused"] in rows
 
 
@@ -215,3 +217,48 @@ def test_answer_as_json_is_plain() -> None:
     }
     assert json.dumps(told)
     assert told["error"] is None
+
+
+def follower(node_id: str, configuration: Configuration, **more: Any) -> NodeStatus:
+    """A node that follows n1 with these members."""
+    told = {"node_id": NodeId(node_id), "role": Role.FOLLOWER, "configuration": configuration, **more}
+    return attrs.evolve(LEADER, **told)
+
+
+VOTERS = Configuration.of(["n1", "n2"], learners=["n4"], cluster_id="c")
+
+
+@pytest.mark.parametrize(
+    ("told", "role"),
+    [
+        (attrs.evolve(LEADER, configuration=VOTERS), "leader"),
+        (LEADER, "leader, joint"),
+        (follower("n2", VOTERS), "follower of n1"),
+        (follower("n4", VOTERS), "learner of n1"),
+        (follower("n4", VOTERS, leader_id=None), "learner"),
+        (follower("n6", LEADER.configuration), "follower of n1, joint"),
+        (follower("n9", VOTERS, is_removed=True, leader_id=None), "removed"),
+        (
+            follower("n9", Configuration(), configuration_index=LogIndex(0), term=Term(0), leader_id=None),
+            "waits to be added",
+        ),
+        # A node of a version that tells no members.
+        (follower("n2", Configuration(), configuration_index=LogIndex(0)), "follower of n1"),
+    ],
+    ids=[
+        "leader",
+        "in a joint change",
+        "follower",
+        "learner",
+        "learner alone",
+        "leaving",
+        "removed",
+        "stranger",
+        "old",
+    ],
+)
+def test_table_tells_what_a_node_is_to_the_cluster(told: NodeStatus, role: str) -> None:
+    """Learners, nodes that were removed or not added yet, and a change that is under way are told apart."""
+    table = status_table([NodeAnswer("a:1", told, None)])
+
+    assert list(table.columns[2].cells) == [role]
