@@ -38,6 +38,10 @@ class RaftConfig:
     # A chunk of a snapshot that is not answered after this many seconds is taken for lost, and sent again. A follower
     # that has said nothing at all for so long is sent no more of it until it is back.
     snapshot_timeout_s: float = 10.0
+    # While a follower is sent a snapshot, a leader keeps the entries after it in its log, which is in memory, as long
+    # as they and all later ones take no more bytes than this. A follower that is still not done then begins anew with
+    # the newest snapshot.
+    snapshot_hold_bytes: int = 512 * 1024 * 1024
 
     def __attrs_post_init__(self) -> None:
         """Check that the values make sense together."""
@@ -63,6 +67,7 @@ class RaftConfig:
             "max_inflight_appends",
             "max_inflight_bytes",
             "max_uncommitted_bytes",
+            "snapshot_hold_bytes",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -1,4 +1,4 @@
-"""Sending a snapshot, at the leader (Raft Figure 13; thesis §5.3): one chunk at a time.
+"""Sending a snapshot, at the leader (Raft Figure 13; thesis §5.1, Figure 5.3): one chunk at a time.
 
 The follower's answer says where the next chunk begins, so that a transfer goes on where it stopped: after a lost
 connection, and under another leader that has the same snapshot. The first chunk finds that out.
@@ -11,7 +11,14 @@ from clustercore.raft.progress import Progress
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import LogIndex, NodeId, SnapshotId
 
-__all__ = ["begin_transfer", "first_index_to_keep", "go_on_from", "maybe_repeat_chunk", "snapshot_gone"]
+__all__ = [
+    "begin_transfer",
+    "first_index_to_keep",
+    "give_up_what_was_overtaken",
+    "go_on_from",
+    "maybe_repeat_chunk",
+    "snapshot_gone",
+]
 
 
 def begin_transfer(state: RaftState, peer: NodeId, progress: Progress, now: float) -> None:
@@ -55,7 +62,17 @@ def first_index_to_keep(state: RaftState, keep_from: LogIndex) -> LogIndex:
     """Return ``keep_from``, or an earlier index that a follower needs right after the snapshot it is being sent.
 
     If that were dropped, the follower would need another snapshot as soon as it has this one, and so on for ever. It is
-    held for as long as the follower answers.
+    held for as long as the follower answers, and the log does not grow beyond ``snapshot_hold_bytes``.
     """
     sent = [progress.sending for progress in state.progress.values() if progress.sending is not None]
-    return min([keep_from, *(LogIndex(sending.metadata.last_included_index + 1) for sending in sent)])
+    wanted = min([keep_from, *(LogIndex(sending.metadata.last_included_index + 1) for sending in sent)])
+    within = state.log.first_index_within(state.log.last_index, state.config.snapshot_hold_bytes)
+    return min(keep_from, max(wanted, within))
+
+
+def give_up_what_was_overtaken(state: RaftState) -> None:
+    """Give up transfers of snapshots that the log does not reach back to any more; the newest is sent instead."""
+    for progress in state.progress.values():
+        sending = progress.sending
+        if sending is not None and sending.metadata.last_included_index + 1 < state.log.first_index:
+            progress.become_probe(is_paused=True)

@@ -13,7 +13,7 @@ from clustercore.raft.errors import InvariantError
 from clustercore.raft.messages import InstallSnapshotRequest, InstallSnapshotResponse
 from clustercore.raft.replication import maybe_append
 from clustercore.raft.roles import follow_configuration, follow_leader
-from clustercore.raft.snapshot_transfer import first_index_to_keep, go_on_from
+from clustercore.raft.snapshot_transfer import first_index_to_keep, give_up_what_was_overtaken, go_on_from
 from clustercore.raft.state import RaftState, Receiving
 from clustercore.raft.types import BEFORE_LOG, LogIndex, NodeId, Role, SnapshotMetadata, WriteId
 
@@ -130,3 +130,4 @@ def compact_log(state: RaftState, metadata: SnapshotMetadata, keep_from: LogInde
     if keep_from > state.log.first_index:
         state.log.compact(LogIndex(keep_from - 1))
         state.configurations.compact(LogIndex(keep_from - 1))
+        give_up_what_was_overtaken(state)

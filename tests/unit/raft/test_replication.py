@@ -3,6 +3,7 @@
 import attrs
 import pytest
 
+from clustercore.raft.config import RaftConfig
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import (
     Apply,
@@ -415,9 +416,9 @@ def chunk_for(peer: NodeId, offset: int, metadata: SnapshotMetadata = OLD, *, te
     return SendSnapshot(peer, Term(term), metadata.snapshot_id, offset)
 
 
-def sending_snapshot(voters: str = "ab") -> RaftCore:
+def sending_snapshot(voters: str = "ab", config: RaftConfig = CONFIG) -> RaftCore:
     """A leader of term 2, compacted up to 4, that has just asked for a snapshot to be sent to ``b``."""
-    core = leader(voters, stored=OLD, term=2)
+    core = leader(voters, stored=OLD, term=2, config=config)
     assert core.receive(B, refused(2, 4, conflict=(0, 2)), 1.25) == (chunk_for(B, 0),)
     return core
 
@@ -588,6 +589,24 @@ def test_entries_after_a_snapshot_on_its_way_are_kept() -> None:
     assert [type(effect) for effect in effects] == [Send]
     core.snapshot_taken(newer, LogIndex(7))
     assert core.state.log.first_index == 7
+
+
+def test_transfer_that_is_too_slow_begins_anew_with_the_newest_snapshot() -> None:
+    """The log is in memory: what it keeps for a follower is bounded, and what the follower would lack then is known."""
+    core = sending_snapshot("abc", config=attrs.evolve(CONFIG, snapshot_hold_bytes=60))
+    for number, at in enumerate((1.25, 1.5, 1.75)):
+        core.propose([b"x"], at)
+        core.storage_done(WriteId(3 + number), at)
+        core.receive(C, appended(2, 5 + number, 6 + number), at)
+    newer = snapshot(8, 2)
+
+    # Four entries after the snapshot that is on its way, of 23 bytes each but for the no-op.
+    core.snapshot_taken(newer, LogIndex(9))
+    assert core.state.log.first_index == 7
+    assert core.state.progress[B].sending is None
+
+    # The next sign of life begins the newest, be it the answer to a chunk of the old one.
+    assert core.receive(B, installed(2, 0, OLD, next_offset=9), 2.0) == (chunk_for(B, 0, newer),)
 
 
 def test_follower_overtaken_by_compaction_gets_the_snapshot() -> None:
