@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import attrs
+
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.protobuf import BYTES, bytes_field, read_fields, varint_field
 from clustercore.raft.types import Configuration, LogIndex, NodeId, Server
@@ -19,10 +21,11 @@ class MalformedConfiguration(ValueError):
 
 
 def encode_configuration(configuration: Configuration) -> bytes:
-    """Return the bytes of ``clustercore.v1.Configuration``; equal configurations have equal bytes."""
+    """Return the bytes of ``clustercore.v1.Configuration``; equal ones of the same index have equal bytes."""
     parts = [bytes_field(1, configuration.cluster_id.encode())] if configuration.cluster_id else []
     parts += [bytes_field(2, _encode_server(server)) for server in configuration.servers]
     parts += [bytes_field(3, voter.encode()) for voter in sorted(configuration.old_voters)]
+    parts.append(varint_field(4, configuration.index))
     return b"".join(parts)
 
 
@@ -33,9 +36,11 @@ def decode_configuration(encoded: bytes) -> Configuration:
     """
     servers: list[Server] = []
     old_voters: set[NodeId] = set()
-    cluster_id = ""
+    cluster_id, index = "", 0
     try:
         for number, wire_type, value in read_fields(encoded):
+            if number == 4 and isinstance(value, int):
+                index = value
             if wire_type != BYTES or not isinstance(value, bytes):
                 continue
             if number == 1:
@@ -44,7 +49,8 @@ def decode_configuration(encoded: bytes) -> Configuration:
                 servers.append(_decode_server(value))
             elif number == 3:
                 old_voters.add(NodeId(value.decode()))
-        return Configuration.with_servers(servers, old_voters=frozenset(old_voters), cluster_id=cluster_id)
+        configuration = Configuration.with_servers(servers, old_voters=frozenset(old_voters), cluster_id=cluster_id)
+        return attrs.evolve(configuration, index=LogIndex(index))
     except ValueError as error:
         raise MalformedConfiguration(f"this is no configuration: {error}") from error
 
@@ -55,7 +61,9 @@ def configurations_in(entries: Iterable[Entry]) -> list[tuple[LogIndex, Configur
     Raises: MalformedConfiguration if one cannot be read.
     """
     return [
-        (entry.index, decode_configuration(entry.command)) for entry in entries if entry.kind is EntryKind.CONFIGURATION
+        (entry.index, attrs.evolve(decode_configuration(entry.command), index=entry.index))
+        for entry in entries
+        if entry.kind is EntryKind.CONFIGURATION
     ]
 
 

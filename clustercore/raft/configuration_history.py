@@ -75,11 +75,15 @@ class ConfigurationHistory:
         self._items += later
 
     def reset(self, base_index: LogIndex, configuration: Configuration) -> None:
-        """Forget all, and start again from a snapshot. What it says may be known already, and since when.
+        """Forget all, and start again from a snapshot, which tells since when its members count.
 
-        One that an older version took names nobody: then those stay who are known to count there.
+        One that an older version took does not, or names nobody: then what is known to count there stays.
         """
         self.compact(base_index)
         since, known = self._items[0]
         configuration = configuration if configuration.servers else known
-        self._items = [(since if known == configuration and since <= base_index else base_index, configuration)]
+        if 0 < configuration.index <= base_index:
+            since = configuration.index
+        elif known != configuration or since > base_index:
+            since = base_index
+        self._items = [(since, configuration)]

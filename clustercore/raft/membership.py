@@ -30,7 +30,7 @@ from clustercore.raft.progress import Progress
 from clustercore.raft.replication import maybe_append_to_all
 from clustercore.raft.roles import follow_configuration, step_down
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import ChangeRefusal, Configuration, LogIndex, NodeId, Role, Server
+from clustercore.raft.types import BEFORE_LOG, ChangeRefusal, Configuration, LogIndex, NodeId, Role, Server
 
 __all__ = ["change_configuration", "maybe_leave", "maybe_promote_or_readmit", "peer_identified"]
 
@@ -259,7 +259,8 @@ def _begin(state: RaftState, target: Configuration, now: float) -> None:
 def _append(state: RaftState, configuration: Configuration, now: float) -> None:
     """Put a configuration in the log: it counts at once, for the entries before it too."""
     index = LogIndex(state.log.last_index + 1)
-    command = encode_configuration(configuration)
+    # Where it is in the log says since when it counts.
+    command = encode_configuration(attrs.evolve(configuration, index=BEFORE_LOG))
     state.persist_entries((Entry.create(index, state.current_term, EntryKind.CONFIGURATION, command),), now)
     follow_configuration(state, now)
     # Fewer voters may suffice for what is in the log.

@@ -13,7 +13,7 @@ from clustercore.raft.configuration import encode_configuration
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.progress import Progress
 from clustercore.raft.state import RaftState
-from clustercore.raft.types import Configuration, LogIndex, NodeId, Role, Round, Term
+from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Role, Round, Term
 
 __all__ = [
     "become_candidate",
@@ -184,4 +184,4 @@ def _formed(state: RaftState) -> Configuration:
         attrs.evolve(server, incarnation=incarnations.get(server.node_id, server.incarnation))
         for server in state.configuration.servers
     )
-    return attrs.evolve(state.configuration, servers=tuple(servers), cluster_id=state.new_cluster_id)
+    return attrs.evolve(state.configuration, servers=tuple(servers), cluster_id=state.new_cluster_id, index=BEFORE_LOG)

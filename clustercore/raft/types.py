@@ -135,6 +135,9 @@ class Configuration:
     old_voters: frozenset[NodeId] = frozenset()
     # Made once, when the cluster first elects a leader. Empty until then.
     cluster_id: str = ""
+    # The log entry that brought it. In a snapshot the entry is gone, and this is all that tells since when it counts.
+    # BEFORE_LOG if no entry did, or that is not known. It says nothing of who the members are.
+    index: LogIndex = attrs.field(default=BEFORE_LOG, eq=False)
     # Derived.
     voters: frozenset[NodeId] = attrs.field(init=False, eq=False, repr=False)
     # Derived: everybody who gets the log.

@@ -15,7 +15,7 @@ from clustercore.interfaces import (
     NodeStopped,
     OutcomeUnknown,
 )
-from tests.simulation.cluster import SimulatedCluster, SimulatedNode, eventually, simulate
+from tests.simulation.cluster import SimulatedCluster, SimulatedNode, eventually, simulate, small_config
 
 
 def names_of(members: Members) -> tuple[str, str]:
@@ -489,3 +489,29 @@ def test_index_of_the_members_is_that_of_their_entry() -> None:
         assert members.index == LogIndex(3)
 
     simulate(main)
+
+
+def test_index_of_the_members_stays_when_the_entry_is_compacted() -> None:
+    """Restarted from a snapshot, or given one, a node tells the same version: nobody's change is refused for that."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start_all()
+        await cluster["a"].running.members.add_learner("d", "d")
+        index = (await cluster["a"].running.members.add_learner("e", "e")).index
+        for number in range(30):
+            await cluster["a"].running.propose(b"%d" % number)
+        await cluster.converge()
+        for name in "abc":
+            await cluster.stop(name)
+            await cluster.start(name)
+        # It gets a snapshot, in which the entry is covered.
+        cluster.add_stranger("d")
+        await cluster.start("d")
+        await cluster.converge()
+
+        assert {machine.running.status().configuration_index for machine in cluster.on} == {index}
+        assert min(machine.running.status().first_log_index for machine in cluster.on) > index
+        members = await cluster["d"].running.members.remove("e", expected_index=index)
+        assert names_of(members) == ("abc", "d")
+
+    simulate(main, config=small_config(snapshot_entries=10, snapshot_tail_entries=2))

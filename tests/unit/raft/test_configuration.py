@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
 from clustercore.raft.protobuf import bytes_field, varint_field
-from clustercore.raft.types import Configuration, NodeId, Server
+from clustercore.raft.types import Configuration, LogIndex, NodeId, Server
 
 NAMES = st.text("abcdefgä-", min_size=1, max_size=5).map(NodeId)
 
@@ -69,6 +70,19 @@ def test_encoding_of_a_configuration_is_what_it_was() -> None:
     assert encode_configuration(configuration).hex(" ") == (
         "0a 01 6b 12 05 0a 01 61 18 01 12 0d 0a 01 62 10 01 22 03 78 3a 31 2a 01 69 1a 01 63"
     )
+
+
+def test_index_of_a_configuration_is_written_down_if_it_has_one() -> None:
+    """In a snapshot it says since when its members count. They are the same members without it."""
+    configuration = Configuration.of("a", cluster_id="k")
+    with_index = attrs.evolve(configuration, index=LogIndex(300))
+
+    encoded = encode_configuration(with_index)
+
+    assert encoded == encode_configuration(configuration) + varint_field(4, 300)
+    assert decode_configuration(encoded).index == 300
+    assert decode_configuration(encode_configuration(configuration)).index == 0
+    assert with_index == configuration
 
 
 def test_foreign_encoding_is_read_and_unknown_fields_are_passed_over() -> None:

@@ -1,5 +1,6 @@
 """Which configuration counts at which index."""
 
+import attrs
 import pytest
 
 from clustercore.raft.configuration import MalformedConfiguration, encode_configuration
@@ -89,6 +90,25 @@ def test_history_begins_again_from_a_snapshot(named: Configuration, items: list[
     known.reset(LogIndex(4), named)
 
     assert known._items == items
+
+
+@pytest.mark.parametrize(("index", "since"), [(2, 2), (4, 4), (5, 4)])
+def test_history_begins_when_a_snapshot_says(index: int, since: int) -> None:
+    """The same index on every node: the one of the entry, which the snapshot covers. One behind it is none."""
+    known = history()
+
+    known.reset(LogIndex(4), attrs.evolve(FIRST, index=LogIndex(index)))
+
+    assert known._items == [(since, FIRST)]
+    assert known.latest_index == since
+
+
+def test_history_notes_which_entry_brought_each() -> None:
+    """So that a snapshot can tell it when the entry is gone."""
+    known = history()
+    known.append([entry(6, FIRST)])
+
+    assert known.latest.index == 6
 
 
 def test_history_finds_the_newest_that_names_a_node() -> None:

@@ -475,3 +475,12 @@ def test_stored_members_that_cannot_be_read_keep_the_node_from_starting() -> Non
 
     with pytest.raises(InvariantError, match="a configuration that cannot be read"):
         follower("abc", entries=(entry,), term=1)
+
+
+def test_configuration_in_the_log_names_no_index() -> None:
+    """Where its entry is says that: one made from a configuration of the log must not name the other's place."""
+    core = committed_leader(members("abc"))
+    core.change_configuration(members("ab"), 1.0)
+
+    assert core.state.configuration.index == 2
+    assert last_members(core).index == 0

@@ -378,6 +378,11 @@ class Configuration(betterproto2.Message):
     The voters that are being left; not empty while the configuration is joint.
     """
 
+    index: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+    """
+    The log entry that brought it, where that is not at hand: in a snapshot.
+    """
+
 
 default_message_pool.register_message("clustercore.v1", "Configuration", Configuration)
 
