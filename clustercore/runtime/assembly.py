@@ -219,7 +219,7 @@ class Assembly:
             enabled=lambda: self.replicated.command_version,
             enable=self.engine.enable_version,
         )
-        self._members_desk = MembersDesk(
+        self.members_desk = MembersDesk(
             node.node_id,
             engine=self.engine,
             introductions=self._introductions,
@@ -229,7 +229,7 @@ class Assembly:
             address_of=lambda peer: self.address if peer == node.node_id else self._address_of(peer),
             timeout_s=config.raft.election_timeout_s,
         )
-        self.members = MemberChanges(self._members_desk.answer)
+        self.members = MemberChanges(self.members_desk.answer)
         self.duties = MembershipDuties(
             transport=transport,
             identity=lambda: self._introductions.identity,
@@ -243,7 +243,7 @@ class Assembly:
             engine=self.engine,
             proposals=self.proposals,
             read_indexes=self.read_indexes,
-            answer_members=self._members_desk.answer,
+            answer_members=self.members_desk.answer,
             status=self.status,
             max_command_bytes=config.max_command_bytes,
             max_message_bytes=transport.max_message_bytes,
@@ -276,7 +276,7 @@ class Assembly:
         """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""
         self.proposals.stop()
         self.read_indexes.stop()
-        self._members_desk.stop()
+        self.members_desk.stop()
         self.leaderships.stop()
         self.hand_overs.stop()
         self.applier.stop()
@@ -390,7 +390,7 @@ class Assembly:
             case ReadIndexReady() | ReadIndexRefused():
                 self.read_indexes.receive(peer, message)
             case MembersResponse() | MembersFailed():
-                self._members_desk.receive(peer, message)
+                self.members_desk.receive(peer, message)
             case _:
                 logger.warning("node %s answered with %s, which nobody asked for", peer, type(message).__name__)
 

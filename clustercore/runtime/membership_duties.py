@@ -83,6 +83,8 @@ class MembershipDuties:
             if self._join is not None and not self._identity().cluster_id:
                 await self._be_added()
             while True:
+                # What was asked is answered, and seldom asked again.
+                await self._remote.aclose()
                 await trio.sleep(_PATIENCE * self._timeout_s)
                 await self._look()
         finally:

@@ -301,7 +301,7 @@ class SimulatedCluster:
 
     async def leader(self, among: Sequence[str] | None = None) -> SimulatedNode:
         """Wait for a node that leads the newest term known among the given ones, which follow it."""
-        machines = [self.machines[name] for name in (among if among is not None else self.names)]
+        machines = [self.machines[name] for name in (among if among is not None else self.machines)]
 
         def find() -> list[SimulatedNode]:
             on = [machine for machine in machines if machine.node is not None]

@@ -94,7 +94,10 @@ class Bench:
     def is_idle(self) -> bool:
         """Whether no node holds anything for a caller."""
         return all(
-            assembly.proposals.pending == 0 and not assembly.read_indexes._waiting and assembly.leaderships.is_empty
+            assembly.proposals.pending == 0
+            and not assembly.read_indexes._waiting
+            and assembly.leaderships.is_empty
+            and not (assembly.members_desk._open or assembly.members_desk._passed_on)
             for assembly in (machine.running._running() for machine in self.cluster.on)
         )
 
