@@ -6,6 +6,7 @@ the values they exchange are frozen. A user's own plugin has exactly the rights 
 
 from clustercore.interfaces.calls import CallFailure, OfferedServices
 from clustercore.interfaces.codec import decode_body, decode_message, encode_body, encode_message
+from clustercore.interfaces.conflict import ConflictDecision, ConflictResolver, Edit, EditStamp, HybridTime
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
 from clustercore.interfaces.errors import (
     ChangeRefused,
@@ -160,9 +161,13 @@ __all__ = [
     "ClusterError",
     "ConfigError",
     "Configuration",
+    "ConflictDecision",
+    "ConflictResolver",
     "Consistency",
     "Discovery",
     "DiscoverySnapshot",
+    "Edit",
+    "EditStamp",
     "Entry",
     "EntryKind",
     "ErrorCategory",
@@ -172,6 +177,7 @@ __all__ = [
     "HardState",
     "Hello",
     "HelloResponse",
+    "HybridTime",
     "IdleConnections",
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",

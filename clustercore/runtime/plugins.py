@@ -14,11 +14,20 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from clustercore.interfaces import Discovery, PluginError, RetryPolicy, StateMachine, Storage, Transport
+from clustercore.interfaces import (
+    ConflictResolver,
+    Discovery,
+    PluginError,
+    RetryPolicy,
+    StateMachine,
+    Storage,
+    Transport,
+)
 from clustercore.runtime.kinds import suggest
 from clustercore.runtime.structure import construct
 
 __all__ = [
+    "CONFLICT_RESOLVER",
     "DISCOVERY",
     "INTERFACES",
     "RETRY_POLICY",
@@ -54,9 +63,19 @@ STATE_MACHINE: PluginInterface[StateMachine] = PluginInterface(
     "state machine", "clustercore.state_machines", StateMachine
 )
 RETRY_POLICY: PluginInterface[RetryPolicy] = PluginInterface("retry policy", "clustercore.retry_policies", RetryPolicy)
+CONFLICT_RESOLVER: PluginInterface[ConflictResolver] = PluginInterface(
+    "conflict resolver", "clustercore.conflict_resolvers", ConflictResolver
+)
 
-# What a node is made of, and what its clients use.
-INTERFACES: tuple[PluginInterface[object], ...] = (TRANSPORT, STORAGE, DISCOVERY, STATE_MACHINE, RETRY_POLICY)
+# What a node is made of, what its clients use, and what sync does.
+INTERFACES: tuple[PluginInterface[object], ...] = (
+    TRANSPORT,
+    STORAGE,
+    DISCOVERY,
+    STATE_MACHINE,
+    RETRY_POLICY,
+    CONFLICT_RESOLVER,
+)
 
 
 @attrs.frozen

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from clustercore.testing.conformance import Conformance, ServiceTransportConformance, rules_of
-from tests.conformance.planted import services, transports
+from clustercore.testing.conformance import (
+    ConflictResolverConformance,
+    Conformance,
+    ServiceTransportConformance,
+    rules_of,
+)
+from tests.conformance.planted import resolvers, services, transports
 from tests.conformance.planted.proxies import ProxyKit
 from tests.conformance.planted.runner import Fault, rules_without_fault, run_rule
 
 FAULTS: dict[type[Conformance], list[Fault]] = {
+    ConflictResolverConformance: resolvers.FAULTS,
     ServiceTransportConformance: transports.FAULTS + services.FAULTS,
 }
 

@@ -19,26 +19,25 @@ from clustercore import interfaces
 PUBLIC = {
     "clustercore": "Node NodeConfig RaftConfig",
     "clustercore.interfaces": """
-        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts CallFailure
-        CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused Classification ClusterError
-        ConfigError Configuration Consistency Discovery DiscoverySnapshot Entry EntryKind ErrorCategory
-        ErrorStatistics ForwardFailure ForwardProposals HardState Hello HelloResponse IdleConnections
-        InstallSnapshotRequest InstallSnapshotResponse InvalidChange InvalidCommand InvariantError LOST Lane
-        LimitChange Link LinkClosed LogCorrupt LogIndex MEMBERS_PROTOCOL_VERSION MalformedConfiguration
-        MalformedEntry MalformedMessage Member Members MembersFailed MembersHandle MembersRequest
-        MembersResponse Message NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader
-        OLDEST_PROTOCOL_VERSION OfferedServices OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout
-        PeerUnreachable PluginError PreVoteRequest PreVoteResponse ProposalError ProposalRefused
-        ProposalsApplied ProposalsFailed ReadIndexReady ReadIndexRefused ReadIndexRequest ReadResult
-        RequestVoteRequest RequestVoteResponse ResultLost RetryCall RetryDecision RetryEvent RetryOperation
-        RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server Service ServiceError
-        ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle SnapshotId SnapshotMetadata
-        SnapshotReader SocketConnection SocketOptions StateMachine StateMachineError StatusRequest
-        StatusResponse StopReason Storage StorageError StorageFull StorageIdentity StoredState StreamHandler
-        TargetStatistics Term TimeoutNowRequest TimeoutNowResponse TlsFiles TokenSettled TooStale TransferFailed
-        Transport TransportError UnaryHandler VersionNotEnabled certificate_names check_claim decode_body
-        decode_configuration decode_entry decode_message dial encode_body encode_configuration encode_message
-        format_address serve_sockets split_address
+        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts CallFailure CategoryLimits
+        CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused Classification ClusterError ConfigError
+        Configuration ConflictDecision ConflictResolver Consistency Discovery DiscoverySnapshot Edit EditStamp Entry
+        EntryKind ErrorCategory ErrorStatistics ForwardFailure ForwardProposals HardState Hello HelloResponse
+        HybridTime IdleConnections InstallSnapshotRequest InstallSnapshotResponse InvalidChange InvalidCommand
+        InvariantError LOST Lane LimitChange Link LinkClosed LogCorrupt LogIndex MEMBERS_PROTOCOL_VERSION
+        MalformedConfiguration MalformedEntry MalformedMessage Member Members MembersFailed MembersHandle
+        MembersRequest MembersResponse Message NeverApplied NodeHandle NodeId NodeStatus NodeStopped NotLeader
+        OLDEST_PROTOCOL_VERSION OfferedServices OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable
+        PluginError PreVoteRequest PreVoteResponse ProposalError ProposalRefused ProposalsApplied ProposalsFailed
+        ReadIndexReady ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse ResultLost
+        RetryCall RetryDecision RetryEvent RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round
+        RuleRow Server Service ServiceError ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle
+        SnapshotId SnapshotMetadata SnapshotReader SocketConnection SocketOptions StateMachine StateMachineError
+        StatusRequest StatusResponse StopReason Storage StorageError StorageFull StorageIdentity StoredState
+        StreamHandler TargetStatistics Term TimeoutNowRequest TimeoutNowResponse TlsFiles TokenSettled TooStale
+        TransferFailed Transport TransportError UnaryHandler VersionNotEnabled certificate_names check_claim
+        decode_body decode_configuration decode_entry decode_message dial encode_body encode_configuration
+        encode_message format_address serve_sockets split_address
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet
@@ -47,7 +46,9 @@ PUBLIC = {
         Unknown Verdict assert_linearizable check_history counter_model describe_check key_value_model queue_model
         read_history register_model render_check sequential_model write_history
     """,
-    "clustercore.testing.conformance": "Conformance ServiceTransportConformance TransportConformance rules_of",
+    "clustercore.testing.conformance": """
+        Conformance ConflictResolverConformance ServiceTransportConformance TransportConformance rules_of
+    """,
     "clustercore.testing.invariants": "Facts Invariant Invariants PROPERTIES Seen do_quorums_intersect",
     "clustercore.testing.protocol": "Choice Kind World WorldPlan draw_plan draw_schedule",
     "clustercore.testing.trace": """
@@ -60,6 +61,9 @@ PUBLIC = {
         Cas CasResult Command Delete DeleteResult EventBatch Get GetResult KeyValueClient KeyValueMachine KeyValueWatch
         KvEvent KvPair MAX_KEY_BYTES MAX_SCAN_BYTES MAX_SCAN_PAIRS MAX_VALUE_BYTES MalformedSnapshot
         Put PutResult Refused Result Scan ScanResult WatchFellBehind Watcher decode_result encode_command
+    """,
+    "clustercore_lww": """
+        FunctionResolver LWW_RULES LastWriteWins LatticeResolver MaxResolver MinResolver UnionResolver
     """,
     "clustercore_memory": "MemoryNetwork MemoryStorage MemoryTransport",
     "clustercore_retry": "BudgetConfig CATEGORY_DEFAULTS CategoryRetryPolicy RULES RetryRule",

@@ -8,6 +8,7 @@ import pytest
 
 # Before they are imported: then a rule that fails shows the values it compared.
 pytest.register_assert_rewrite(
+    "clustercore.testing.conformance.conflict",
     "clustercore.testing.conformance.links",
     "clustercore.testing.conformance.service_transport",
     "clustercore.testing.conformance.transport_links",
@@ -16,7 +17,14 @@ pytest.register_assert_rewrite(
 )
 
 from clustercore.testing.conformance.base import Conformance, rules_of  # noqa: E402 - see above
+from clustercore.testing.conformance.conflict import ConflictResolverConformance  # noqa: E402
 from clustercore.testing.conformance.service_transport import ServiceTransportConformance  # noqa: E402
 from clustercore.testing.conformance.transport import TransportConformance  # noqa: E402
 
-__all__ = ["Conformance", "ServiceTransportConformance", "TransportConformance", "rules_of"]
+__all__ = [
+    "ConflictResolverConformance",
+    "Conformance",
+    "ServiceTransportConformance",
+    "TransportConformance",
+    "rules_of",
+]

@@ -9,9 +9,15 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from hypothesis import Phase, settings
 from trio.testing import MockClock
 
 from clustercore.testing.conformance import Conformance, rules_of
+
+# The same cases each time, and none of the work that makes a failure readable: it is wanted, and nobody reads it.
+settings.register_profile(
+    "planted", max_examples=500, deadline=None, derandomize=True, database=None, phases=[Phase.generate]
+)
 
 __all__ = ["Fault", "rules_without_fault", "run_rule"]
 
@@ -46,7 +52,12 @@ def run_rule(kit: Conformance, rule: str) -> None:
     if inspect.iscoroutinefunction(test):
         trio.run(test, clock=MockClock(autojump_threshold=0))
     else:
-        test()
+        before = settings.get_current_profile_name()
+        settings.load_profile("planted")
+        try:
+            test()
+        finally:
+            settings.load_profile(before)
 
 
 def rules_without_fault(kit: type[Conformance], faults: Sequence[Fault]) -> list[str]:
