@@ -8,14 +8,16 @@ from clustercore.testing.conformance import (
     ConflictResolverConformance,
     Conformance,
     ServiceTransportConformance,
+    StateMachineConformance,
     rules_of,
 )
-from tests.conformance.planted import resolvers, services, transports
+from tests.conformance.planted import machines, resolvers, services, transports
 from tests.conformance.planted.proxies import ProxyKit
 from tests.conformance.planted.runner import Fault, rules_without_fault, run_rule
 
 FAULTS: dict[type[Conformance], list[Fault]] = {
     ConflictResolverConformance: resolvers.FAULTS,
+    StateMachineConformance: machines.FAULTS,
     ServiceTransportConformance: transports.FAULTS + services.FAULTS,
 }
 

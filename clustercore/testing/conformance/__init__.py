@@ -10,7 +10,9 @@ import pytest
 pytest.register_assert_rewrite(
     "clustercore.testing.conformance.conflict",
     "clustercore.testing.conformance.links",
+    "clustercore.testing.conformance.machine_runs",
     "clustercore.testing.conformance.service_transport",
+    "clustercore.testing.conformance.state_machine",
     "clustercore.testing.conformance.transport_links",
     "clustercore.testing.conformance.transport_messages",
     "clustercore.testing.conformance.transport_serving",
@@ -19,12 +21,14 @@ pytest.register_assert_rewrite(
 from clustercore.testing.conformance.base import Conformance, rules_of  # noqa: E402 - see above
 from clustercore.testing.conformance.conflict import ConflictResolverConformance  # noqa: E402
 from clustercore.testing.conformance.service_transport import ServiceTransportConformance  # noqa: E402
+from clustercore.testing.conformance.state_machine import StateMachineConformance  # noqa: E402
 from clustercore.testing.conformance.transport import TransportConformance  # noqa: E402
 
 __all__ = [
     "ConflictResolverConformance",
     "Conformance",
     "ServiceTransportConformance",
+    "StateMachineConformance",
     "TransportConformance",
     "rules_of",
 ]

@@ -36,14 +36,12 @@ class FunctionOfTwo(ConflictResolver):
         return self._function(one, other)
 
 
-def plant(
-    rule: str, what: str
-) -> Callable[[Callable[[Edit, Edit], ConflictDecision]], Callable[[Edit, Edit], ConflictDecision]]:
+def plant(rule: str, what: str, expects: type[Exception] = AssertionError) -> Callable[[Resolve], Resolve]:
     """Add a fault to the table."""
 
     def add(function: Callable[[Edit, Edit], ConflictDecision]) -> Callable[[Edit, Edit], ConflictDecision]:
         kit = type("TestPlanted", (ResolverKit,), {"make": lambda self: FunctionOfTwo(function)})
-        FAULTS.append(Fault(rule, what, kit))
+        FAULTS.append(Fault(rule, what, kit, expects))
         return function
 
     return add
@@ -119,7 +117,7 @@ def silent(one: Edit, other: Edit) -> ConflictDecision:
     return ConflictDecision(last_write(one, other).winner, "")
 
 
-@plant("test_any_value_is_borne", "reads every value as text")
+@plant("test_any_value_is_borne", "reads every value as text", UnicodeDecodeError)
 def reading(one: Edit, other: Edit) -> ConflictDecision:
     for edit in (one, other):
         if edit.value is not None and edit.value != b"\xff":

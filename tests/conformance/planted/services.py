@@ -28,9 +28,9 @@ FAULTS: list[Fault] = []
 Send = Callable[[bytes], Awaitable[None]]
 
 
-def plant(rule: str, what: str, transport: type[ProxyTransport]) -> None:
+def plant(rule: str, what: str, transport: type[ProxyTransport], expects: type[Exception] = AssertionError) -> None:
     """Add a fault to the table."""
-    FAULTS.append(Fault(rule, what, type("TestPlanted", (ProxyKit,), {"transport": transport})))
+    FAULTS.append(Fault(rule, what, type("TestPlanted", (ProxyKit,), {"transport": transport}), expects))
 
 
 class ProxyCalls(ProxyTransport):
@@ -261,6 +261,6 @@ class TakesAStopForTheEnd(ProxyCalls):
 plant("test_stream_brings_every_response_in_order", "loses a response", LosesOne)
 plant("test_stream_brings_every_response_in_order", "swaps two responses", SwapsTwo)
 plant("test_stream_waits_for_its_reader", "buffers all", BuffersAll)
-plant("test_stream_that_is_refused_is_a_service_error", "ends plainly", EndsPlainly)
+plant("test_stream_that_is_refused_is_a_service_error", "ends plainly", EndsPlainly, trio.EndOfChannel)
 plant("test_stream_left_by_the_client_cancels_the_handler", "lets the handler go on", GoesOnAlone)
-plant("test_stream_ends_when_the_server_stops", "takes a stop for the end", TakesAStopForTheEnd)
+plant("test_stream_ends_when_the_server_stops", "takes a stop for the end", TakesAStopForTheEnd, trio.EndOfChannel)

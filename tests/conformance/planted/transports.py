@@ -42,10 +42,11 @@ def plant(
     accepted: type[ProxyLink] = ProxyLink,
     transport: type[ProxyTransport] = ProxyTransport,
     kit: type[ProxyKit] = ProxyKit,
+    expects: type[Exception] = AssertionError,
 ) -> None:
     """Add a fault to the table."""
     made = type("Planted", (transport,), {"dialled": dialled, "accepted": accepted})
-    FAULTS.append(Fault(rule, what, type("TestPlanted", (kit,), {"transport": made})))
+    FAULTS.append(Fault(rule, what, type("TestPlanted", (kit,), {"transport": made}), expects))
 
 
 # --- Messages --------------------------------------------------------------------------------------------------------
@@ -239,9 +240,16 @@ class SharesAddresses(ProxyKit):
 
 plant("test_serves_many_links_at_once", "serves one link after the other", transport=OneLinkAtATime)
 plant("test_address_is_the_one_to_connect_to", "says another address", transport=SaysAnotherAddress)
-plant("test_connect_to_nobody_is_unreachable", "lets a foreign error out", transport=LetsForeignErrorsOut)
+plant(
+    "test_connect_to_nobody_is_unreachable", "lets a foreign error out", transport=LetsForeignErrorsOut, expects=OSError
+)
 plant("test_connect_to_nobody_is_unreachable", "connects at the first message", transport=ConnectsLazily)
-plant("test_connect_to_what_is_no_address_is_unreachable", "parses carelessly", transport=ParsesCarelessly)
+plant(
+    "test_connect_to_what_is_no_address_is_unreachable",
+    "parses carelessly",
+    transport=ParsesCarelessly,
+    expects=ValueError,
+)
 plant("test_connect_after_the_server_stopped_is_unreachable", "connects to nobody", transport=ConnectsLazily)
 plant("test_connect_cancelled_leaves_no_connection", "forgets a link", transport=ForgetsACancelledConnect)
 plant("test_serve_at_a_taken_address_is_an_error", "lets two serve at one address", kit=SharesAddresses)
@@ -411,8 +419,13 @@ class LeavesHalf(ProxyLink):
 plant("test_link_closes_when_accept_returns", "keeps the link of a handler that returned", transport=KeepsAcceptedLinks)
 plant("test_link_close_is_seen_by_the_accepting_side", "closes in name only", dialled=ClosesInNameOnly)
 plant("test_link_close_ends_a_receive_under_way", "lets a receive wait on", dialled=ClosesInNameOnly)
-plant("test_link_close_ends_a_receive_under_way", "cannot be closed twice", dialled=ClosesOnce)
-plant("test_link_close_ends_a_receive_under_way", "raises what is Trio's own", dialled=RaisesItsOwn)
+plant("test_link_close_ends_a_receive_under_way", "cannot be closed twice", dialled=ClosesOnce, expects=RuntimeError)
+plant(
+    "test_link_close_ends_a_receive_under_way",
+    "raises what is of Trio",
+    dialled=RaisesItsOwn,
+    expects=trio.ClosedResourceError,
+)
 plant("test_link_close_ends_a_send_under_way", "flushes before it closes", dialled=FlushesBeforeClosing)
 plant("test_link_closed_by_the_peer_ends_a_send_under_way", "lets a send wait on", dialled=TellsNoEnd)
 plant("test_link_closes_even_if_cancelled", "is kept open by a cancellation", dialled=ClosesAfterACheckpoint)

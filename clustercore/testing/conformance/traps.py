@@ -1,0 +1,93 @@
+"""Notices when code asks for what another node would be told otherwise: the clock, chance, the world outside.
+
+Python reports each call of a function written in C to a profiler (``sys.setprofile``), and all these questions end in
+one. What the interpreter does for itself, importing a module, and what ``logging`` does, are no questions of the code.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["CLOCK", "IO", "RANDOMNESS", "watched"]
+
+CLOCK = "the clock"
+RANDOMNESS = "randomness"
+IO = "I/O"
+
+_CLOCKS = frozenset(
+    {
+        "clock_gettime",
+        "clock_gettime_ns",
+        "ctime",
+        "gmtime",
+        "localtime",
+        "monotonic",
+        "monotonic_ns",
+        "perf_counter",
+        "perf_counter_ns",
+        "process_time",
+        "process_time_ns",
+        "sleep",
+        "thread_time",
+        "time",
+        "time_ns",
+    }
+)
+_IO_MODULES = frozenset(
+    {"_io", "_posixsubprocess", "_socket", "_sqlite3", "_thread", "fcntl", "io", "nt", "posix", "select"}
+)
+# Of these modules, what neither reads nor changes anything outside.
+_HARMLESS = frozenset({"BytesIO", "StringIO", "RLock", "allocate_lock", "fspath", "fsencode", "get_ident", "lock"})
+_EXEMPT = ("importlib.", "logging", "warnings", "linecache", "_frozen_importlib")
+
+
+@contextmanager
+def watched() -> Iterator[list[tuple[str, str]]]:
+    """Collect what the body asks for: a kind, and what was called and where, as text."""
+    found: list[tuple[str, str]] = []
+
+    def note(frame: FrameType, event: str, called: Any) -> None:
+        if event != "c_call" or (kind := _kind_of(called)) is None or _is_exempt(frame):
+            return
+        name = getattr(called, "__qualname__", repr(called))
+        found.append((kind, f"{name} at {frame.f_code.co_filename}:{frame.f_lineno}"))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield found
+    finally:
+        sys.setprofile(before)
+
+
+def _kind_of(called: Any) -> str | None:
+    name, module, owner = (getattr(called, part, None) for part in ("__name__", "__module__", "__self__"))
+    if isinstance(owner, type) and issubclass(owner, datetime.date) and name in ("now", "today", "utcnow"):
+        return CLOCK
+    if module == "time" and name in _CLOCKS:
+        return CLOCK
+    if name in ("urandom", "getrandom") or owner is _SHARED_GENERATOR:
+        return RANDOMNESS
+    if name in ("print", "input", "breakpoint") and module == "builtins":
+        return IO
+    if module in _IO_MODULES and name not in _HARMLESS:
+        return IO
+    return None
+
+
+def _is_exempt(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith(_EXEMPT):
+            return True
+        frame = frame.f_back
+    return False
+
+
+# The generator behind ``random.random()`` and its like. One that a machine seeds itself is a part of its state.
+_SHARED_GENERATOR = random.random.__self__  # type: ignore[attr-defined]  # a bound method, which typeshed does not say
