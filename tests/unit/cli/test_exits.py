@@ -133,7 +133,15 @@ def test_plugins_lists_what_is_installed() -> None:
 
     assert "clustercore_sqlite:SqliteStorage" in table.output
     found = json.loads(as_json.output)
-    assert list(found) == ["transport", "storage", "discovery", "state machine", "retry policy", "client"]
+    assert list(found) == [
+        "transport",
+        "storage",
+        "discovery",
+        "state machine",
+        "retry policy",
+        "conflict resolver",
+        "client",
+    ]
     assert {"grpc", "memory"} <= {plugin["name"] for plugin in found["transport"]}
     assert found["client"][0]["target"] == "clustercore_kv:KeyValueClient"
 
