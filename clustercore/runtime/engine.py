@@ -154,24 +154,35 @@ class Engine:
         Raises: InvariantError if the core finds that it broke a rule; nothing more is said after that.
         """
         while True:
-            with trio.move_on_at(self._core.deadline):
-                await self._wakeup.wait()
-            self._leader_clock.tick(trio.current_time())
-            while self._inputs:
-                self._inputs.popleft()()
-            if self._core.deadline <= trio.current_time():
-                self._carry_out(self._core.time_passed(trio.current_time()))
-                # A leader that is a majority by itself hears nobody.
-                self._on_heard()
-            if self._proposals.has_queued and (room_bytes := self._core.proposal_room_bytes):
-                self._append_proposals(room_bytes)
-            if self._version_to_enable and self._core.proposal_room_bytes:
-                self._append_version()
-            if self._reads:
-                reads, self._reads = self._reads, []
-                self._carry_out(self._core.read(reads, trio.current_time()))
-            if self._snapshot_sender.is_reading:
-                self._snapshot_sender.keep_only(self._core.sending)
+            # Almost every input moves the deadline to later. The timer stays where it is then, and rings once in vain:
+            # that costs less than to set it anew each time.
+            with trio.CancelScope(deadline=self._core.deadline) as timer:
+                while True:
+                    await self._wakeup.wait()
+                    self._take_turn()
+                    if self._core.deadline < timer.deadline:
+                        timer.deadline = self._core.deadline
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Do all there is to do now."""
+        now = trio.current_time()
+        self._leader_clock.tick(now)
+        while self._inputs:
+            self._inputs.popleft()()
+        if self._core.deadline <= trio.current_time():
+            self._carry_out(self._core.time_passed(trio.current_time()))
+            # A leader that is a majority by itself hears nobody.
+            self._on_heard()
+        if self._proposals.has_queued and (room_bytes := self._core.proposal_room_bytes):
+            self._append_proposals(room_bytes)
+        if self._version_to_enable and self._core.proposal_room_bytes:
+            self._append_version()
+        if self._reads:
+            reads, self._reads = self._reads, []
+            self._carry_out(self._core.read(reads, trio.current_time()))
+        if self._snapshot_sender.is_reading:
+            self._snapshot_sender.keep_only(self._core.sending)
 
     # --- Inputs ---
 

@@ -15,16 +15,30 @@ class Wakeup:
     """Lets one task sleep until somebody has something for it. Waking it twice is waking it once."""
 
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._is_set = False
+        # The task that sleeps, if it does.
+        self._sleeper: trio.lowlevel.Task | None = None
 
     def set(self) -> None:
         """Wake the task, or keep it from falling asleep the next time."""
-        self._event.set()
+        self._is_set = True
+        if self._sleeper is not None:
+            sleeper, self._sleeper = self._sleeper, None
+            trio.lowlevel.reschedule(sleeper)
 
     async def wait(self) -> None:
         """Sleep until ``set``, and consume it. Cancellation consumes nothing."""
-        await self._event.wait()
-        self._event = trio.Event()
+        if self._is_set:
+            await trio.lowlevel.checkpoint()
+        else:
+            assert self._sleeper is None, "only one task may wait"
+            self._sleeper = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._give_up)
+        self._is_set = False
+
+    def _give_up(self, raise_cancel: object) -> trio.lowlevel.Abort:
+        self._sleeper = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Newest(Generic[T]):

@@ -35,6 +35,28 @@ async def test_wakeup_cancelled_keeps_the_call() -> None:
         await wakeup.wait()
 
 
+async def test_wakeup_wakes_whoever_sleeps(nursery: trio.Nursery) -> None:
+    """Once for each call that it had not heard of, and again after a sleep that was cancelled."""
+    wakeup, woken = Wakeup(), list[int]()
+
+    async def sleep() -> None:
+        with trio.move_on_after(0):
+            await wakeup.wait()
+        while True:
+            await wakeup.wait()
+            woken.append(len(woken))
+
+    nursery.start_soon(sleep)
+    for number in range(3):
+        await wait_all_tasks_blocked()
+        assert len(woken) == number
+        wakeup.set()
+        wakeup.set()
+    await wait_all_tasks_blocked()
+
+    assert woken == [0, 1, 2]
+
+
 async def test_newest_yields_the_present_value_first_and_skips_old_ones() -> None:
     """A reader sees the value of now, then the newest at each step, and misses what was replaced meanwhile."""
     newest = Newest(1)
