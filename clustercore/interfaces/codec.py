@@ -278,6 +278,8 @@ MESSAGE_NUMBERS: dict[type[Message], int] = {
     MembersFailed: 24,
 }
 _MESSAGE_TYPES = {number: message_type for message_type, number in MESSAGE_NUMBERS.items()}
+# The tags of one byte, which begin an envelope. Behind one, a length below 128 is one byte too.
+_SHORT_TAGS = frozenset(number << 3 | BYTES for number in _MESSAGE_TYPES if number < 16)
 
 
 # --- Messages --------------------------------------------------------------------------------------------------------
@@ -296,6 +298,9 @@ def decode_message(data: bytes) -> Message:
 
     Raises: MalformedMessage if it is no envelope, or holds nothing that this version knows.
     """
+    if 2 <= len(data) < 130 and data[1] == len(data) - 2 and data[0] in _SHORT_TAGS:
+        # One short message and nothing else, as almost every one is.
+        return decode_body(_MESSAGE_TYPES[data[0] >> 3], data[2:])
     found: int | None = None
     body = b""
     for number, wire_type, value in split_fields(data):

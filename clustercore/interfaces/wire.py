@@ -233,9 +233,16 @@ def decode_append_entries_response(data: bytes, position: int = 0) -> AppendEntr
     Raises: MalformedMessage if it is none.
     """
     values = [0] * 8
-    for number, wire_type, value in split_fields(data, position):
-        if number < 8 and wire_type == VARINT and isinstance(value, int):
-            values[number] = value
+    end = len(data)
+    try:
+        while position < end:
+            tag = data[position]
+            if tag & 7 == VARINT and tag < 0x40 and tag >> 3:
+                values[tag >> 3], position = _decode_varint(data, position + 1)
+            else:
+                position = _skip_field(data, position)
+    except IndexError:
+        raise MalformedMessage("AppendEntriesResponse is cut off") from None
     return AppendEntriesResponse(
         term=Term(values[1]),
         success=bool(values[2]),

@@ -116,7 +116,7 @@ class Client:
         connection = Http2Protocol(
             _NoRequests(),
             self._options,
-            self._loop.asyncio_loop,
+            self._loop,
             client_side=True,
             on_end=self._connections.discard,
         )

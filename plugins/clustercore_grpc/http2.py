@@ -28,6 +28,7 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
 from clustercore_grpc.errors import StreamBroken
+from clustercore_grpc.loop import SocketLoop
 from clustercore_grpc.options import Options
 from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
 
@@ -100,7 +101,7 @@ class Http2Protocol(H2Protocol):
         self,
         handler: AbstractHandler,
         options: Options,
-        loop: asyncio.AbstractEventLoop,
+        loop: SocketLoop,
         *,
         client_side: bool,
         on_end: Callable[[Http2Protocol], None],
@@ -115,11 +116,18 @@ class Http2Protocol(H2Protocol):
         self._ready = trio.Event()
         # Tasks that wait for room for another stream.
         self._stream_waiters = trio.lowlevel.ParkingLot()
-        self._timer: asyncio.TimerHandle | None = None
         self._last_read = 0.0
         self._pinged_at = 0.0
 
     # --- Called by asyncio ---
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        for stream in list(self.processor.streams.values()):
+            stream.window_updated.set()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.abort("connection lost" + (f": {exc}" if exc is not None else ""))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         socket = cast(asyncio.Transport, transport)
@@ -141,7 +149,27 @@ class Http2Protocol(H2Protocol):
         self.processor = EventsProcessor(self.handler, self.connection)
         self.connection.flush()
         self._last_read = trio.current_time()
-        self._wake_at(self._last_read + self._options.keepalive_time_s)
+        self._loop.start_reading(socket, self)
+
+    # --- Called by the task that reads ---
+
+    def has_ended(self) -> bool:
+        """Say whether nothing more is to be read."""
+        return self.end_reason is not None
+
+    def check_alive(self) -> float:
+        """Ping a peer that is silent, and abort if it stays so; return when to look again (Trio's clock)."""
+        now, options = trio.current_time(), self._options
+        if self._pinged_at > self._last_read:
+            if now >= self._pinged_at + options.keepalive_timeout_s:
+                self.abort(f"keepalive: nothing was read for {now - self._last_read:.3f} s")
+            return self._pinged_at + options.keepalive_timeout_s
+        if now >= self._last_read + options.keepalive_time_s:
+            self.connection.h2.ping(b"clustrkp")
+            self.connection.flush()
+            self._pinged_at = now
+            return now + options.keepalive_timeout_s
+        return self._last_read + options.keepalive_time_s
 
     def data_received(self, data: bytes) -> None:
         if self.end_reason is not None:
@@ -170,18 +198,9 @@ class Http2Protocol(H2Protocol):
             if self.connection.socket.get_write_buffer_size() > WRITE_LIMIT_BYTES:
                 self.abort("the peer makes us answer and does not read the answers")
 
-    def eof_received(self) -> bool:
-        # asyncio would close, which waits until the rest is written; a peer that ended its side reads no more.
-        self.abort("closed by the peer")
-        return False
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        for stream in list(self.processor.streams.values()):
-            stream.window_updated.set()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.abort("connection lost" + (f": {exc}" if exc is not None else ""))
+    def reading_ended(self, error: OSError | None) -> None:
+        """Abort. What is still to be written waits for nothing: a peer that ended its side reads no more."""
+        self.abort("closed by the peer" if error is None else f"connection lost: {error}")
 
     # --- Called by Trio tasks ---
 
@@ -199,9 +218,8 @@ class Http2Protocol(H2Protocol):
         if self.end_reason is not None:
             return
         self.end_reason = reason
-        if self._timer is not None:
-            self._timer.cancel()
         if hasattr(self, "processor"):
+            self._loop.stop_reading(self.connection.socket)
             self.processor.close(reason)
         self._ready.set()
         self._stream_waiters.unpark_all()
@@ -237,25 +255,3 @@ class Http2Protocol(H2Protocol):
     def stream_count(self) -> int:
         """How many streams are in use."""
         return len(self.processor.streams)
-
-    # --- Keepalive ---
-
-    def _wake_at(self, when: float) -> None:
-        self._timer = self._loop.call_at(when, self._check_alive)
-
-    def _check_alive(self) -> None:
-        if self.end_reason is not None:
-            return
-        now, options = trio.current_time(), self._options
-        if self._pinged_at > self._last_read:
-            if now >= self._pinged_at + options.keepalive_timeout_s:
-                self.abort(f"keepalive: nothing was read for {now - self._last_read:.3f} s")
-                return
-            self._wake_at(self._pinged_at + options.keepalive_timeout_s)
-        elif now >= self._last_read + options.keepalive_time_s:
-            self.connection.h2.ping(b"clustrkp")
-            self.connection.flush()
-            self._pinged_at = now
-            self._wake_at(now + options.keepalive_timeout_s)
-        else:
-            self._wake_at(self._last_read + options.keepalive_time_s)

@@ -135,9 +135,8 @@ class Server:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _new_connection(self) -> Http2Protocol:
-        loop = self._loop.asyncio_loop
         connection = Http2Protocol(
-            _RequestStarter(self), self._options, loop, client_side=False, on_end=self._connections.discard
+            _RequestStarter(self), self._options, self._loop, client_side=False, on_end=self._connections.discard
         )
         self._connections.add(connection)
         if self._nursery is None:

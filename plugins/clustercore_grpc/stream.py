@@ -40,6 +40,10 @@ _PREFIX_BYTES = 5
 # gigabit link busy for 2 ms, small enough that what is sent last is not long on its way.
 SEND_BUFFER_BYTES = 256 * 1024
 
+# Messages sent before other tasks get their turn, as long as nothing makes ``send`` wait. A turn of the scheduler costs
+# as much as a small message does, and a node that idles sends one at a time.
+SENDS_PER_CHECKPOINT = 16
+
 # A frame takes no more, even if the peer would: smaller frames let other streams in between.
 MAX_FRAME_BYTES = 256 * 1024
 
@@ -160,6 +164,8 @@ class MessageStream(GrpclibStream):
         self.has_ended = False
         self._outbox: deque[bytes | memoryview] = deque()
         self._outbox_bytes = 0
+        # How often ``send`` was called.
+        self._sends = 0
         # Ends our side once the outbox is empty: with trailers, or () for a bare end of data.
         self._ending: Headers | None = None
         self._receivers = trio.lowlevel.ParkingLot()
@@ -297,6 +303,8 @@ class MessageStream(GrpclibStream):
     async def send(self, message: bytes) -> None:
         """Queue a message and write what can be written. Waits while too much is queued.
 
+        It is always a cancellation point; other tasks get their turn when it waits, and after some messages.
+
         Cancellation: the message is queued whole or not at all.
         Raises: StreamBroken.
         """
@@ -304,7 +312,9 @@ class MessageStream(GrpclibStream):
         while self._broken is None and self._ending is None and self._outbox_bytes >= SEND_BUFFER_BYTES:
             await self._senders.park()
         self.send_nowait(message)
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._sends += 1
+        if self._sends % SENDS_PER_CHECKPOINT == 0:
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     def send_nowait(self, message: bytes) -> None:
         """Queue a message, however much waits, and write what can be written.

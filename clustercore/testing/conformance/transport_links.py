@@ -49,18 +49,21 @@ class LinkRules(TransportBench):
 
     async def test_link_close_is_seen_by_the_accepting_side(self) -> None:
         """When the dialling side closes, the accepting side gets LinkClosed."""
-        ended = trio.Event()
+        arrived, ended = trio.Event(), trio.Event()
 
         async def wait_for_the_end(link: Link) -> None:
             try:
                 while True:
                     await link.receive()
+                    arrived.set()
             except LinkClosed:
                 ended.set()
 
         async with self._serving(self.make(), wait_for_the_end) as (address, _), self.make() as client:
             link = await client.connect(address, Lane.CONTROL)
             await link.send(numbered())
+            # A link that closes at once may take with it what was sent, and so the other side's news of it.
+            await arrived.wait()
             await link.aclose()
             await ended.wait()
 

@@ -332,6 +332,20 @@ def test_envelope_with_two_messages_holds_the_last() -> None:
     assert decode_message(encode_message(first) + encode_message(last)) == last
 
 
+@pytest.mark.parametrize("size", range(118, 136))
+def test_envelope_is_read_alike_at_every_length(size: int) -> None:
+    """Where a length begins to take two bytes, what looks like a short message is none, also before another field."""
+    message = HelloResponse(NodeId("n" * size))
+    short = ProposalsFailed(1, ForwardFailure.REFUSED, None, "d" * size)
+    # A field that no version knows.
+    unknown = wire.encode_field(99, b"unknown")
+
+    for one in (message, short):
+        assert decode_message(encode_message(one)) == one
+        assert decode_message(encode_message(one) + unknown) == one
+        assert decode_message(unknown + encode_message(one)) == one
+
+
 @given(message=messages, keep=st.floats(0, 1, exclude_max=True))
 def test_envelope_cut_short_is_malformed(message: Message, keep: float) -> None:
     """No part of an envelope passes for a message."""
