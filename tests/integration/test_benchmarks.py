@@ -84,3 +84,25 @@ def test_snapshot_transfer_leaves_figures(tmp_path: Path) -> None:
     assert found["leader_base_mib"] > 0
     assert found["sending_s"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_idle_cost_leaves_figures(tmp_path: Path) -> None:
+    """The JSON has a row for each of three processes, and one for the groups, which take no step."""
+    figures = tmp_path / "figures.json"
+    script = str(ROOT / "benchmarks" / "idle_cost.py")
+    quick = ["--seconds", "1", "--groups", "10"]
+
+    subprocess.run(
+        [sys.executable, "-W", "error", script, *quick, "--json", str(figures)],
+        check=True,
+        timeout=LIMIT_S,
+        stdout=subprocess.DEVNULL,
+    )
+
+    report = json.loads(figures.read_text(encoding="utf-8"))
+    assert sorted(row["node"] for row in report["nodes"]) == ["n1", "n2", "n3"]
+    for row in report["nodes"]:
+        assert row["cpu_percent"] > 0
+        assert row["steps_per_s"] >= row["wakeups_per_s"] > 0
+    # The step is the one of whoever watches, in a fifth of the time.
+    assert (report["groups"]["groups"], report["groups"]["steps_per_s"]) == (10, 5)
