@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 
 import trio
 
@@ -69,8 +69,10 @@ async def _parts_of(source: Source, index: LogIndex) -> AsyncGenerator[bytes, No
     unyielded_bytes = unyielded_parts = 0
     try:
         if isinstance(chunks, AsyncIterable):
-            async for part in chunks:
-                yield part
+            # A generator that is not read to its end has clean-up to do, and must not be left to the garbage collector.
+            async with aclosing(chunks) if isinstance(chunks, AsyncGenerator) else nullcontext():
+                async for part in chunks:
+                    yield part
             return
         for part in [chunks] if isinstance(chunks, bytes) else chunks:
             yield part

@@ -79,31 +79,35 @@ class Snapshots:
 
         Raises: StateMachineError if the machine raises while it is asked for its parts.
         """
-        while True:
-            await self._wakeup.wait()
-            assert self._taken is not None
-            with trio.CancelScope() as self._storing:
-                await self._store(self._taken)
-            self._taken = None
-            self._idle.set()
+        try:
+            while True:
+                await self._wakeup.wait()
+                assert self._taken is not None
+                with trio.CancelScope() as self._storing:
+                    await self._store(self._taken)
+                self._let_go()
+                self._idle.set()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        taken, self._taken = self._taken, None
+        if taken is not None and isinstance(taken.source, SnapshotHandle):
+            taken.source.close()
 
     async def _store(self, taken: _Taken) -> None:
         metadata = taken.metadata
         index = metadata.last_included_index
         offset = 0
-        try:
-            parts = snapshot_bytes(taken.source, preamble=taken.preamble, index=index, chunk_bytes=self._chunk_bytes)
-            async with aclosing(parts):
-                async for part in parts:
-                    if not await self._writer.write_own_chunk(metadata, offset, part):
-                        return
-                    offset += len(part)
-            keep_from = self._first_index_to_keep(index)
-            if await self._writer.install_own(metadata, keep_from):
-                self._on_saved(metadata, keep_from)
-        finally:
-            if isinstance(taken.source, SnapshotHandle):
-                taken.source.close()
+        parts = snapshot_bytes(taken.source, preamble=taken.preamble, index=index, chunk_bytes=self._chunk_bytes)
+        async with aclosing(parts):
+            async for part in parts:
+                if not await self._writer.write_own_chunk(metadata, offset, part):
+                    return
+                offset += len(part)
+        keep_from = self._first_index_to_keep(index)
+        if await self._writer.install_own(metadata, keep_from):
+            self._on_saved(metadata, keep_from)
 
     async def restore(self, state: ReplicatedState, at_least: LogIndex) -> SnapshotMetadata:
         """Put the stored snapshot, which covers ``at_least`` so much, in place of what there is; return which it is.

@@ -107,6 +107,8 @@ class Setup:
     seed: int = 0
     # A machine's state has 8 bytes: three chunks.
     chunk_bytes: int = 3
+    # What a leader's log keeps for a follower that is sent one: by default everything.
+    snapshot_hold_bytes: int = 1_000_000
     # The place of a node whose disk is slow, and never finishes more than one write at a time; -1 for none.
     slow: int = -1
 
@@ -117,6 +119,7 @@ class Setup:
             max_append_bytes=self.max_append_bytes,
             max_inflight_appends=self.max_inflight_appends,
             snapshot_timeout_s=2.0,
+            snapshot_hold_bytes=self.snapshot_hold_bytes,
             # There is one clock, so that a lease may last to the last moment in which it is true.
             max_clock_drift=0,
         )
@@ -134,6 +137,7 @@ def random_schedule(seed: int, length: int) -> tuple[Setup, list[Step]]:
         max_inflight_appends=rng.choice([1, 2, 4]),
         seed=seed,
         slow=rng.choice([-1, -1, -1, 0, 1, 2]),
+        snapshot_hold_bytes=1_000_000 if seed % 4 else 60,
     )
     # Each seed has its own mixture, so that some have slow disks, some many crashes, and so on: what is rare in the
     # average of all is then common in some (Groce et al., "Swarm Testing", ISSTA 2012).

@@ -22,6 +22,7 @@ SETUPS = st.builds(
     max_inflight_appends=st.integers(1, 3),
     seed=st.integers(0, 1000),
     slow=st.sampled_from([-1, 0, 1]),
+    snapshot_hold_bytes=st.sampled_from([1_000_000, 60]),
 )
 # Each kind about as often as in a seeded schedule, the rare ones somewhat more.
 EVENTS = [event for event, weight in WEIGHTS.items() for _ in range(math.ceil(weight))]

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import attrs
 import pytest
 import trio
 
-from clustercore.interfaces import Applied, NodeId, NodeStopped, ProposalError, StorageFull
+from clustercore.interfaces import (
+    Applied,
+    InstallSnapshotRequest,
+    NodeId,
+    NodeStopped,
+    ProposalError,
+    StorageFull,
+    StorageIdentity,
+)
+from clustercore.raft.core import RaftCore
+from clustercore.raft.effects import Effects
+from clustercore.raft.messages import RaftMessage
 from clustercore.raft.progress import SnapshotTransfer
+from clustercore.runtime.introductions import Introductions, ProtocolVersions
 from tests.simulation.cluster import SimulatedCluster, SimulatedNode, eventually, simulate, small_config
 from tests.simulation.disk import Boundary
 
@@ -457,3 +470,40 @@ def test_snapshots_are_taken_by_size_too() -> None:
             assert covered_by(machine) >= 8
 
     simulate(main, config=small_config(snapshot_bytes=1000, snapshot_tail_entries=0))
+
+
+def test_node_of_protocol_version_2_gets_its_snapshot_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take a chunk for all of it. The others get theirs in chunks, and agree with it."""
+    told: dict[NodeId, list[bool]] = {}
+    receive = RaftCore.receive
+
+    def noted(core: RaftCore, sender: NodeId, message: RaftMessage, now: float) -> Effects:
+        if isinstance(message, InstallSnapshotRequest):
+            told.setdefault(core.state.node_id, []).append(message.offset == 0 and message.is_last)
+        return receive(core, sender, message, now)
+
+    class OldAtC(Introductions):
+        def __init__(self, identity: StorageIdentity, **rest: Any) -> None:
+            super().__init__(identity, **rest, versions=ProtocolVersions(2, 2 if identity.node_id == "c" else 3))
+
+    monkeypatch.setattr(RaftCore, "receive", noted)
+    monkeypatch.setattr("clustercore.runtime.assembly.Introductions", OldAtC)
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start_all()
+        acknowledged = await fill(await cluster.leader(), 3, "before")
+        for name in ("b", "c"):
+            # One at a time, so that the others are a majority. One of the newer version leads.
+            await cluster.stop(name)
+            leader = await cluster.leader([machine.name for machine in cluster.on])
+            if leader.name != "a":
+                await leader.running.transfer_leadership("a")
+            acknowledged += await fill(await cluster.leader(["a"]), 23, f"without {name}")
+            await cluster.start(name)
+            await check(cluster, acknowledged)
+
+    simulate(main, config=CHUNKED)
+
+    assert set(told) == {"b", "c"}
+    assert told[NodeId("c")] == [True]
+    assert told[NodeId("b")].count(False) > 5

@@ -203,6 +203,50 @@ async def test_snapshot_that_is_given_up_is_not_stored(nursery: trio.Nursery) ->
         assert saved == [9]
 
 
+async def test_generator_of_parts_is_closed_when_its_snapshot_is_given_up(nursery: trio.Nursery) -> None:
+    """Whatever it holds is let go of before ``give_up`` returns, not when the garbage is collected."""
+    events: list[str] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"more than one chunk of it"
+        finally:
+            events.append("closed")
+
+    async with MemoryStorage() as storage:
+        writer = Writer(storage, snapshot_index=LogIndex(0), on_durable=lambda write_id: None)
+        snapshots = make_snapshots(writer, [])
+        nursery.start_soon(writer.run)
+        nursery.start_soon(snapshots.run)
+        snapshots.take(LogIndex(4), Term(1), endless(), b"")
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        assert events == []
+
+        await snapshots.give_up()
+
+        assert events == ["closed"]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_handle_is_closed_when_the_node_ends(turns: int) -> None:
+    """Once, however far its snapshot was: not begun yet, or under way."""
+    handle = Handle(*[b"some"] * 100)
+    async with MemoryStorage() as storage:
+        writer = Writer(storage, snapshot_index=LogIndex(0), on_durable=lambda write_id: None)
+        snapshots = make_snapshots(writer, [])
+        async with trio.open_nursery() as node:
+            node.start_soon(writer.run)
+            node.start_soon(snapshots.run)
+            snapshots.take(LogIndex(4), Term(1), handle, b"")
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            node.cancel_scope.cancel()
+
+    assert handle.closed == 1
+
+
 async def test_snapshot_that_a_leaders_overtakes_is_given_up(nursery: trio.Nursery) -> None:
     """A newer one from the leader is stored meanwhile: that one stays, and the handle is closed."""
     handle, saved = Handle(b"older"), list[int]()
