@@ -253,7 +253,10 @@ class Engine:
         return self._core.best_successor(trio.current_time())
 
     def enable_version(self, version: int) -> None:
-        """Have commands up to a version switched on, as soon as this leader takes proposals; nobody waits for it."""
+        """Have commands up to a version switched on, as soon as this leader takes proposals; nobody waits for it.
+
+        0 takes back what was asked for and is not in the log yet.
+        """
         self._version_to_enable = version
         self._wakeup.set()
 

@@ -35,6 +35,16 @@ class CommandVersions:
         enabled: Callable[[], int],
         enable: Callable[[int], None],
     ) -> None:
+        """Nobody but this node has announced anything yet.
+
+        Args:
+            node_id: This node.
+            own_version: The newest version that its state machine understands.
+            members: Everybody who applies the log, this node included.
+            is_leader: Whether this node leads.
+            enabled: The version that is on.
+            enable: Has a version put into the log as soon as that is possible; 0 if none is to be any more.
+        """
         self._announced = {node_id: own_version}
         self._members = members
         self._is_leader = is_leader
@@ -47,8 +57,12 @@ class CommandVersions:
         self.look()
 
     def look(self) -> None:
-        """Switch on what can be: this node has become the leader, or the members have changed."""
+        """Switch on what can be: this node has become the leader, or the members have changed.
+
+        They count from when their change is in the log, before it is committed: the entry that switches a version on
+        comes after it there, and is never applied without it.
+        """
         if self._is_leader():
             version = enabled_version(self._announced, self._members())
-            if version > self._enabled():
-                self._enable(version)
+            # 0 takes back what was to be switched on and is not in the log yet.
+            self._enable(version if version > self._enabled() else 0)

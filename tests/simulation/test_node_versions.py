@@ -51,6 +51,35 @@ def test_version_is_on_once_the_last_member_is_upgraded() -> None:
     simulate(main)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_version_is_on_once_the_last_old_member_is_removed(seed: int) -> None:
+    """The leader looks anew when the members change (issue 3): nobody has to restart or to lead anew."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start("a")
+        cluster.make_machine = NewJournal
+        await cluster.start("b")
+        await cluster.start("c")
+        leader = await cluster.leader()
+        if leader is cluster["a"]:
+            await leader.running.transfer_leadership()
+            leader = await cluster.leader("bc")
+        await leader.running.propose(b"old")
+        await cluster.converge()
+        term = leader.running.status().term
+        assert leader.running.command_version == 1
+        # So that no new Hello of it makes the leader look.
+        await cluster.crash("a")
+
+        await leader.running.members.remove("a")
+
+        await eventually(lambda: [cluster[name].running.command_version for name in "bc"] == [2, 2])
+        assert leader.running.status().term == term
+        assert (await leader.running.propose(b"new", version=2)).result.endswith(b":v2 new")
+
+    simulate(main, seed=seed)
+
+
 def test_what_is_on_stays_on_through_restarts_and_snapshots() -> None:
     """All nodes lose their power; the version is in the snapshots."""
 

@@ -42,9 +42,22 @@ def test_leader_switches_on_what_all_know_and_nobody_else_does() -> None:
     assert asked == [2, 2]
     enabled[0] = 2
     versions.look()
-    versions.announce(B, 2)
-    assert asked == [2, 2]
+    assert asked == [2, 2, 0]
 
     versions.announce(B, 4)
 
-    assert asked == [2, 2, 3]
+    assert asked == [2, 2, 0, 3]
+
+
+def test_version_that_a_new_member_does_not_know_is_taken_back() -> None:
+    """It was asked for and is not in the log yet, as the leader takes no proposals now. The new one would halt."""
+    asked: list[int] = []
+    members = [A, B]
+    versions = CommandVersions(
+        A, 2, members=lambda: members, is_leader=lambda: True, enabled=lambda: 1, enable=asked.append
+    )
+    versions.announce(B, 2)
+    members.append(C)
+    versions.look()
+
+    assert asked == [2, 0]
