@@ -73,6 +73,10 @@ __all__ = ["Assembly"]
 
 logger = logging.getLogger("clustercore")
 
+# How long a machine may be suspended, or by how much its clock be set, without a lease being void: this share of an
+# election timeout. Above what reading two clocks one after the other takes on a busy machine.
+_UNNOTICED_STEP = 0.05
+
 
 class Assembly:
     """The parts of one running node, and what each tells the others.
@@ -150,10 +154,10 @@ class Assembly:
             outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
             timeout_s=config.raft.election_timeout_s,
         )
-        # A lease ends before the followers' protection by what their clocks may have gained meanwhile. A step of up to
-        # half of that may stay unnoticed, and leaves the other half to the clocks.
-        margin_s = config.raft.election_timeout_s * (1 - 1 / (1 + config.raft.max_clock_drift))
-        self._clock_guard = ClockGuard(wall_clock, tolerance_s=margin_s / 2)
+        # A step of the clocks of up to so much stays unnoticed, and each lease is shorter by as much: what it leaves to the
+        # drift of the clocks is for the drift alone.
+        self._unnoticed_step_s = config.raft.election_timeout_s * _UNNOTICED_STEP
+        self._clock_guard = ClockGuard(wall_clock, tolerance_s=self._unnoticed_step_s)
         self.leaderships = Leaderships(lease_until=self.lease_until, term=lambda: self._core.state.current_term)
         self._snapshot_rng = Random(rng.getrandbits(64))
         self._writer = Writer(
@@ -292,10 +296,11 @@ class Assembly:
 
     def lease_until(self) -> float:
         """Return until when no other node can lead (Trio's clock); minus infinity if unknown, or the clock in doubt."""
-        return self.engine.lease_until(
+        until = self.engine.lease_until(
             heard_since=self._clock_guard.stepped_at(trio.current_time()),
             protection_s=self._introductions.election_timeouts_s,
         )
+        return until - self._unnoticed_step_s
 
     def status(self) -> NodeStatus:
         """Return a picture of the node now."""
@@ -422,6 +427,8 @@ class Assembly:
 
     def _configuration_changed(self, configuration: Configuration) -> None:
         self._lanes.follow(configuration.peers_of(self._node_id))
+        # Whoever kept a version from being switched on may be a member no more, or a new one may not understand it.
+        self.command_versions.look()
 
     def _transfer_given_up(self, target: NodeId, failure: TransferFailure) -> None:
         logger.info("node %s goes on leading: the target %s %s", self._node_id, target, failure.value)

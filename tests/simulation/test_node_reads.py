@@ -131,6 +131,38 @@ def test_clock_step_voids_the_lease_until_the_next_round(step_s: float) -> None:
     simulate(main)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_step_that_stays_unnoticed_is_within_every_lease(seed: int) -> None:
+    """A machine that was suspended for a moment takes leases for younger than they are; each ends earlier by as much.
+
+    What a lease leaves to the drift of the clocks is for that alone (issue 3).
+    """
+    step_s = 0.049
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start_all()
+        leader = await cluster.leader()
+        await leader.running.propose(b"x")
+        await trio.sleep(1)
+        # Nothing that is sent from now on is answered.
+        cluster.network.isolate(leader.name)
+        cut_at = trio.current_time()
+        cluster.clock_step_s = step_s
+        under_lease: list[float] = []
+
+        while trio.current_time() < cut_at + 2:
+            with trio.move_on_after(0.001):
+                await leader.running.read(b"", consistency=LEASE)
+                under_lease.append(trio.current_time())
+            await trio.sleep(0.001)
+
+        raft = cluster.config.raft
+        protected_until = cut_at + raft.election_timeout_s / (1 + raft.max_clock_drift)
+        assert protected_until - 0.25 < under_lease[-1] < protected_until - step_s
+
+    simulate(main, seed=seed)
+
+
 def test_stale_read_says_how_stale() -> None:
     """The lag is below two heartbeats on a node in touch, grows on one that is cut off, and is infinite before any."""
 

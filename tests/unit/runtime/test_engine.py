@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -194,6 +195,50 @@ def append_request(term: int, first: int = 1, last: int = 0, commit: int = 0) ->
     )
     prev_term = Term(term) if first > 1 else Term(0)
     return AppendEntriesRequest(Term(term), B, LogIndex(first - 1), prev_term, LogIndex(commit), entries)
+
+
+# --- How old a stale read is ---
+
+
+def heartbeat(number: int, answered: int, commit: int = 1) -> AppendEntriesRequest:
+    """A heartbeat of b in term 1, with the log up to 1."""
+    return attrs.evolve(
+        append_request(1, 2, 1, commit), prev_log_term=Term(1), round=Round(number), answered_round=Round(answered)
+    )
+
+
+async def test_age_of_a_stale_read_counts_the_way_of_the_leaders_word(autojump_clock: MockClock) -> None:
+    """Round 3 was long on its way (issue 3). It was sent after round 2 was heard here, and is taken to be as old."""
+    async with running() as bench:
+        await bench.receive(B, attrs.evolve(append_request(1, 1, 1), round=Round(1)))
+        await bench.durable()
+        assert bench.engine.lag_s() == math.inf
+        heard_at = trio.current_time()
+        await bench.receive(B, heartbeat(2, answered=1))
+        assert bench.engine.lag_s() == 0.0
+
+        await trio.sleep(0.75)
+        await bench.receive(B, heartbeat(3, answered=2))
+
+        assert bench.engine.lag_s() == trio.current_time() - heard_at == 0.75
+
+
+async def test_word_that_names_no_round_heard_here_makes_nothing_fresh(autojump_clock: MockClock) -> None:
+    """It may be of any age: from an older version, from another term, or overtaken by all that was heard since."""
+    async with running() as bench:
+        await bench.receive(B, attrs.evolve(append_request(1, 1, 1), round=Round(4)))
+        await bench.durable()
+
+        await bench.receive(B, heartbeat(5, answered=0))
+        await bench.receive(B, heartbeat(6, answered=3))
+        assert bench.engine.lag_s() == math.inf
+        await bench.receive(B, heartbeat(7, answered=6))
+        assert bench.engine.lag_s() == 0.0
+        await trio.sleep(0.5)
+        # The same words again: as old as they were.
+        await bench.receive(B, heartbeat(7, answered=6))
+
+        assert bench.engine.lag_s() == 0.5
 
 
 # --- Durable before visible ---
