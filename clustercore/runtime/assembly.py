@@ -154,8 +154,8 @@ class Assembly:
             outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
             timeout_s=config.raft.election_timeout_s,
         )
-        # A step of the clocks of up to so much stays unnoticed, and each lease is shorter by as much: what it leaves to the
-        # drift of the clocks is for the drift alone.
+        # A step of the clocks of up to so much stays unnoticed, and each lease is shorter by as much: what it leaves to
+        # the drift of the clocks is for the drift alone.
         self._unnoticed_step_s = config.raft.election_timeout_s * _UNNOTICED_STEP
         self._clock_guard = ClockGuard(wall_clock, tolerance_s=self._unnoticed_step_s)
         self.leaderships = Leaderships(lease_until=self.lease_until, term=lambda: self._core.state.current_term)

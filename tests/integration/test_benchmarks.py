@@ -106,3 +106,22 @@ def test_idle_cost_leaves_figures(tmp_path: Path) -> None:
         assert row["steps_per_s"] >= row["wakeups_per_s"] > 0
     # The step is the one of whoever watches, in a fifth of the time.
     assert (report["groups"]["groups"], report["groups"]["steps_per_s"]) == (10, 5)
+
+
+def test_rolling_restart_leaves_figures(tmp_path: Path) -> None:
+    """Nothing is lost, whatever the gaps are on this machine, and the JSON has a gap for each round."""
+    figures = tmp_path / "figures.json"
+    script = str(ROOT / "benchmarks" / "rolling_restart.py")
+
+    subprocess.run(
+        [sys.executable, "-W", "error", script, "--rounds", "1", "--json", str(figures)],
+        check=True,
+        timeout=LIMIT_S,
+        stdout=subprocess.DEVNULL,
+    )
+
+    found = json.loads(figures.read_text(encoding="utf-8"))["figures"]
+    assert found["writes"] > 0
+    assert found["lost"] == 0
+    assert [found["longest_gap_ms"]] == found["gaps_ms"]
+    assert found["longest_gap_ms"] > 0
