@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from clustercore.cli.demo import demo
+from clustercore.cli.fuzz import fuzz
 from clustercore.cli.kv import kv
 from clustercore.cli.members import members
 from clustercore.cli.plugins_command import plugins
@@ -22,5 +23,5 @@ def root() -> None:
     """Replicated state that survives the loss of machines: run nodes, ask them, and see what they bear."""
 
 
-for command in (demo, serve, kv, status, members, plugins, retry, trace):
+for command in (demo, serve, kv, status, members, plugins, retry, fuzz, trace):
     root.add_command(command)

@@ -19,6 +19,7 @@ from pathlib import Path
 import attrs
 
 from clustercore.interfaces import ConfigError
+from clustercore.testing.trace import Trace
 
 __all__ = [
     "LEVELS",
@@ -71,6 +72,13 @@ class Level(ABC):
 
         Raises: OSError if the file cannot be written.
         """
+
+    def replay(self, trace: Trace) -> tuple[SeedResult, str]:
+        """Run again what a trace is of, on the code as it is now; return the result, and the hash of the new trace.
+
+        Raises: ConfigError if the trace does not say how.
+        """
+        raise ConfigError(f"a trace of level {trace.header.level!r} is repeated by its seed: {trace.header.seed}")
 
     @abstractmethod
     def shrink(self, seed: int, path: Path, say: Callable[[str], object]) -> Sequence[str]:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pytest
 from matplotlib.image import imread
 
+from clustercore.testing.protocol.runs import draw_run
+from clustercore.testing.protocol.tracing import TracedRun, trace_run
 from clustercore.testing.trace import Trace, TraceHeader, render_page
 from clustercore.testing.trace.events import AppliedUpTo, Event, Started
-from tests.properties.raft_schedules import random_schedule
-from tests.properties.raft_trace import TracedRun, trace_schedule
 from tests.unit.testing.traces import HEADER, TEN_EVENTS, VIOLATED
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -42,10 +42,10 @@ def long_run() -> TracedRun:
     """A run of more than a thousand events with crashes, losses and snapshots."""
     found = next(
         run
-        for run in (trace_schedule(*random_schedule(seed, 800)) for seed in range(100))
+        for run in (trace_run(*draw_run(seed, 800)) for seed in range(100))
         if len(run.header.nodes) == 3 and {"crashed", "compacted", "dropped"} <= {event.kind for event in run.events}
     )
-    assert found.error is None
+    assert found.run.error is None
     assert len(found.events) > 1000
     return found
 
@@ -205,7 +205,8 @@ def test_table_says_what_the_cores_knew(browser: Browser, long_run: TracedRun, t
 
     dom = browser.dom(page)
 
-    for name, node in long_run.world.nodes.items():
+    assert long_run.run.world is not None
+    for name, node in long_run.run.world.nodes.items():
         row = re.search(rf'<tr[^>]*data-node="{name}"[^>]*>(.*?)</tr>', dom, re.DOTALL)
         assert row is not None
         cells = [unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row[1])]

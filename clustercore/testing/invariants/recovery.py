@@ -33,7 +33,8 @@ class Recovery(Invariant):
             index = message.match_index
             if message.success and index > self._acknowledged.get(key, (BEFORE_LOG, 0))[0]:
                 term = node.disk.term_at(index)
-                if term is not None:
+                # An acknowledgement may leave when a later leader's entries are on their way to take this one's place.
+                if term is not None and node.core.state.log.term_at(index) == term:
                     self._acknowledged[key] = index, term
         elif type(message) is RequestVoteRequest:
             self._votes[key] = message.term, message.candidate_id

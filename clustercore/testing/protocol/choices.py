@@ -19,6 +19,9 @@ class Kind(Enum):
 
     DELIVER_OLDEST = "deliver the oldest message"
     DELIVER_ANY = "deliver some message"
+    # The first number is the place of the sender, the second that of the receiver. However many other messages there
+    # are, it means the same: a schedule of these can be made short.
+    DELIVER_LINK = "deliver the next message from one node to another"
     DUPLICATE = "deliver a message and keep it"
     REPLAY = "deliver once more what was delivered long ago"
     DROP = "lose a message"
@@ -64,6 +67,7 @@ Choice = tuple[Kind, int, int]
 WEIGHTS: dict[Kind, float] = {
     Kind.DELIVER_OLDEST: 22,
     Kind.DELIVER_ANY: 8,
+    Kind.DELIVER_LINK: 2,
     Kind.DUPLICATE: 3,
     Kind.REPLAY: 2,
     Kind.DROP: 1.5,
@@ -149,7 +153,13 @@ def draw_schedule(plan: WorldPlan, length: int) -> list[Choice]:
 
     # Mostly at once; at times after some elections that were left to chance.
     before = rng.choice([0, 0, 0, length // 4])
-    recovered = [(Kind.RECONNECT, 0, 0), *[(Kind.START, 0, 0)] * len(plan.names)] if before else []
+    recovered: list[Choice] = []
+    if before:
+        recovered = [(Kind.RECONNECT, 0, 0), *[(Kind.START, 0, 0)] * len(plan.names), *OPENING[:2]]
+        # Whose log is behind cannot win.
+        recovered += [(Kind.STAND, place, 0xFFFF) for place in range(plan.voters)]
+        # And there may be much to catch up with.
+        recovered += [(Kind.CALM, 59, 0), (Kind.HEARTBEAT, 0, 0)] * 4
     schedule = [*draw(before), *recovered, *OPENING, *draw(length - before - len(recovered) - len(OPENING))]
     # Whatever else is drawn, somebody crashes once.
     place = rng.randint(before + len(recovered) + len(OPENING), len(schedule))

@@ -21,7 +21,7 @@ from clustercore.testing.protocol.plan import WorldPlan
 from clustercore.testing.protocol.spells import calm, stand, talk
 from clustercore.testing.protocol.world import World
 
-__all__ = ["carry_out", "target_members"]
+__all__ = ["carry_out", "place_on_link", "target_members"]
 
 # A pool this large only grows stale; the oldest messages are lost then.
 MAX_POOL = 120
@@ -57,6 +57,18 @@ def _deliver_oldest(world: World, plan: WorldPlan, first: int, second: int, numb
 def _deliver_any(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
     if world.pool:
         world.deliver(_place(world, plan, first))
+
+
+def _deliver_link(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    place = place_on_link(world, first, second)
+    if place is not None:
+        world.deliver(place)
+
+
+def place_on_link(world: World, first: int, second: int) -> int | None:
+    """Return the place of the oldest message from one node to another; None if there is none."""
+    sender, to = _name(world, first), _name(world, second)
+    return next((place for place, packet in enumerate(world.pool) if packet.sender == sender and packet.to == to), None)
 
 
 def _duplicate(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
@@ -305,6 +317,7 @@ _Move = Callable[[World, WorldPlan, int, int, int], None]
 _MOVES: dict[Kind, _Move] = {
     Kind.DELIVER_OLDEST: _deliver_oldest,
     Kind.DELIVER_ANY: _deliver_any,
+    Kind.DELIVER_LINK: _deliver_link,
     Kind.DUPLICATE: _duplicate,
     Kind.REPLAY: _replay,
     Kind.DROP: _drop,

@@ -48,6 +48,8 @@ class WorldPlan:
     snapshot_tail: int = 0
     # Bytes of one chunk of a snapshot; the state of a machine is 8 bytes.
     chunk_bytes: int = 3
+    # What a leader's log keeps for a follower that is sent a snapshot: by default everything.
+    snapshot_hold_bytes: int = 1_000_000
     # Messages between two nodes arrive in the order in which they were sent, and once.
     has_ordered_links: bool = False
     # The place of a node whose disk is slow and finishes one write at a time, from 0; -1 for none.
@@ -69,7 +71,13 @@ class WorldPlan:
             raise ValueError(f"clock_rates = {self.clock_rates} are not allowed; each is from 0.5 to 2")
         if self.loses_disks and not self.is_forming:
             raise ValueError("loses_disks needs is_forming: a disk is missed only if the cluster has named it")
-        for name in ("max_append_entries", "max_append_bytes", "max_inflight_appends", "chunk_bytes"):
+        for name in (
+            "max_append_entries",
+            "max_append_bytes",
+            "max_inflight_appends",
+            "chunk_bytes",
+            "snapshot_hold_bytes",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is not allowed; at least 1 is")
 
@@ -100,6 +108,7 @@ class WorldPlan:
             max_append_bytes=self.max_append_bytes,
             max_inflight_appends=self.max_inflight_appends,
             snapshot_timeout_s=2.0,
+            snapshot_hold_bytes=self.snapshot_hold_bytes,
             max_clock_drift=self.max_clock_drift,
         )
 
@@ -132,6 +141,7 @@ def draw_plan(seed: int) -> WorldPlan:
         snapshot_every=rng.choice([0, 0, 3, 3, 5, 12, 40]),
         snapshot_tail=rng.choice([0, 0, 1, 3]),
         chunk_bytes=rng.choice([1, 3, 100]),
+        snapshot_hold_bytes=rng.choice([60, 1_000_000, 1_000_000]),
         has_ordered_links=rng.random() < 0.25,
         slow_disk=rng.choice([-1, -1, -1, 0, 1, 2]),
         clock_rates=_draw_rates(rng, voters),

@@ -34,8 +34,10 @@ class ProtocolRun:
     # Of processor time.
     seconds: float
     coverage: Mapping[str, int]
-    # What broke, and after how many events; None if all held.
+    # What broke, after that many events; None if all held.
     error: Exception | None = None
+    # As it was left; None if it could not be built.
+    world: World | None = attrs.field(default=None, eq=False, repr=False)
 
     @property
     def violated(self) -> str | None:
@@ -117,4 +119,4 @@ def run_schedule(
         if world is not None and not counts:
             counts = coverage.result(world, invariants.facts, counter)
     events = world.events if world is not None else 0
-    return ProtocolRun(plan, tuple(choices), events, time.process_time() - started, counts, error)
+    return ProtocolRun(plan, tuple(choices), events, time.process_time() - started, counts, error, world)

@@ -1,11 +1,11 @@
-"""Runs that are recorded, and what a failing one leaves: its shrunk self, as a trace and in words.
+"""Runs that are recorded: as a trace, and each choice in words.
 
-A run is not recorded until it has failed: then it is made short, and run once more under a recorder.
+A run is not recorded until it has failed: then it is made short (``shrinking``), and run once more under a recorder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,19 +14,17 @@ from clustercore.raft.effects import Effects
 from clustercore.raft.types import NodeId, ReadId
 from clustercore.testing.protocol.choices import Choice, Kind
 from clustercore.testing.protocol.disk import OwnSnapshot, Write
+from clustercore.testing.protocol.moves import place_on_link
 from clustercore.testing.protocol.plan import WorldPlan, plan_from
 from clustercore.testing.protocol.runs import ProtocolRun, run_schedule
 from clustercore.testing.protocol.world import Node, Packet, Watcher, World
-from clustercore.testing.shrink import shrink_list
 from clustercore.testing.trace import Event, FailedRun, Recorder, TraceHeader, keep_failure, trace_hash
 from clustercore.testing.trace.failures import with_violation
 
-__all__ = ["TracedRun", "schedule_of", "shrink_run", "tell", "trace_run"]
+__all__ = ["TracedRun", "schedule_of", "tell", "trace_run"]
 
 # A node's own snapshots are writes that its core does not number.
 OWN_SNAPSHOT = 1_000_000
-# Shrinking a schedule of 600 choices takes some hundred runs of ever fewer choices.
-MAX_SHRINK_RUNS = 1500
 REPLAY = "clustercore fuzz --replay {path}"
 
 
@@ -195,40 +193,6 @@ def trace_run(
     return TracedRun(header, events, tuple(told), run)
 
 
-def shrink_run(run: ProtocolRun, *, heals: bool, on_run: Callable[[int], object] = lambda length: None) -> list[Choice]:
-    """Return a short schedule that breaks the same property as a run that failed.
-
-    Args:
-        run: It failed.
-        heals: Whether the healing belongs to it. Where a schedule fails before, it need not.
-        on_run: Told the length of each schedule that is tried.
-    """
-
-    def fails(some: Sequence[Choice]) -> bool:
-        on_run(len(some))
-        return run_schedule(run.plan, some, heals=heals).violated == run.violated
-
-    shorter = shrink_list(run.choices, fails, max_runs=MAX_SHRINK_RUNS)
-    return shrink_list(_simplified(shorter, fails), fails, max_runs=MAX_SHRINK_RUNS)
-
-
-def _simplified(choices: Sequence[Choice], fails: Callable[[Sequence[Choice]], bool]) -> list[Choice]:
-    """Return the choices with smaller numbers and simpler kinds where that fails as well."""
-    kept = list(choices)
-    for place, (kind, first, second) in enumerate(kept):
-        for simpler in (
-            (Kind.DELIVER_OLDEST, 0, 0),
-            (kind, 0, 0),
-            (kind, first & 0xFF, 0),
-            (kind, 0, second & 0xFF),
-            (kind, first & 0xFF, second & 0xFF),
-        ):
-            if simpler != kept[place] and fails([*kept[:place], simpler, *kept[place + 1 :]]):
-                kept[place] = simpler
-                break
-    return kept
-
-
 def schedule_of(options: Mapping[str, Any]) -> tuple[WorldPlan, list[Choice], bool]:
     """Return the world and the schedule that a trace's header holds, and whether it was healed.
 
@@ -261,6 +225,8 @@ def tell(world: World, choice: Choice) -> str:
     if kind in _IN_A_GROUP:
         group = " ".join(other for place, other in enumerate(names) if first >> place & 1)
         return f"{kind.value}: {group or 'nobody'}"
+    if kind is Kind.DELIVER_LINK:
+        return f"deliver the next message from {name} to {names[second % len(names)]}{_next_on_link(world, choice)}"
     packet = _chosen_packet(world, kind, first)
     return f"{kind.value}: {_shown(packet)}" if packet is not None else kind.value
 
@@ -271,6 +237,11 @@ def _chosen_packet(world: World, kind: Kind, first: int) -> Packet | None:
     if kind is Kind.DELIVER_OLDEST:
         return world.pool[0]
     return world.pool[first % len(world.pool)] if kind in (Kind.DELIVER_ANY, Kind.DUPLICATE, Kind.DROP) else None
+
+
+def _next_on_link(world: World, choice: Choice) -> str:
+    place = place_on_link(world, choice[1], choice[2])
+    return "" if place is None else f": {type(world.pool[place].message).__name__}"
 
 
 def _shown(packet: Packet) -> str:

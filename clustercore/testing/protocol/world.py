@@ -150,6 +150,7 @@ class World:
         snapshot_every: int = 0,
         snapshot_tail: int = 0,
         chunk_bytes: int = 1024,
+        has_identities: bool = False,
         watchers: Sequence[Watcher] = (),
     ) -> None:
         """Start the named nodes, and strangers, who wait to be added; what else there is ``WorldPlan`` tells."""
@@ -177,9 +178,11 @@ class World:
         self.answered: dict[ReadId, LogIndex | None] = {}
         # Every snapshot that any node has taken or started with.
         self.taken: dict[SnapshotId, Snapshot] = {}
+        # Whether nodes tell each other which storage they have, so that one that lost its disk is known.
+        self.has_identities = has_identities
         self._watch(watchers)
         self.nodes: dict[NodeId, Node] = {}
-        for place, name in enumerate([*sorted(self.configuration.voters), *map(NodeId, strangers)]):
+        for place, name in enumerate(sorted(self.configuration.voters | set(map(NodeId, strangers)))):
             disk = (disks or {}).get(name, Disk())
             if disk.snapshot is not None:
                 self.taken[disk.snapshot.metadata.snapshot_id] = disk.snapshot
@@ -203,6 +206,7 @@ class World:
             snapshot_every=plan.snapshot_every,
             snapshot_tail=plan.snapshot_tail,
             chunk_bytes=plan.chunk_bytes,
+            has_identities=True,
             watchers=watchers,
         )
 
@@ -249,7 +253,7 @@ class World:
             rng=random.Random(self._rng.random()),
             now=clock,
             new_cluster_id="formed by " + name,
-            incarnation=f"{name}/{storage}",
+            incarnation=f"{name}/{storage}" if self.has_identities else "",
             hard_state=disk.hard_state,
             snapshot=disk.snapshot.metadata if disk.snapshot is not None else None,
             entries=tuple(disk.entries),
@@ -367,7 +371,8 @@ class World:
         sender = self.nodes[packet.sender]
         if node.known_storages.get(packet.sender) != sender.storage:
             node.known_storages[packet.sender] = sender.storage
-            self._act(node, node.core.peer_identified(packet.sender, sender.incarnation))
+            if self.has_identities:
+                self._act(node, node.core.peer_identified(packet.sender, sender.incarnation))
         for hook in self._on_received:
             hook(self, node, packet)
         return self._act(node, node.core.receive(packet.sender, packet.message, self.clock_of(node)), packet.sender)

@@ -12,8 +12,9 @@ from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Effects, Reply, Send
 from clustercore.raft.messages import AppendEntriesRequest, RaftMessage, RequestVoteRequest
 from clustercore.raft.types import HardState, LogIndex, NodeId, Role, Term, WriteId
-from tests.properties.raft_invariants import Invariants
-from tests.properties.raft_world import Disk, World
+from clustercore.testing.invariants import Invariants
+from clustercore.testing.protocol import World
+from clustercore.testing.protocol.disk import Disk
 from tests.unit.raft.building import A, B, candidate, follower, log_of, vote_request, vote_response
 
 # --- Figure 7 ---
@@ -72,7 +73,7 @@ def test_figure_7_follower_converges(name: str) -> None:
 
 def settle(world: World, *names: str) -> None:
     """Let these nodes do all that they have to, among themselves; what goes elsewhere is lost."""
-    world.groups = {NodeId(name): 1 for name in names}
+    world.partition({NodeId(name): 1 for name in names})
     while True:
         for name in names:
             world.flush(NodeId(name))

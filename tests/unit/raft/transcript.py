@@ -84,8 +84,9 @@ from clustercore.raft.types import (
     SnapshotMetadata,
     Term,
 )
-from tests.properties.raft_invariants import Invariants
-from tests.properties.raft_world import Disk, Node, Packet, Snapshot, Watcher, World
+from clustercore.testing.invariants import Invariants
+from clustercore.testing.protocol.disk import Disk, Snapshot
+from clustercore.testing.protocol.world import Node, Packet, Watcher, World
 from tests.unit.raft.building import log_of
 
 __all__ = ["replay"]
@@ -107,7 +108,7 @@ def replay(transcript: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-class _Runner:
+class _Runner(Watcher):
     """A watcher that carries out inputs and writes down what it sees."""
 
     def __init__(self) -> None:

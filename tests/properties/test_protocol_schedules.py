@@ -1,92 +1,80 @@
-"""Raft's safety properties under schedules that lose, repeat and reorder messages, crash nodes and delay disks."""
+"""Raft's safety properties under schedules that Hypothesis draws: it shrinks the choices of what fails."""
+
+from __future__ import annotations
 
 import math
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.messages import PreVoteRequest, PreVoteResponse, RaftMessage, RequestVoteRequest
 from clustercore.raft.types import NodeId, Role
-from tests.properties.raft_invariants import Invariants
-from tests.properties.raft_schedules import WEIGHTS, Event, Setup, Step, random_schedule, run
-from tests.properties.raft_trace import run_and_heal
-from tests.properties.raft_world import World
+from clustercore.testing.invariants import Invariants
+from clustercore.testing.protocol import Choice, Kind, World, WorldPlan
+from clustercore.testing.protocol.moves import carry_out
+from clustercore.testing.protocol.runs import run_schedule
+from clustercore.testing.protocol.tracing import trace_run
+from clustercore.testing.strategies import plans, schedules
 
-SETUPS = st.builds(
-    Setup,
-    nodes=st.sampled_from([3, 1, 2, 4, 5]),
-    max_append_entries=st.integers(1, 3),
-    max_append_bytes=st.sampled_from([100_000, 1, 60]),
-    max_inflight_appends=st.integers(1, 3),
-    seed=st.integers(0, 1000),
-    slow=st.sampled_from([-1, 0, 1]),
-    snapshot_hold_bytes=st.sampled_from([1_000_000, 60]),
-)
-# Each kind about as often as in a seeded schedule, the rare ones somewhat more.
-EVENTS = [event for event, weight in WEIGHTS.items() for _ in range(math.ceil(weight))]
-STEPS = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 255), st.integers(0, 255)), max_size=200)
 # A leader is elected and has committed something: what goes wrong then is more than an election that nobody wins.
-LED: list[Step] = [(Event.EXPIRE, 0, 0), (Event.CALM, 59, 0), (Event.PROPOSE, 0, 1), (Event.CALM, 59, 0)]
+LED: list[Choice] = [
+    (Kind.WAIT, 10, 10),
+    (Kind.WAIT, 10, 10),
+    (Kind.STAND, 0, 0xFF),
+    (Kind.CALM, 59, 0),
+    (Kind.PROPOSE, 0, 1),
+    (Kind.CALM, 59, 0),
+]
 # Of three, the third has heard nothing for so long that it would stand, while the second has just heard its leader.
-CUT_OFF: list[Step] = [*LED, (Event.REIGN, 0b011, 23)]
+CUT_OFF: list[Choice] = [*LED, (Kind.REIGN, 0b011, 23)]
 # The third stands, and only the second hears it.
-STANDS: list[Step] = [(Event.EXPIRE, 2, 0), (Event.AMONG, 0b110, 0)]
+STANDS: list[Choice] = [(Kind.EXPIRE, 2, 0), (Kind.AMONG, 0b110, 0)]
 # The second has heard nothing for just as long, so that the third leads, while the first does not know it.
-DEPOSED: list[Step] = [*CUT_OFF, (Event.HEARTBEAT, 0, 0), (Event.WAIT, 10, 10), *STANDS]
+DEPOSED: list[Choice] = [*CUT_OFF, (Kind.HEARTBEAT, 0, 0), (Kind.WAIT, 10, 10), *STANDS]
+
+
+def run(choices: list[Choice]) -> tuple[World, Invariants]:
+    """Carry out a schedule in a plain world of three."""
+    plan, invariants = WorldPlan(), Invariants()
+    world = World.of(plan, watchers=[invariants])
+    for number, choice in enumerate(choices):
+        carry_out(world, plan, choice, number)
+    return world, invariants
 
 
 @pytest.mark.slow
-@settings(max_examples=5 * settings().max_examples)
-@given(setup=SETUPS, start=st.sampled_from([[], LED, CUT_OFF, DEPOSED]), steps=STEPS)
-def test_any_schedule_is_safe_and_heals(setup: Setup, start: list[Step], steps: list[Step]) -> None:
-    """No schedule breaks an invariant, and once faults end all nodes agree and commit; hypothesis shrinks what does."""
-    run_and_heal(setup, [*start, *steps], name="any schedule")
-
-
-# A smaller seed is no shorter schedule: what fails is made short by itself.
-@pytest.mark.slow
-@settings(phases=set(Phase) - {Phase.shrink})
-@given(seed=st.integers(0, 2**32 - 1))
-def test_long_schedule_is_safe_and_heals(seed: int) -> None:
-    """The same over schedules long enough for many elections; the seed alone repeats one."""
-    run_and_heal(*random_schedule(seed, length=2000), name="long schedule", shrink=True)
-
-
-def test_schedules_reach_what_they_are_to_test() -> None:
-    """A handful of seeded schedules elects, commits and installs snapshots: the invariants are not vacuous."""
-    terms, committed, covered = 0, 0, 0
-    for seed in range(10):
-        world, invariants = run(*random_schedule(seed, length=2000))
-        terms += len(invariants.leaders)
-        committed += len(invariants.committed)
-        covered += sum(node.disk.snapshot_index > 0 for node in world.nodes.values())
-
-    assert terms > 10
-    assert committed > 50
-    assert covered > 4
+@settings(max_examples=3 * settings().max_examples)
+@given(plan=plans(), start=st.sampled_from([[], LED, CUT_OFF, DEPOSED]), choices=schedules(max_size=100))
+def test_any_schedule_is_safe_and_heals(plan: WorldPlan, start: list[Choice], choices: list[Choice]) -> None:
+    """No schedule breaks a property, and once faults end all nodes agree, commit and come to rest."""
+    schedule = [*start, *choices]
+    found = run_schedule(plan, schedule)
+    if found.error is not None:
+        trace_run(plan, schedule, title="any schedule").keep("any schedule")
+        raise found.error
 
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_node_that_was_cut_off_is_not_elected_under_a_lease(restart: bool) -> None:
     """Who has just heard a leader, or has just started and may have, elects nobody else (thesis §4.2.3, §6.4.1)."""
-    again: list[Step] = [(Event.CRASH, 1, 3), (Event.START, 1, 0)] if restart else []
-    world, invariants = run(Setup(), [*CUT_OFF, *again, *STANDS])
+    again: list[Choice] = [(Kind.CRASH, 1, 3), (Kind.START, 0, 0)] if restart else []
+    world, invariants = run([*CUT_OFF, *again, *STANDS])
 
     leader, _, cut_off = world.nodes.values()
     assert leader.core.lease_until(world.now, heard_since=-math.inf) > world.now
     assert (cut_off.core.state.role, cut_off.core.state.current_term) == (Role.PRE_CANDIDATE, 1)
-    assert invariants.leaders == {1: leader.node_id}
+    assert invariants.facts.leaders == {1: leader.node_id}
 
 
 def test_read_at_a_deposed_leader_is_not_confirmed_by_what_it_sent_before() -> None:
     """Answers to earlier rounds, however late they come, do not say that it leads now (thesis §6.4)."""
-    replays: list[Step] = [(Event.REPLAY, number, 0) for number in range(300)]
-    world, invariants = run(Setup(), [*DEPOSED, (Event.READ, 0, 2), *replays])
+    replays: list[Choice] = [(Kind.REPLAY, number, 0) for number in range(300)]
+    world, invariants = run([*DEPOSED, (Kind.READ, 0, 2), *replays])
 
     old, _, new = world.nodes.values()
-    assert invariants.leaders == {1: old.node_id, 2: new.node_id}
+    assert invariants.facts.leaders == {1: old.node_id, 2: new.node_id}
     assert new.core.state.commit_index > old.core.state.commit_index
     assert old.core.state.reads_under_way is not None
     assert world.answered == {}
