@@ -12,12 +12,20 @@ import trio.abc
 from grpclib.metadata import USER_AGENT, encode_timeout
 from grpclib.protocol import AbstractHandler
 
-from clustercore.interfaces import Link, LinkClosed, PeerTimeout, PeerUnreachable, ServiceError, TransportError
+from clustercore.interfaces import (
+    Link,
+    LinkClosed,
+    PeerTimeout,
+    PeerUnreachable,
+    ServiceError,
+    SocketOptions,
+    TransportError,
+    split_address,
+)
 from clustercore_grpc.errors import StreamBroken, outcome_of
 from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import StreamLink
 from clustercore_grpc.loop import SocketLoop
-from clustercore_grpc.options import Options, split_address
 from clustercore_grpc.stream import CONTENT_TYPE, MessageStream
 
 __all__ = ["Client"]
@@ -63,7 +71,7 @@ class _Channel:
 class Client:
     """Opens links and makes calls, and knows every connection it opened."""
 
-    def __init__(self, loop: SocketLoop, options: Options) -> None:
+    def __init__(self, loop: SocketLoop, options: SocketOptions) -> None:
         self._loop = loop
         self._options = options
         self._connections: set[Http2Protocol] = set()
@@ -122,7 +130,7 @@ class Client:
         )
         self._connections.add(connection)
         try:
-            await self._loop.connect(connection, host, port)
+            await self._loop.connect(connection, host, port, self._options.tls)
             await connection.wait_ready()
         except (OSError, ValueError, StreamBroken, TransportError) as exc:
             connection.abort(str(exc))
@@ -139,10 +147,12 @@ class Client:
     def _headers(self, address: str, path: str, timeout_s: float = float("inf")) -> list[tuple[str, str]]:
         headers = [
             (":method", "POST"),
-            (":scheme", "http"),
+            (":scheme", "https" if self._options.tls else "http"),
             (":path", path),
             (":authority", address),
         ]
+        if self._options.token:
+            headers.append(("authorization", f"Bearer {self._options.token.decode()}"))
         if timeout_s <= _MAX_TIMEOUT_S:
             headers.append(("grpc-timeout", encode_timeout(max(timeout_s, 0.0))))
         return [*headers, ("te", "trailers"), CONTENT_TYPE, ("user-agent", USER_AGENT)]

@@ -16,7 +16,15 @@ Headers = Sequence[tuple[str, str]]
 
 # The peer has read the request and will answer no repetition of it otherwise.
 _REFUSALS = frozenset(
-    {Status.INVALID_ARGUMENT, Status.NOT_FOUND, Status.OUT_OF_RANGE, Status.RESOURCE_EXHAUSTED, Status.UNIMPLEMENTED}
+    {
+        Status.INVALID_ARGUMENT,
+        Status.NOT_FOUND,
+        Status.OUT_OF_RANGE,
+        Status.PERMISSION_DENIED,
+        Status.RESOURCE_EXHAUSTED,
+        Status.UNAUTHENTICATED,
+        Status.UNIMPLEMENTED,
+    }
 )
 # What an HTTP answer without a gRPC status means (grpc doc/http-grpc-status-mapping.md); all others are UNAVAILABLE.
 _HTTP_STATUSES = {"400": Status.INTERNAL, "401": Status.UNAUTHENTICATED, "404": Status.UNIMPLEMENTED}

@@ -27,9 +27,9 @@ from h2.events import RemoteSettingsChanged
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
+from clustercore.interfaces import SocketOptions, certificate_names
 from clustercore_grpc.errors import StreamBroken
 from clustercore_grpc.loop import SocketLoop
-from clustercore_grpc.options import Options
 from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
 
 __all__ = ["Connection", "Http2Protocol"]
@@ -66,11 +66,13 @@ _CONFIGURATIONS = {
 class Connection(GrpclibConnection):
     """What the streams of a connection share: the HTTP/2 state and the socket."""
 
-    def __init__(self, h2_connection: H2Connection, socket: asyncio.Transport, options: Options) -> None:
+    def __init__(self, h2_connection: H2Connection, socket: asyncio.Transport, options: SocketOptions) -> None:
         super().__init__(h2_connection, socket, config=Configuration().__for_client__())
         self.h2 = h2_connection
         self.socket = socket
         self.options = options
+        # The names in the peer's certificate; None without TLS.
+        self.names = certificate_names(socket.get_extra_info("peercert"))
 
     def create_stream(self, *, stream_id: int | None = None, wrapper: Wrapper | None = None) -> MessageStream:
         """Make a stream: of a request that came in, or without an id for one that is to be sent."""
@@ -100,15 +102,17 @@ class Http2Protocol(H2Protocol):
     def __init__(
         self,
         handler: AbstractHandler,
-        options: Options,
+        options: SocketOptions,
         loop: SocketLoop,
         *,
         client_side: bool,
+        on_made: Callable[[Http2Protocol], None] = lambda protocol: None,
         on_end: Callable[[Http2Protocol], None],
     ) -> None:
         super().__init__(handler, Configuration().__for_client__(), _CONFIGURATIONS[client_side])
         self._options = options
         self._loop = loop
+        self._on_made = on_made
         self._on_end = on_end
         # Why the connection has ended, or None.
         self.end_reason: str | None = None
@@ -150,8 +154,14 @@ class Http2Protocol(H2Protocol):
         self.connection.flush()
         self._last_read = trio.current_time()
         self._loop.start_reading(socket, self)
+        self._on_made(self)
 
-    # --- Called by the task that reads ---
+    def eof_received(self) -> bool:
+        # Only with TLS, where asyncio reads. It would close, which waits until the rest is written.
+        self.reading_ended(None)
+        return False
+
+    # --- Called by the task that reads, or with TLS by asyncio ---
 
     def has_ended(self) -> bool:
         """Say whether nothing more is to be read."""

@@ -13,6 +13,7 @@ from clustercore.interfaces import (
     MalformedMessage,
     Message,
     TransportError,
+    check_claim,
     decode_message,
     encode_body,
     encode_message,
@@ -47,11 +48,17 @@ class StreamLink(Link):
         if data is None:
             raise self._closed(self._ending())
         try:
-            return decode_message(data)
+            message = decode_message(data)
+            check_claim(message, self._stream.connection.names)
+        except LinkClosed as exc:
+            self._stream.refuse(Status.PERMISSION_DENIED, str(exc))
+            self._close(str(exc))
+            raise self._closed(str(exc)) from exc
         except MalformedMessage as exc:
             self._stream.refuse(Status.INVALID_ARGUMENT, f"malformed message: {exc}")
             self._close(f"malformed message: {exc}")
             raise self._closed(f"malformed message: {exc}") from exc
+        return message
 
     async def aclose(self) -> None:
         self._close("closed here")

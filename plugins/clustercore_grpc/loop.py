@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import trio
 
-from clustercore.interfaces import TransportError
+from clustercore.interfaces import TlsFiles, TransportError
 
 with warnings.catch_warnings():
     # trio-asyncio derives from asyncio's child watchers and policies, which Python 3.12 deprecates (trio-asyncio #152).
@@ -68,6 +69,8 @@ class SocketLoop:
         self._loop: trio_asyncio.TrioEventLoop | None = None
         # Where the tasks that read live.
         self._readers: trio.Nursery | None = None
+        # Of the sockets with TLS that are open: set when one ends.
+        self._ends: dict[asyncio.Transport, trio.Event] = {}
         self._opened = trio.Event()
         self._stop = trio.Event()
 
@@ -111,21 +114,25 @@ class SocketLoop:
         loop: asyncio.AbstractEventLoop = self._loop
         return loop
 
-    async def connect(self, protocol: ProtocolT, host: str, port: int) -> ProtocolT:
+    async def connect(self, protocol: ProtocolT, host: str, port: int, tls: TlsFiles | None) -> ProtocolT:
         """Connect ``protocol`` to an address. Trio-flavoured.
 
         Cancellation: the caller aborts the protocol, which may be connected already.
         Raises: OSError; TransportError if the transport is closed meanwhile.
         """
-        await self._await(self.asyncio_loop.create_connection(lambda: protocol, host, port))
+        context = None if tls is None else _for_http2(tls.client_context())
+        await self._await(self.asyncio_loop.create_connection(lambda: protocol, host, port, ssl=context))
         return protocol
 
-    async def listen(self, factory: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
+    async def listen(
+        self, factory: Callable[[], asyncio.Protocol], host: str, port: int, tls: TlsFiles | None
+    ) -> asyncio.Server:
         """Listen on an address. Trio-flavoured.
 
         Raises: OSError; TransportError if the transport is closed meanwhile.
         """
-        server: asyncio.Server = await self._await(self.asyncio_loop.create_server(factory, host, port))
+        context = None if tls is None else _renewing(tls)
+        server: asyncio.Server = await self._await(self.asyncio_loop.create_server(factory, host, port, ssl=context))
         return server
 
     def start_reading(self, socket: asyncio.Transport, reader: Reader) -> None:
@@ -133,6 +140,12 @@ class SocketLoop:
 
         Whoever closes the socket calls ``stop_reading`` before; the reader has ended by then.
         """
+        if socket.get_extra_info("sslcontext") is not None:
+            # Of TLS only asyncio knows what is a byte of the message; it calls ``data_received`` itself.
+            ended = self._ends[socket] = trio.Event()
+            if self._readers is not None:
+                self._readers.start_soon(_look_now_and_then, reader, ended)
+            return
         # asyncio begins to read after it has told the protocol of the connection, and not if it is paused by then.
         socket.pause_reading()
         fd: int = socket.get_extra_info("socket").fileno()
@@ -141,6 +154,10 @@ class SocketLoop:
 
     def stop_reading(self, socket: asyncio.Transport) -> None:
         """Wake the task that reads a socket, because that is about to be closed. Never blocks."""
+        ended = self._ends.pop(socket, None)
+        if ended is not None:
+            ended.set()
+            return
         trio.lowlevel.notify_closing(socket.get_extra_info("socket").fileno())
 
     async def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -157,6 +174,13 @@ class SocketLoop:
         finally:
             trio_asyncio.current_loop.reset(token)
         return result
+
+
+async def _look_now_and_then(reader: Reader, ended: trio.Event) -> None:
+    """Let a reader whom asyncio hands what comes look whether the peer lives, until it has ended."""
+    while not reader.has_ended():
+        with trio.move_on_at(reader.check_alive()):
+            await ended.wait()
 
 
 async def _read(fd: int, reader: Reader) -> None:
@@ -188,6 +212,29 @@ async def _read_until_ended(fd: int, reader: Reader) -> None:
             reader.reading_ended(None)
             return
         reader.data_received(data)
+
+
+def _for_http2(context: ssl.SSLContext) -> ssl.SSLContext:
+    # What gRPC demands of TLS (RFC 9113 §3.2); a peer that names no protocol is let in all the same.
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _renewing(tls: TlsFiles) -> ssl.SSLContext:
+    """Return a context for a listener, which keeps it, that takes the newest files for each handshake all the same."""
+    # Not the one of ``tls``, which is to be replaced.
+    listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    listening.verify_mode = ssl.CERT_REQUIRED
+    listening.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    def take_newest(
+        connection: ssl.SSLObject | ssl.SSLSocket, server_name: str | None, context: ssl.SSLContext
+    ) -> None:
+        connection.context = _for_http2(tls.server_context())
+
+    # Called also when the client names no server.
+    listening.sni_callback = take_newest
+    return _for_http2(listening)
 
 
 def _log_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from clustercore.interfaces import (
     RequestVoteResponse,
     Service,
     ServiceError,
+    SocketOptions,
     StatusRequest,
     StatusResponse,
     StreamHandler,
@@ -42,7 +43,6 @@ from clustercore_grpc.errors import Headers, StreamBroken
 from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import OneShotLink, StreamLink
 from clustercore_grpc.loop import SocketLoop
-from clustercore_grpc.options import Options
 from clustercore_grpc.stream import MessageStream
 
 __all__ = ["RAFT_SERVICE", "RPCS", "Server"]
@@ -80,7 +80,9 @@ class _CallFailed(Exception):
 class Server:
     """Listens, and answers until cancelled. Used once."""
 
-    def __init__(self, loop: SocketLoop, options: Options, accept: AcceptLink, services: Sequence[Service]) -> None:
+    def __init__(
+        self, loop: SocketLoop, options: SocketOptions, accept: AcceptLink, services: Sequence[Service]
+    ) -> None:
         self._loop = loop
         self._options = options
         self._accept = accept
@@ -125,7 +127,7 @@ class Server:
     async def _listen(self) -> asyncio.Server:
         host, port = self._options.host, self._options.port
         try:
-            return await self._loop.listen(self._new_connection, host, port)
+            return await self._loop.listen(self._new_connection, host, port, self._options.tls)
         except OSError as exc:
             raise TransportError(f"cannot listen on {host}:{port}: {exc}") from exc
 
@@ -135,16 +137,23 @@ class Server:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _new_connection(self) -> Http2Protocol:
-        connection = Http2Protocol(
-            _RequestStarter(self), self._options, self._loop, client_side=False, on_end=self._connections.discard
+        return Http2Protocol(
+            _RequestStarter(self),
+            self._options,
+            self._loop,
+            client_side=False,
+            on_made=self._take,
+            on_end=self._connections.discard,
         )
+
+    def _take(self, connection: Http2Protocol) -> None:
+        """Count a connection that is open, TLS included."""
         self._connections.add(connection)
         if self._nursery is None:
             # Accepted by asyncio just before the listener closed.
             connection.abort("the server stopped")
         elif len(self._connections) > MAX_CONNECTIONS:
             connection.abort("too many connections")
-        return connection
 
     # --- Requests ---
 
@@ -177,6 +186,8 @@ class Server:
     def _find(self, headers: dict[str, str]) -> tuple[Answer, float]:
         if headers.get(":method") != "POST" or not headers.get("content-type", "").startswith("application/grpc"):
             raise _CallFailed(Status.INVALID_ARGUMENT, "this is a gRPC server")
+        if self._options.token and not self._options.is_token(_token_of(headers)):
+            raise _CallFailed(Status.UNAUTHENTICATED, "the token is wrong, or there is none")
         path = headers.get(":path", "")
         answer = self._methods.get(path)
         if answer is None:
@@ -312,6 +323,11 @@ def _guarded(name: str, respond: Callable[[MessageStream], Awaitable[None]]) -> 
             raise _CallFailed(Status.DEADLINE_EXCEEDED, f"{name} took longer than the client allowed")
 
     return answer
+
+
+def _token_of(headers: dict[str, str]) -> bytes:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip().encode(errors="surrogatepass") if scheme.lower() == "bearer" else b""
 
 
 async def _only_message(stream: MessageStream) -> bytes:

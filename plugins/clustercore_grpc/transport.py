@@ -10,10 +10,18 @@ from typing import Self
 import trio
 import trio.abc
 
-from clustercore.interfaces import AcceptLink, ConfigError, Lane, Link, Service, ServiceTransport, TransportError
+from clustercore.interfaces import (
+    AcceptLink,
+    ConfigError,
+    Lane,
+    Link,
+    Service,
+    ServiceTransport,
+    SocketOptions,
+    TransportError,
+)
 from clustercore_grpc.client import Client
 from clustercore_grpc.loop import SocketLoop
-from clustercore_grpc.options import Options
 from clustercore_grpc.server import RAFT_SERVICE, Server
 
 __all__ = ["GrpcTransport"]
@@ -31,6 +39,9 @@ class GrpcTransport(ServiceTransport):
         keepalive_time_ms: A connection on which nothing was read for so long is pinged ...
         keepalive_timeout_ms: ... and aborted if then nothing is read for so long.
         max_message_bytes: Longer messages are neither sent nor taken; it also bounds what a peer can make us hold.
+        token: A secret that all nodes and clients of the cluster share, told as ``authorization: Bearer TOKEN``. It
+            goes over the wire as it is: use TLS.
+        tls_certificate, tls_key, tls_authority: See ``TlsFiles``.
 
     Raises: ConfigError if a value is not allowed.
     """
@@ -43,8 +54,22 @@ class GrpcTransport(ServiceTransport):
         keepalive_time_ms: int = 2_000,
         keepalive_timeout_ms: int = 2_000,
         max_message_bytes: int = 64 * 1024 * 1024,
+        token: str = "",
+        tls_certificate: str = "",
+        tls_key: str = "",
+        tls_authority: str = "",
     ) -> None:
-        self._options = Options.checked(listen, timeout, keepalive_time_ms, keepalive_timeout_ms, max_message_bytes)
+        self._options = SocketOptions.checked(
+            listen=listen,
+            timeout=timeout,
+            keepalive_time_ms=keepalive_time_ms,
+            keepalive_timeout_ms=keepalive_timeout_ms,
+            max_message_bytes=max_message_bytes,
+            token=token,
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+            tls_authority=tls_authority,
+        )
         self._loop = SocketLoop()
         self._client = Client(self._loop, self._options)
         self._services: tuple[Service, ...] = ()
@@ -80,6 +105,11 @@ class GrpcTransport(ServiceTransport):
         else:
             # What the block raised is not ours to wrap in a group.
             await self._nursery_manager.__aexit__(None, None, None)
+
+    @property
+    def connection_count(self) -> int:
+        """How many dialled connections are open, those that wait for a next call included."""
+        return self._client.connection_count
 
     @property
     def max_message_bytes(self) -> int:

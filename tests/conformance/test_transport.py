@@ -103,3 +103,18 @@ class TestGrpc(ServiceTransportConformance):
     async def test_call_without_an_answer_times_out(self) -> None:
         """As the kit says; the limit is 2 s."""
         await super().test_call_without_an_answer_times_out()
+
+
+@pytest.mark.skipif(not _GRPC_IS_INSTALLED, reason="needs the extra clustercore[grpc]")
+class TestGrpcWithTls(ServiceTransportConformance):
+    @pytest.fixture(autouse=True)
+    def _options(self, certificates: dict[str, str]) -> None:
+        self.options = certificates
+
+    def make(self) -> ServiceTransport:
+        return self.make_at("127.0.0.1:0")
+
+    def make_at(self, address: str) -> ServiceTransport:
+        from clustercore_grpc import GrpcTransport
+
+        return GrpcTransport(listen=address or "127.0.0.1:0", timeout=1.0, **self.options)  # type: ignore[arg-type]

@@ -7,10 +7,17 @@ from typing import Any
 import pytest
 from grpclib.const import Status
 
-from clustercore.interfaces import ConfigError, LinkClosed, PeerTimeout, Service, ServiceError
+from clustercore.interfaces import (
+    ConfigError,
+    LinkClosed,
+    PeerTimeout,
+    Service,
+    ServiceError,
+    SocketOptions,
+    split_address,
+)
 from clustercore_grpc import GrpcTransport
 from clustercore_grpc.errors import Outcome, outcome_of
-from clustercore_grpc.options import Options, split_address
 
 
 @pytest.mark.parametrize(
@@ -29,6 +36,7 @@ from clustercore_grpc.options import Options, split_address
         ("keepalive_time_ms", 0, "from 10 to"),
         ("keepalive_timeout_ms", 1.5, "whole number"),
         ("max_message_bytes", 1 << 31, "to 1073741824"),
+        ("tls_key", 7, "a file"),
     ],
 )
 def test_option_out_of_bounds_is_a_config_error(option: str, value: Any, allowed: str) -> None:
@@ -42,7 +50,19 @@ def test_option_out_of_bounds_is_a_config_error(option: str, value: Any, allowed
 
 def test_options_are_kept_in_seconds() -> None:
     """Milliseconds outside are seconds inside."""
-    assert Options.checked("[::1]:7000", 1, 250, 500, 4096) == Options("::1", 7000, 1, 0.25, 0.5, 4096)
+    options = SocketOptions.checked(
+        listen="[::1]:7000",
+        timeout=1,
+        keepalive_time_ms=250,
+        keepalive_timeout_ms=500,
+        max_message_bytes=4096,
+        token="t",
+        tls_certificate="",
+        tls_key="",
+        tls_authority="",
+    )
+
+    assert options == SocketOptions("::1", 7000, 1, 0.25, 0.5, 4096, b"t", None)
 
 
 @pytest.mark.parametrize(
