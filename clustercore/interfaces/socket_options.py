@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import math
+from pathlib import Path
 
 import attrs
 
@@ -47,9 +48,9 @@ class SocketOptions:
         keepalive_timeout_ms: int,
         max_message_bytes: int,
         token: str,
-        tls_certificate: str,
-        tls_key: str,
-        tls_authority: str,
+        tls_certificate: Path | str,
+        tls_key: Path | str,
+        tls_authority: Path | str,
     ) -> SocketOptions:
         """Check the values as they came from a user.
 

@@ -12,6 +12,7 @@ import logging
 import os
 import ssl
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from clustercore.interfaces.errors import ConfigError, LinkClosed
@@ -40,20 +41,20 @@ class TlsFiles:
     Raises: ConfigError if one of the files cannot be used.
     """
 
-    def __init__(self, certificate: str, key: str, authority: str) -> None:
-        self._paths = (certificate, key, authority)
+    def __init__(self, certificate: Path | str, key: Path | str, authority: Path | str) -> None:
+        self._paths = (str(certificate), str(key), str(authority))
         try:
             self._stamp: _Stamp = self._read_stamp()
             self._client, self._server = self._load()
         except (OSError, ValueError) as exc:
             raise ConfigError(
-                f"tls_certificate = {certificate!r}, tls_key = {key!r}, tls_authority = {authority!r}: {exc}"
+                "tls_certificate = {!r}, tls_key = {!r}, tls_authority = {!r}: {}".format(*self._paths, exc)
             ) from exc
         # The state of the files that could not be used when last looked at.
         self._failed: _Stamp | None = None
 
     @classmethod
-    def checked(cls, certificate: str, key: str, authority: str) -> TlsFiles | None:
+    def checked(cls, certificate: Path | str, key: Path | str, authority: Path | str) -> TlsFiles | None:
         """Make one of a transport's options ``tls_certificate``, ``tls_key`` and ``tls_authority``.
 
         Returns: None if all are empty: no TLS.
@@ -61,7 +62,7 @@ class TlsFiles:
         """
         paths = {"tls_certificate": certificate, "tls_key": key, "tls_authority": authority}
         for name, path in paths.items():
-            if not isinstance(path, str):
+            if not isinstance(path, Path | str):
                 raise ConfigError(f"{name} = {path!r}: expected the path of a file")
         missing = [name for name, path in paths.items() if not path]
         if len(missing) == len(paths):

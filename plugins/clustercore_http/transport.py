@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -71,9 +72,9 @@ class HttpTransport(ServiceTransport):
         keepalive_timeout_ms: int = 2_000,
         max_message_bytes: int = 64 * 1024 * 1024,
         token: str = "",
-        tls_certificate: str = "",
-        tls_key: str = "",
-        tls_authority: str = "",
+        tls_certificate: Path | str = "",
+        tls_key: Path | str = "",
+        tls_authority: Path | str = "",
     ) -> None:
         self._options = SocketOptions.checked(
             listen=listen,

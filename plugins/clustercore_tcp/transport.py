@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -66,9 +67,9 @@ class TcpTransport(ServiceTransport):
         keepalive_timeout_ms: int = 2_000,
         max_message_bytes: int = 64 * 1024 * 1024,
         token: str = "",
-        tls_certificate: str = "",
-        tls_key: str = "",
-        tls_authority: str = "",
+        tls_certificate: Path | str = "",
+        tls_key: Path | str = "",
+        tls_authority: Path | str = "",
     ) -> None:
         self._options = SocketOptions.checked(
             listen=listen,
