@@ -215,16 +215,9 @@ class Client:
             allowed = self._options.max_message_bytes
             raise ServiceError(f"{what}: the request takes {len(request)} bytes; max_message_bytes allows {allowed}")
         try:
-            stream = await connection.open_stream(self._headers(address, f"/{method}", timeout_s))
+            return await connection.open_stream(self._headers(address, f"/{method}", timeout_s), request)
         except StreamBroken as exc:
             raise self._unreachable(address, str(exc)) from exc
-        try:
-            stream.send_nowait(request)
-            stream.end_sending()
-        except StreamBroken as exc:
-            connection.close_stream(stream, str(exc))
-            raise LinkClosed(f"{what}: {exc}") from exc
-        return stream
 
     # --- Shared connections ---
 

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 
 import trio
 from grpclib.const import Status
@@ -43,7 +44,7 @@ from clustercore_grpc.errors import Headers, StreamBroken
 from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import OneShotLink, StreamLink
 from clustercore_grpc.loop import SocketLoop
-from clustercore_grpc.stream import MessageStream
+from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
 
 __all__ = ["RAFT_SERVICE", "RPCS", "Server"]
 
@@ -263,7 +264,10 @@ class Server:
 
     def _unary(self, name: str, handler: UnaryHandler) -> Answer:
         async def respond(stream: MessageStream) -> None:
-            stream.send_nowait(_checked(name, await handler(await _only_message(stream)), stream))
+            response = _checked(name, await handler(await _only_message(stream)), stream)
+            with stream.connection.in_one_write() if len(response) <= MAX_FRAME_BYTES else nullcontext():
+                stream.send_nowait(response)
+                stream.finish(Status.OK)
 
         return _guarded(name, respond)
 
