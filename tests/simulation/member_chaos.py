@@ -135,11 +135,10 @@ async def write(cluster: SimulatedCluster, ledger: Ledger, rng: Random, client: 
 async def settle(cluster: SimulatedCluster) -> Members:
     """Mend everything; wait until the members are settled, and return them with only those still on."""
     cluster.network.heal()
-    for machine in list(cluster.on):
-        # All lose their power at once, and with it what was planned for them.
+    for machine in cluster.machines.values():
+        # All lose their power at once, on or off, and with it what was planned for them.
         await cluster.crash(machine.name)
     for machine in cluster.machines.values():
-        await machine.ended.wait()
         await cluster.start(machine.name)
     members = await _members(cluster)
     for name in cluster.machines:
