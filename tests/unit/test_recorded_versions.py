@@ -17,6 +17,8 @@ from clustercore import Node
 from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
+    ChangeMembers,
+    ChangeRefusal,
     Configuration,
     Entry,
     EntryKind,
@@ -27,6 +29,10 @@ from clustercore.interfaces import (
     HelloResponse,
     InstallSnapshotResponse,
     LogIndex,
+    Members,
+    MembersFailed,
+    MembersRequest,
+    MembersResponse,
     Message,
     NodeId,
     NodeStatus,
@@ -66,7 +72,7 @@ from tests.snapshots import Whole, install_request, read_snapshot
 from tests.unit.storage.files import load, log_of
 
 DATA = Path(__file__).parents[1] / "data"
-V1, V2 = DATA / "v1", DATA / "v2"
+V1, V2, V4 = DATA / "v1", DATA / "v2", DATA / "v4"
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 
 
@@ -133,6 +139,27 @@ MESSAGES_2: tuple[Message, ...] = (
     TimeoutNowRequest(Term(2), N1, Round(0)),
     TimeoutNowResponse(Term(3), Round(0)),
 )
+# What version 4 added: the members, in a status and in questions of their own, and who is to be one.
+TARGET = Configuration.with_servers([*MEMBERS.servers[:2], Server(N3, False, True, "127.0.0.1:7103")], cluster_id="cc")
+MESSAGES_4: tuple[Message, ...] = (
+    Hello(N1, N2, 4, 2, "cc", "aa", 3, 1, election_timeout_s=1.0),
+    MembersRequest(12, is_settled=True, is_forwarded=True),
+    ChangeMembers(Term(2), index(5), TARGET, 13, is_forwarded=True),
+    MembersResponse(
+        12,
+        Members(
+            attrs.evolve(MEMBERS, old_voters=frozenset({N1, N3})),
+            index(5),
+            True,
+            Term(2),
+            N1,
+            (PeerStatus(N2, index(5), index(6), 0, is_heard=True), PeerStatus(N3, lag=5)),
+        ),
+    ),
+    MembersFailed(13, ChangeRefusal.NO_QUORUM, "bring them back", N1),
+    MembersFailed(14, ChangeRefusal.NOT_LEADER, "no answer", None, may_be_done=True),
+    StatusResponse(attrs.evolve(STATUS, configuration=MEMBERS, configuration_index=index(5), is_removed=True), 15),
+)
 
 
 def recorded(name: str, folder: Path = V1) -> list[tuple[str, bytes]]:
@@ -159,6 +186,14 @@ def test_messages_of_the_first_nodes_of_version_2_are_read() -> None:
 
     assert tuple(decode_message(encoded) for _, encoded in lines) == MESSAGES_2
     assert [encode_message(message) for message in MESSAGES_2] == [encoded for _, encoded in lines]
+
+
+def test_messages_of_the_first_nodes_of_version_4_are_read() -> None:
+    """Members are asked for and changed across versions from this one on."""
+    lines = recorded("messages.txt", V4)
+
+    assert tuple(decode_message(encoded) for _, encoded in lines) == MESSAGES_4
+    assert [encode_message(message) for message in MESSAGES_4] == [encoded for _, encoded in lines]
 
 
 def test_snapshot_messages_of_protocol_version_2_are_read() -> None:
