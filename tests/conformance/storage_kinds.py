@@ -8,9 +8,9 @@ from pathlib import Path
 import attrs
 
 from clustercore.interfaces import Entry, EntryKind, LogIndex, Storage, Term
+from clustercore.testing.simulation.disk import SimulatedDisk, SimulatedStorage
 from clustercore_memory import MemoryStorage
 from clustercore_sqlite import SqliteStorage
-from tests.simulation.disk import SimulatedDisk, SimulatedStorage
 
 __all__ = ["KINDS", "StorageKind", "command", "commands"]
 

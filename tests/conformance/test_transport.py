@@ -9,6 +9,8 @@ import pytest
 
 from clustercore.interfaces import ServiceTransport
 from clustercore.testing.conformance import ServiceTransportConformance
+from clustercore.testing.simulation.network import SimulatedNetwork
+from clustercore.testing.simulation.transport import SimulatedTransport
 from clustercore_memory import MemoryNetwork, MemoryTransport
 from clustercore_tcp import TcpTransport
 from tests.certificates import Authority
@@ -86,6 +88,23 @@ class TestHttpWithTls(ServiceTransportConformance):
         from clustercore_http import HttpTransport
 
         return HttpTransport(listen=address or "127.0.0.1:0", timeout=1.0, **self.options)  # type: ignore[arg-type]
+
+
+class TestSimulated(ServiceTransportConformance):
+    nobody = "nobody"
+    is_at_host_and_port = False
+
+    @pytest.fixture(autouse=True)
+    def _network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All transports of one test are on one network, and lose patience soon."""
+        self.network, self.numbers = SimulatedNetwork(), itertools.count(1)
+        monkeypatch.setattr("clustercore.testing.simulation.transport.CALL_TIMEOUT_S", 0.2)
+
+    def make(self) -> ServiceTransport:
+        return self.make_at(f"node-{next(self.numbers)}")
+
+    def make_at(self, address: str) -> ServiceTransport:
+        return SimulatedTransport(self.network, address or "nowhere")
 
 
 @pytest.mark.skipif(not _GRPC_IS_INSTALLED, reason="needs the extra clustercore[grpc]")

@@ -9,8 +9,8 @@ from random import Random
 import attrs
 import trio
 
+from clustercore.testing.simulation.node_trace import NodeTrace
 from tests.simulation.cluster import SimulatedCluster, simulate, small_config
-from tests.simulation.node_trace import NodeTrace
 from tests.simulation.workload import Ledger, check_disks, client
 
 __all__ = ["Chaos", "converge", "run_chaos"]

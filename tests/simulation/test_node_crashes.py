@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from clustercore.interfaces import StorageError, StorageFull
+from clustercore.testing.simulation.disk import Boundary, SimulatedCrash, Unsynced
 from tests.simulation.cluster import SimulatedCluster, SimulatedNode, eventually, simulate, small_config
-from tests.simulation.disk import Boundary, SimulatedCrash, Unsynced
 from tests.simulation.workload import Ledger, check_disks, client
 
 CONFIG = small_config(snapshot_entries=5, snapshot_tail_entries=2)

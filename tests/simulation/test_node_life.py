@@ -27,10 +27,10 @@ from clustercore.interfaces import (
     StoredState,
     TransportError,
 )
+from clustercore.testing.simulation.disk import SimulatedDisk, SimulatedStorage
 from clustercore_memory import MemoryNetwork, MemoryStorage, MemoryTransport
 from clustercore_static import StaticDiscovery
 from tests.simulation.cluster import Journal, SimulatedCluster, eventually, simulate, small_config
-from tests.simulation.disk import SimulatedDisk, SimulatedStorage
 
 
 def make_node(

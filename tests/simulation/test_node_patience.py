@@ -8,10 +8,10 @@ from trio.testing import MockClock
 
 from clustercore import Node, NodeConfig
 from clustercore.interfaces import ProposalRefused
+from clustercore.testing.simulation.disk import SimulatedDisk, SimulatedStorage
 from clustercore_memory import MemoryNetwork, MemoryTransport
 from clustercore_static import StaticDiscovery
 from tests.simulation.cluster import Journal
-from tests.simulation.disk import SimulatedDisk, SimulatedStorage
 
 
 def make_node(disk: SimulatedDisk, voters: str, *, max_pending_proposals: int = 4096) -> Node:

@@ -24,8 +24,8 @@ from clustercore.raft.effects import Effects
 from clustercore.raft.messages import RaftMessage
 from clustercore.raft.progress import SnapshotTransfer
 from clustercore.runtime.introductions import Introductions, ProtocolVersions
+from clustercore.testing.simulation.disk import Boundary
 from tests.simulation.cluster import SimulatedCluster, SimulatedNode, eventually, simulate, small_config
-from tests.simulation.disk import Boundary
 
 SMALL = small_config(snapshot_entries=5, snapshot_tail_entries=2, max_append_entries=3, snapshot_timeout_s=2.0)
 

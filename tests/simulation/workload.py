@@ -7,7 +7,6 @@ prefix answers with the value. So what clients saw can be checked to be lineariz
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import combinations
 
 import attrs
 import trio
@@ -21,7 +20,6 @@ from clustercore.interfaces import (
     NotLeader,
     OutcomeUnknown,
     ProposalRefused,
-    StoredState,
 )
 from clustercore.runtime.session_entries import command_in
 from clustercore.testing import (
@@ -33,8 +31,9 @@ from clustercore.testing import (
     assert_linearizable,
     key_value_model,
 )
+from clustercore.testing.simulation import disks as simulation
+from clustercore.testing.simulation.disk import Content
 from tests.simulation.cluster import Journal, SimulatedCluster
-from tests.simulation.disk import Content
 from tests.snapshots import machine_bytes
 
 __all__ = ["Ledger", "check_disks", "client", "propose", "read"]
@@ -156,27 +155,4 @@ def check_disks(cluster: SimulatedCluster, ledger: Ledger) -> None:
     for command, applied in ledger.acknowledged:
         holders = sum(disk.get(applied.index) == command for disk in disks)
         assert holders > len(disks) // 2, f"{command!r} was acknowledged and is on {holders} of {len(disks)} disks"
-    for state in states:
-        _check_log(state)
-    for one, other in combinations(states, 2):
-        _check_match(one, other)
-
-
-def _check_log(state: StoredState) -> None:
-    covered = state.snapshot.last_included_index if state.snapshot is not None else 0
-    indexes = [entry.index for entry in state.entries]
-    terms = [entry.term for entry in state.entries]
-    if indexes:
-        assert indexes == list(range(indexes[0], indexes[0] + len(indexes))), f"a gap in {indexes}"
-        assert indexes[0] <= covered + 1, f"a gap between the snapshot to {covered} and {indexes}"
-        assert terms == sorted(terms), f"terms fall: {terms}"
-        assert terms[-1] <= state.hard_state.current_term, "an entry is of a later term than the stored one"
-
-
-def _check_match(one: StoredState, other: StoredState) -> None:
-    """Two logs with an entry of the same index and term agree in all before it (Raft §5.3, Log Matching)."""
-    theirs = {entry.index: entry for entry in other.entries}
-    common = [(entry, theirs[entry.index]) for entry in one.entries if entry.index in theirs]
-    matching = [ours.index for ours, their in common if ours.term == their.term]
-    for ours, their in common:
-        assert ours == their or not matching or ours.index > matching[-1], f"{ours} and {their} before {matching[-1]}"
+    simulation.check_disks(states)

@@ -52,6 +52,11 @@ PUBLIC = {
     """,
     "clustercore.testing.invariants": "Facts Invariant Invariants PROPERTIES Seen do_quorums_intersect",
     "clustercore.testing.protocol": "Choice Kind World WorldPlan draw_plan draw_schedule",
+    "clustercore.testing.simulation": """
+        Boundary Chance Content MAX_NODES NetworkOptions Process QUIET Scheduler SimulatedCluster SimulatedCrash
+        SimulatedDisk SimulatedNetwork SimulatedNode SimulatedStorage SimulatedTransport Simulation SimulationReport
+        SimulatedWorld Unsynced draw_world eventually run_cluster simulate
+    """,
     "clustercore.testing.trace": """
         EntryRef Event FailedRun ObservedCore Recorder Trace TraceError TraceHeader TraceWriter Wiretap keep_failure
         read_trace render_page trace_folder trace_hash write_trace

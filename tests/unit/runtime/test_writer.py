@@ -25,8 +25,8 @@ from clustercore.interfaces import (
 from clustercore.raft.effects import PersistEntries, PersistHardState, PersistSnapshot, PersistSnapshotChunk
 from clustercore.raft.types import LogIndex, NodeId, SnapshotId, Term, WriteId
 from clustercore.runtime.writer import StorageJob, Writer
+from clustercore.testing.simulation.disk import SimulatedDisk, SimulatedStorage
 from clustercore_memory import MemoryStorage
-from tests.simulation.disk import SimulatedDisk, SimulatedStorage
 from tests.snapshots import read_snapshot, snapshot
 
 

@@ -19,7 +19,7 @@ from clustercore.interfaces import (
     StoredState,
     Term,
 )
-from tests.simulation.disk import SimulatedCrash, SimulatedDisk, SimulatedStorage, Unsynced
+from clustercore.testing.simulation.disk import SimulatedCrash, SimulatedDisk, SimulatedStorage, Unsynced
 from tests.snapshots import snapshot
 
 BOUNDARIES_A_WRITE = 4

@@ -30,12 +30,11 @@ What WRITTEN leaves is chosen by a generator seeded with the disk's seed and the
 in each run. For ``append`` it is what the contract of Storage allows: the old log; or the replaced suffix gone and any
 number of the new entries, from none to all. Other writes are there wholly or not at all.
 
-Faults that are no crash: ``fail_fsync_at``, ``fill_at``, ``stall``.
+Faults that are no crash: ``fail_fsync_at``, ``fill_at``, ``stall``, ``rot``.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -49,6 +48,7 @@ from clustercore.interfaces import (
     Entry,
     HardState,
     InvariantError,
+    LogCorrupt,
     LogIndex,
     SnapshotId,
     SnapshotMetadata,
@@ -59,6 +59,7 @@ from clustercore.interfaces import (
     StorageIdentity,
     StoredState,
 )
+from clustercore.testing.simulation.chance import Chance
 
 __all__ = ["Boundary", "Content", "SimulatedCrash", "SimulatedDisk", "SimulatedStorage", "Unsynced"]
 
@@ -96,8 +97,20 @@ class Content:
     snapshot_data: bytes = b""
 
 
-# A write, as the contents that an interruption can leave on the disk: first the old one, last the new one.
-_Outcomes = tuple[Content, ...]
+@attrs.frozen
+class _Outcomes:
+    """A write, as what an interruption can leave on the disk, numbered: 0 is the old content, the last the new one."""
+
+    count: int
+    make: Callable[[int], Content]
+
+    @property
+    def old(self) -> Content:
+        return self.make(0)
+
+    @property
+    def new(self) -> Content:
+        return self.make(self.count - 1)
 
 
 @attrs.define
@@ -115,13 +128,19 @@ class SimulatedDisk:
         seed: Decides what becomes of unsynced writes.
         write_s: How long each write takes between WRITTEN and SYNCED, in seconds of the run's clock. Even at 0 other
             tasks get a turn there, as they do beside a thread that waits for a real disk.
+        jitter_s: The mean of what comes on top of that, which is exponentially distributed.
     """
 
-    def __init__(self, content: Content | None = None, *, seed: int = 0, write_s: float = 0.0) -> None:
+    def __init__(
+        self, content: Content | None = None, *, seed: int | str = 0, write_s: float = 0.0, jitter_s: float = 0.0
+    ) -> None:
         # What survives a power cut at this moment.
         self._synced = content or Content()
         self._seed = seed
         self._write_s = write_s
+        self._jitter_s = jitter_s
+        self._chance = Chance(f"{seed}/latency")
+        self._is_rotten = False
         self._boundaries_seen = 0
         self._writes_seen = 0
         self._planned_crash: _PlannedCrash | None = None
@@ -178,17 +197,38 @@ class SimulatedDisk:
         """End what ``fill_at`` began."""
         self._full_from = None
 
+    def cancel_plans(self) -> None:
+        """Take back what ``crash_at``, ``fail_fsync_at`` and ``fill_at`` planned."""
+        self._planned_crash = self._full_from = None
+        self._failing_fsyncs.clear()
+
+    def rot(self) -> None:
+        """Damage what is stored, in a way that its checksums show: bits that flipped, or a write that went elsewhere.
+
+        Whoever reads it from the disk gets LogCorrupt. What was read before is in memory, and stays as it is.
+        """
+        self._is_rotten = True
+
     @contextmanager
     def stall(self) -> Iterator[None]:
         """Hold every write between WRITTEN and SYNCED while the block lasts, as a disk does that is stuck in an fsync.
 
         A held write cannot be cancelled. A crash ends it.
         """
-        self._moving = trio.Event()
+        self.hold()
         try:
             yield
         finally:
-            self._moving.set()
+            self.let_go()
+
+    def hold(self) -> None:
+        """Begin what ``stall`` does."""
+        if self._moving.is_set():
+            self._moving = trio.Event()
+
+    def let_go(self) -> None:
+        """End what ``hold`` began."""
+        self._moving.set()
 
     # -- What the test sees --
 
@@ -224,7 +264,13 @@ class SimulatedDisk:
         """
         if not self._crashed:
             raise RuntimeError("this disk has not crashed")
-        return SimulatedDisk(self._synced, seed=self._seed, write_s=self._write_s)
+        disk = SimulatedDisk(self._synced, seed=self._seed, write_s=self._write_s, jitter_s=self._jitter_s)
+        disk._is_rotten = self._is_rotten
+        return disk
+
+    def empty(self) -> SimulatedDisk:
+        """Return a new disk of this kind, with nothing on it."""
+        return SimulatedDisk(seed=self._seed, write_s=self._write_s, jitter_s=self._jitter_s)
 
     # -- What the storage does --
 
@@ -243,6 +289,11 @@ class SimulatedDisk:
         """Raise SimulatedCrash if the machine is off."""
         if self._crashed:
             raise SimulatedCrash("the machine is off")
+
+    def check_sound(self) -> None:
+        """Raise LogCorrupt if what is stored is damaged."""
+        if self._is_rotten:
+            raise LogCorrupt("a checksum on the simulated disk is wrong")
 
     async def write(self, outcomes: _Outcomes) -> None:
         """Carry out one write, past its four boundaries and through whatever is planned for it.
@@ -263,14 +314,14 @@ class SimulatedDisk:
             self._synced = self._choose(outcomes, Unsynced.BY_SEED)
             self._in_flight = None
             raise StorageError(f"the simulated fsync of write {write} failed")
-        self._synced = outcomes[-1]
+        self._synced = outcomes.new
         self._in_flight = None
         self._pass(Boundary.SYNCED)
         self._pass(Boundary.RETURNED)
 
     async def _wait_for_disk(self) -> None:
         with trio.CancelScope(shield=True):
-            await trio.sleep(self._write_s)
+            await trio.sleep(self._write_s + (self._chance.exponential(self._jitter_s) if self._jitter_s else 0))
             await self._moving.wait()
         # The power may have gone meanwhile.
         self.check_power()
@@ -288,11 +339,11 @@ class SimulatedDisk:
 
     def _choose(self, outcomes: _Outcomes, unsynced: Unsynced) -> Content:
         if unsynced is Unsynced.LOST:
-            return outcomes[0]
+            return outcomes.old
         if unsynced is Unsynced.KEPT:
-            return outcomes[-1]
+            return outcomes.new
         # A generator for each decision: what one write becomes does not depend on how many came before it.
-        return random.Random(f"{self._seed}/{self._writes_seen}").choice(outcomes)
+        return outcomes.make(Chance(f"{self._seed}/{self._writes_seen}").below(outcomes.count))
 
 
 class SimulatedStorage(Storage):
@@ -334,33 +385,39 @@ class SimulatedStorage(Storage):
         return self._content.state
 
     async def load(self) -> StoredState:
-        await self._read()
+        await self._read_from_disk()
         return self._state
 
     async def save_identity(self, identity: StorageIdentity) -> None:
-        await self._write(attrs.evolve(self._state, identity=identity))
+        await self._write(Content(attrs.evolve(self._state, identity=identity), self._content.snapshot_data))
 
     async def save_hard_state(self, hard_state: HardState) -> None:
-        await self._write(attrs.evolve(self._state, hard_state=hard_state))
+        await self._write(Content(attrs.evolve(self._state, hard_state=hard_state), self._content.snapshot_data))
 
     async def append(self, entries: Sequence[Entry]) -> None:
         _check_appendable(self._state, entries)
-        kept = tuple(entry for entry in self._state.entries if entry.index < entries[0].index)
-        partly = (attrs.evolve(self._state, entries=kept + tuple(entries[:count])) for count in range(len(entries) + 1))
-        await self._write(*partly)
+        before, stored, added = self._content, self._state.entries, tuple(entries)
+        kept = stored[: added[0].index - stored[0].index] if stored else ()
+
+        def torn(outcome: int) -> Content:
+            if outcome == 0:
+                return before
+            return Content(attrs.evolve(before.state, entries=kept + added[: outcome - 1]), before.snapshot_data)
+
+        await self._write(torn(len(added) + 1), _Outcomes(len(added) + 2, torn))
 
     async def write_snapshot_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> None:
         before = b"" if offset == 0 else self._draft_of(metadata)
         if len(before) != offset:
             raise InvariantError(f"a part of a snapshot at {offset} does not follow the {len(before)} bytes there are")
-        await self._write(self._state)
+        await self._write(self._content)
         self._drafts[metadata.snapshot_id] = (metadata, before + data)
 
     async def install_snapshot(self, metadata: SnapshotMetadata, *, keep_from: LogIndex | None) -> None:
         _check_snapshot(self._state, metadata, keep_from)
         data = self._draft_of(metadata)
         kept = tuple(entry for entry in self._state.entries if keep_from is not None and entry.index >= keep_from)
-        await self._write(attrs.evolve(self._state, snapshot=metadata, entries=kept), snapshot_data=data)
+        await self._write(Content(attrs.evolve(self._state, snapshot=metadata, entries=kept), data))
         covered = metadata.last_included_index
         self._drafts = {name: draft for name, draft in self._drafts.items() if draft[0].last_included_index > covered}
 
@@ -371,7 +428,7 @@ class SimulatedStorage(Storage):
     async def open_snapshot(self) -> SnapshotReader | None:
         await self._read()
         metadata = self._state.snapshot
-        return None if metadata is None else _Reader(metadata, self._content.snapshot_data, self._read)
+        return None if metadata is None else _Reader(metadata, self._content.snapshot_data, self._read_from_disk)
 
     def _draft_of(self, metadata: SnapshotMetadata) -> bytes:
         draft = self._drafts.get(metadata.snapshot_id)
@@ -379,22 +436,25 @@ class SimulatedStorage(Storage):
             raise InvariantError(f"no part of snapshot {metadata.snapshot_id!r} was written")
         return draft[1]
 
+    async def _read_from_disk(self) -> None:
+        await self._read()
+        self._disk.check_sound()
+
     async def _read(self) -> None:
         await trio.lowlevel.checkpoint()
         self._disk.check_power()
         self._check_usable()
 
-    async def _write(self, *states: StoredState, snapshot_data: bytes | None = None) -> None:
-        """Write the last of these states; an interruption may leave any of them, or the old one."""
+    async def _write(self, content: Content, outcomes: _Outcomes | None = None) -> None:
+        """Write; an interruption leaves one of the outcomes, or else the old content or this."""
         self._check_usable()
-        data = self._content.snapshot_data if snapshot_data is None else snapshot_data
-        outcomes = (self._content, *(Content(state, data) for state in states))
+        before = self._content
         try:
-            await self._disk.write(outcomes)
+            await self._disk.write(outcomes or _Outcomes(2, lambda outcome: content if outcome else before))
         except StorageError as error:
             self._failure = error
             raise
-        self._content = outcomes[-1]
+        self._content = content
 
     def _check_usable(self) -> None:
         if not self._is_open:

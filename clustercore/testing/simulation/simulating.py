@@ -1,0 +1,503 @@
+"""An application in the simulator: ``simulate`` runs a scenario of its clients while the cluster suffers faults.
+
+A run has two phases. In the *safety* phase anything may happen that a cluster bears, and nothing wrong may be done. In
+the *liveness* phase a majority by chance is mended, which must elect, serve and agree; then the others are, and must
+catch up. In the end all state machines must be equal, and an idle cluster must fall quiet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+import attrs
+import trio
+
+from clustercore.interfaces import (
+    Applied,
+    Consistency,
+    InvariantError,
+    NodeId,
+    NodeStopped,
+    NotLeader,
+    OutcomeUnknown,
+    ProposalRefused,
+    ReadResult,
+    SessionExpired,
+    SnapshotHandle,
+    StateMachine,
+    StateMachineError,
+)
+from clustercore.runtime.node import Node
+from clustercore.testing.history import HistoryRecorder
+from clustercore.testing.simulation.chance import Chance
+from clustercore.testing.simulation.cluster import SimulatedCluster, eventually
+from clustercore.testing.simulation.disks import check_disks
+from clustercore.testing.simulation.faults import Faults
+from clustercore.testing.simulation.network import NetworkOptions
+from clustercore.testing.simulation.running import run_cluster
+from clustercore.testing.simulation.scheduler import Scheduler
+from clustercore.testing.simulation.transport import SimulatedTransport
+from clustercore.testing.simulation.watching import Watch
+from clustercore.testing.simulation.worlds import SimulatedWorld, draw_world
+from clustercore.testing.trace import Recorder, TraceHeader, Wiretap, keep_failure, trace_hash
+from clustercore.testing.violation import PropertyViolated
+
+__all__ = ["Simulation", "SimulationReport", "simulate"]
+
+MachineT = TypeVar("MachineT", bound=StateMachine)
+
+# How long a client waits before it tries again, in virtual seconds.
+RETRY_S = 0.2
+# How long an idle cluster is watched, and how long a session lives that nobody keeps alive.
+QUIET_S = 5.0
+SESSION_TTL_S = 3600.0
+
+# A node that ends with one of these was not killed by a fault.
+_BUGS = (StateMachineError, InvariantError)
+
+
+@attrs.frozen
+class SimulationReport:
+    """What a run did."""
+
+    seed: int
+    world: SimulatedWorld
+    # How often what happened: elections, commits, snapshots that were restored, crashes, and each kind of fault.
+    coverage: Counter[str]
+    # Virtual seconds from start to end, and real ones.
+    simulated_s: float
+    seconds: float
+    # Inputs of cores, and steps of tasks.
+    inputs: int
+    steps: int
+    # Of all that was recorded; empty unless it was asked for.
+    trace_hash: str = ""
+
+
+class Simulation(Generic[MachineT]):
+    """What a scenario is given: the cluster, as its clients and operators see it.
+
+    Wherever a machine may be named (``on="a"``), it may be left out: then any that is on is taken, by chance.
+    """
+
+    def __init__(self, cluster: SimulatedCluster[MachineT], world: SimulatedWorld, watch: Watch, seed: int) -> None:
+        """``simulate`` makes it."""
+        self.cluster = cluster
+        self.world = world
+        self.seed = seed
+        # For whatever the scenario draws.
+        self.chance = Chance(f"{seed}/scenario")
+        # What clients did, if the scenario records it; hand it to ``assert_linearizable``.
+        self.history: HistoryRecorder[Any, Any] = HistoryRecorder()
+        # Set when there are no more faults.
+        self.faults_ended = trio.Event()
+        self._watch = watch
+        self._transport = SimulatedTransport(cluster.network, "client")
+
+    # --- Clients ---
+
+    def node(self, on: str | None = None) -> Node | None:
+        """Return the running node of a machine; None while it, or every machine, is off."""
+        if on is not None:
+            return self.cluster[on].node
+        running = self.cluster.on
+        return self.chance.choice(running).node if running else None
+
+    async def wait_node(self, on: str | None = None) -> Node:
+        """Return the running node of a machine, waiting until it is on and not paused."""
+        while True:
+            node = self.node(on)
+            if node is not None:
+                process = self.cluster[node.node_id].process
+                if not process.is_stopped:
+                    return node
+                await process.wait_running()
+            else:
+                await trio.sleep(RETRY_S)
+
+    async def propose(self, command: bytes, *, on: str | None = None) -> Applied:
+        """Propose a command, again and again as long as it is certain that nothing was done.
+
+        Cancellation: the outcome is unknown.
+        Raises: OutcomeUnknown, as ``Node.propose``, and InvalidCommand.
+        """
+        while True:
+            node = await self.wait_node(on)
+            try:
+                with self.inside(node):
+                    applied = await node.propose(command)
+            except (NodeStopped, NotLeader, ProposalRefused):
+                await trio.sleep(RETRY_S)
+            else:
+                self._watch.check_acknowledged(applied, command)
+                return applied
+
+    async def propose_once(self, command: bytes) -> Applied:
+        """Propose a command in a session, until it is applied, and only once whatever happens.
+
+        Cancellation: the outcome is unknown.
+        """
+        while True:
+            node = await self.wait_node()
+            token = None
+            try:
+                with self.inside(node):
+                    async with node.session(ttl_s=SESSION_TTL_S, give_up_s=5.0) as session:
+                        token = session.prepare()
+                        applied = await session.propose(command, token=token)
+                        self._watch.check_acknowledged(applied)
+                        session.release(token)
+                        return applied
+            except (NodeStopped, NotLeader, ProposalRefused, OutcomeUnknown, SessionExpired):
+                pass
+            while token is not None:
+                await trio.sleep(RETRY_S)
+                node = await self.wait_node()
+                try:
+                    with self.inside(node):
+                        found = await node.resolve(token, give_up_s=5.0)
+                except SessionExpired:
+                    # Its session was never opened.
+                    break
+                except (NodeStopped, NotLeader, ProposalRefused, OutcomeUnknown):
+                    continue
+                if found is not None:
+                    return found
+                break
+            await trio.sleep(RETRY_S)
+
+    async def read(
+        self, query: bytes, *, on: str | None = None, consistency: Consistency = Consistency.LINEARIZABLE
+    ) -> ReadResult:
+        """Ask a state machine, again and again until a node answers.
+
+        Cancellation: nothing happened.
+        Raises: InvalidCommand, TooStale.
+        """
+        while True:
+            node = await self.wait_node(on)
+            try:
+                with self.inside(node):
+                    return await node.read(query, consistency=consistency)
+            except NodeStopped:
+                await trio.sleep(RETRY_S)
+
+    async def call(self, method: str, request: bytes, *, on: str | None = None) -> bytes:
+        """Call a method of the state machine's own services, named as in "clustercore.v1.KeyValue/Put", over the wire.
+
+        Cancellation: the call may or may not be carried out.
+        Raises: TransportError, as ``ServiceTransport.call``; it is not tried again.
+        """
+        address = on if on is not None else self.chance.choice(self.cluster.names)
+        return await self._transport.call(address, method, request)
+
+    def inside(self, node: Node) -> Any:
+        """Be inside a node's process for a block: what calls a node directly stands still and ends as that does."""
+        return self.cluster[node.node_id].process.inside()
+
+    # --- Checks ---
+
+    def check_acknowledged(self, applied: Applied, command: bytes | None = None) -> None:
+        """Check that what a client was told is what was applied; ``propose`` does so by itself.
+
+        Raises: PropertyViolated.
+        """
+        self._watch.check_acknowledged(applied, command)
+
+    def look(self) -> None:
+        """Look at the whole cluster; ``simulate`` does so after each fault.
+
+        Raises: PropertyViolated; what a node ended with, if no fault explains that.
+        """
+        machines = self.cluster.machines.values()
+        for machine in machines:
+            if isinstance(machine.error, _BUGS):
+                raise machine.error
+        check_disks(machine.disk.synced for machine in machines)
+
+    async def check_live(self) -> None:
+        """Mend a majority, which must serve and agree; then the others, which must catch up."""
+        cluster = self.cluster
+        majority = sorted(self.chance.some(cluster.names, len(cluster.names) // 2 + 1))
+        cluster.note(f"mend {majority}")
+        cluster.network.options = NetworkOptions(
+            latency_s=self.world.network.latency_s, jitter_s=self.world.network.jitter_s
+        )
+        if len(majority) < len(cluster.names):
+            cluster.network.partition(majority)
+        await self._start(majority)
+        await self._expect("a majority elects a leader", lambda: self._leads_among(majority))
+        cluster.note("mend all")
+        cluster.network.heal()
+        await self._start(cluster.names)
+        await self._expect("everybody catches up", self._agrees)
+        await self._check_quiet()
+
+    async def _start(self, names: Iterable[str]) -> None:
+        for name in names:
+            machine = self.cluster[name]
+            self.cluster.resume(name)
+            machine.disk.make_room()
+            machine.disk.let_go()
+            machine.disk.cancel_plans()
+            machine.process.cancel_call()
+            if machine.node is None:
+                await machine.ended.wait()
+                await self.cluster.start(name)
+            if self.cluster.is_corrupt(name):
+                self.cluster.wipe(name)
+                await self.cluster.start(name)
+
+    async def _expect(self, what: str, condition: Callable[[], bool]) -> None:
+        try:
+            await eventually(condition)
+        except trio.TooSlowError:
+            statuses = [str(machine.running.status()) for machine in self.cluster.on]
+            raise PropertyViolated("liveness", f"{what}, not in time: {statuses}") from None
+
+    def _leads_among(self, names: list[str]) -> bool:
+        statuses = [self.cluster[name].running.status() for name in names if self.cluster[name].node is not None]
+        leaders = {status.leader_id for status in statuses}
+        if len(statuses) < len(names) or len(leaders) != 1 or None in leaders:
+            return False
+        return len({(status.term, status.commit_index, status.last_log_index) for status in statuses}) == 1
+
+    def _agrees(self) -> bool:
+        self.look()
+        statuses = [machine.running.status() for machine in self.cluster.on]
+        states = [self._watch.state_of(name) for name in self.cluster.names]
+        return (
+            len(statuses) == len(self.cluster.names)
+            and len({(status.term, status.leader_id, status.last_log_index) for status in statuses}) == 1
+            and all(status.last_applied == status.last_log_index > 0 for status in statuses)
+            # Whoever lost a disk votes again.
+            and all(state is not None and NodeId(state.node_id) in state.configuration.voters for state in states)
+        )
+
+    async def _check_quiet(self) -> None:
+        """An idle cluster elects nobody, appends nothing and writes nothing."""
+
+        def picture() -> list[tuple[object, ...]]:
+            return [
+                (status.term, status.leader_id, status.last_log_index, machine.disk.writes_seen)
+                for machine in self.cluster.on
+                for status in [machine.running.status()]
+            ]
+
+        # A session that expires, or a snapshot under way, may still write something.
+        await trio.sleep(QUIET_S)
+        before = picture()
+        await trio.sleep(QUIET_S)
+        if picture() != before:
+            raise PropertyViolated("an idle cluster falls quiet", f"{before} became {picture()}")
+
+    async def check_alike(self, digest: Callable[[MachineT], object] | None) -> None:
+        """Check that all state machines are equal."""
+        digests: dict[str, object] = {}
+        for machine in self.cluster.on:
+            digests[machine.name] = digest(machine.machine) if digest else await _snapshot_of(machine.machine)
+        if any(each != digests[self.cluster.on[0].name] for each in digests.values()):
+            raise PropertyViolated("state machines are equal", f"after the same commands they differ: {digests}")
+
+
+async def _snapshot_of(machine: StateMachine) -> bytes:
+    taken = machine.snapshot()
+    if isinstance(taken, bytes):
+        return taken
+    parts = taken.chunks() if isinstance(taken, SnapshotHandle) else taken
+    try:
+        if isinstance(parts, AsyncIterable):
+            return b"".join([part async for part in parts])
+        return b"".join(parts)
+    finally:
+        if isinstance(taken, SnapshotHandle):
+            taken.close()
+
+
+@attrs.define(eq=False)
+class _Leadership:
+    """Runs a body on every node that leads, and checks that no two do at once."""
+
+    simulation: Simulation[Any]
+    running: dict[str, int] = attrs.field(factory=dict)
+    begun: int = 0
+
+    async def run(self, name: str) -> None:
+        """Lead whenever the machine does, until cancelled."""
+        while True:
+            node = await self.simulation.wait_node(name)
+            try:
+                with self.simulation.inside(node):
+                    async with node.leading() as term:
+                        if self.running:
+                            text = f"{name} leads in term {term} beside {self.running}"
+                            raise PropertyViolated("leading() bodies never overlap", text, "thesis §6.4.1", name)
+                        self.running[name] = term
+                        self.begun += 1
+                        try:
+                            await self.simulation.cluster[name].ended.wait()
+                        finally:
+                            del self.running[name]
+            except NodeStopped:
+                pass
+            await trio.sleep(RETRY_S)
+
+
+def simulate(
+    seed: int,
+    nodes: int | None = 3,
+    *,
+    machine: Callable[[], MachineT],
+    scenario: Callable[[Simulation[MachineT]], Awaitable[None]],
+    check: Callable[[Simulation[MachineT]], Awaitable[None]] | None = None,
+    digest: Callable[[MachineT], object] | None = None,
+    world: SimulatedWorld | None = None,
+    name: str = "simulation",
+    replay: str = "",
+    with_hash: bool = False,
+) -> SimulationReport:
+    """Run a scenario on a cluster of real nodes under faults, everything decided by the seed.
+
+    ::
+
+        async def scenario(sim: Simulation[Counter]) -> None:
+            for _ in range(20):
+                await sim.propose_once(b"1")
+
+        simulate(7, machine=Counter, scenario=scenario)
+
+    Faults come while the scenario runs, for as long as the world says; then everything is mended, and the scenario goes
+    on to its end without faults. A run that fails is made again with a trace, which is kept; the error says where, and
+    how to repeat it.
+
+    Args:
+        seed: The same one takes the same steps, in any process and on any version of Python.
+        nodes: How many machines, from 1 to 7; None leaves that to the seed too.
+        machine: Makes a state machine in its initial state, such as its class.
+        scenario: What the clients do.
+        check: Called in the end, when all nodes are on and agree.
+        digest: What must be equal on all nodes in the end; by default the bytes of their snapshots.
+        world: Everything that the seed draws otherwise: limits, delays, faults. ``QUIET`` has no faults.
+        name: Of the trace's file, and ``replay`` the command that is told, should the run fail.
+        with_hash: Whether the report has the hash of everything that was recorded. That makes the run slower.
+
+    Raises: PropertyViolated if the cluster broke a promise; whatever scenario and check raise.
+    """
+    drawn = world if world is not None else draw_world(seed, nodes=nodes)
+    recorder = Recorder(trio.current_time) if with_hash else None
+    run = _Run(seed, drawn, machine, scenario, check, digest)
+    header = TraceHeader(
+        "node", tuple("abcdefg"[: drawn.nodes]), f"{name}-{seed}", seed, {"world": drawn.describe()}, replay
+    )
+    try:
+        report = run.go(recorder)
+    except Exception as group:  # noqa: BLE001 - raised below, without the groups of nurseries around it
+        error = _sole(group)
+        error.add_note(f"seed {seed}: {drawn.describe()}")
+        _keep_trace(run, f"{name}-{seed}", header, error)
+        raise error from None
+    if recorder is not None:
+        report = attrs.evolve(report, trace_hash=trace_hash(header, recorder.events))
+    return report
+
+
+def _sole(error: Exception) -> Exception:
+    """Return the one error in a group of one, or the group."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _keep_trace(run: _Run[Any], name: str, header: TraceHeader, error: Exception) -> None:
+    """Make the run again, and keep the trace of it."""
+    recorder = Recorder(trio.current_time)
+    try:
+        run.go(recorder)
+    except Exception as again:  # noqa: BLE001 - the first error is being raised; this one is compared with it
+        repeated = _sole(again)
+        if (type(repeated), str(repeated)) != (type(error), str(error)):
+            error.add_note(f"made again, the run fails in another way: {repeated!r}. Something in it is not simulated")
+    else:
+        error.add_note("made again, the run does not fail. Something in it is not simulated: a clock, a file, chance")
+    keep_failure(name, header, recorder.events, error)
+
+
+@attrs.frozen
+class _Run(Generic[MachineT]):
+    """One seed's run, which can be made again."""
+
+    seed: int
+    world: SimulatedWorld
+    machine: Callable[[], MachineT]
+    scenario: Callable[[Simulation[MachineT]], Awaitable[None]]
+    check: Callable[[Simulation[MachineT]], Awaitable[None]] | None
+    digest: Callable[[MachineT], object] | None
+
+    def go(self, recorder: Recorder | None) -> SimulationReport:
+        """Make the run."""
+        clusters: list[SimulatedCluster[MachineT]] = []
+        watch = Watch(lambda: {each.name: each.disk.synced for each in clusters[0].machines.values()})
+        schedulers: list[Scheduler] = []
+
+        def make(nursery: trio.Nursery, scheduler: Scheduler) -> SimulatedCluster[MachineT]:
+            schedulers.append(scheduler)
+            cluster = SimulatedCluster(
+                nursery,
+                scheduler,
+                self.machine,
+                self.world.nodes,
+                seed=self.seed,
+                config=self.world.config_of,
+                write_s=self.world.write_s,
+                write_jitter_s=self.world.write_jitter_s,
+                network=self.world.network,
+                recorder=recorder,
+            )
+            clusters.append(cluster)
+            return cluster
+
+        began_at = time.perf_counter()
+        with watch.watching(Wiretap(recorder) if recorder is not None else None):
+            coverage, simulated_s = run_cluster(make, lambda cluster: self._main(cluster, watch), seed=self.seed)
+        seconds = time.perf_counter() - began_at
+        return SimulationReport(
+            self.seed, self.world, coverage, simulated_s, seconds, watch.inputs, schedulers[0].steps
+        )
+
+    async def _main(self, cluster: SimulatedCluster[MachineT], watch: Watch) -> tuple[Counter[str], float]:
+        simulation = Simulation(cluster, self.world, watch, self.seed)
+        faults = Faults(cluster, self.world, Chance(f"{self.seed}/faults"), simulation.look, watch.state_of)
+        leadership = _Leadership(simulation)
+        await cluster.start_all()
+        async with trio.open_nursery() as nursery:
+            if self.world.has_true_clocks:
+                for name in cluster.names:
+                    nursery.start_soon(leadership.run, name)
+            async with trio.open_nursery() as trouble:
+                trouble.start_soon(self._run_faults, simulation, faults)
+                await self.scenario(simulation)
+                trouble.cancel_scope.cancel()
+            await simulation.check_live()
+            nursery.cancel_scope.cancel()
+        if self.check is not None:
+            await self.check(simulation)
+        await simulation.check_alike(self.digest)
+        simulation.look()
+        coverage = Counter(
+            elections=watch.elections,
+            commits=watch.commits,
+            restores=watch.restores,
+            crashes=sum(each.crashes for each in cluster.machines.values()),
+            leadings=leadership.begun,
+            lost=cluster.network.lost,
+            repeated=cluster.network.repeated,
+            resets=cluster.network.resets,
+        )
+        return coverage + faults.seen, trio.current_time()
+
+    async def _run_faults(self, simulation: Simulation[MachineT], faults: Faults) -> None:
+        await faults.run()
+        simulation.faults_ended.set()
