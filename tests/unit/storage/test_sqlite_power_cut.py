@@ -11,7 +11,7 @@ import pytest
 from clustercore.interfaces import Entry, HardState, LogIndex, NodeId, StoredState, Term
 from clustercore_sqlite import SqliteStorage
 from clustercore_sqlite import database as database_module
-from tests.snapshots import snapshot
+from tests.snapshots import read_snapshot, snapshot
 from tests.unit.storage.files import FRAME_BYTES, HEADER_BYTES, commands, copy_storage, load, log_of
 
 SECTOR_BYTES = 512
@@ -64,11 +64,14 @@ async def record(directory: Path, *, earlier_writes: int = 0) -> Recording:
         await note()
         await storage.save_hard_state(HardState(Term(2), None))
         await note()
-        taken = snapshot(first + 40, data=b"state" * 2000)
-        await storage.write_snapshot_chunk(taken.metadata, 0, taken.data)
-        await note()
-        await storage.install_snapshot(taken.metadata, keep_from=LogIndex(first + 30))
-        await note()
+        # The first, and one that takes its place, in two parts each.
+        for covered in (first + 20, first + 40):
+            taken = snapshot(covered, data=b"state" * 1500)
+            for offset in (0, 4000):
+                await storage.write_snapshot_chunk(taken.metadata, offset, taken.data[offset : offset + 4000])
+                await note()
+            await storage.install_snapshot(taken.metadata, keep_from=LogIndex(covered - 10))
+            await note()
         await storage.append(commands(range(first + 60, first + 63), term=2))
         await note()
         return Recording(copy_storage(original, directory / "recorded"), states, synced_bytes, earlier_log)
@@ -88,10 +91,14 @@ async def check_cut(recording: Recording, log: bytes, kept_bytes: int) -> None:
     path = copy_storage(recording.path, recording.path.parent.parent / "cut")
     log_of(path).write_bytes(log)
 
-    state = await load(path)
+    async with SqliteStorage(path) as storage:
+        state = await storage.load()
+        whole = await read_snapshot(storage)
 
     promised = sum(synced <= kept_bytes for synced in recording.synced_bytes) - 1
     assert state == recording.states[promised], f"with {kept_bytes} bytes kept, {promised} writes had returned"
+    # To its last byte, with its checksums.
+    assert (None if whole is None else whole.metadata) == state.snapshot
 
 
 def tails(recording: Recording, kept_bytes: int, rng: random.Random) -> list[bytes]:
