@@ -36,6 +36,7 @@ CONFIG = NodeConfig(
     raft=RaftConfig(election_timeout_s=0.5, heartbeat_interval_s=0.05),
     snapshot_entries=200,
     snapshot_tail_entries=20,
+    snapshot_chunk_bytes=4096,
 )
 
 
@@ -74,6 +75,7 @@ async def answer(node: Node, journal: Journal, request: dict[str, Any]) -> None:
             "role": status.role.value,
             "term": status.term,
             "leader_id": status.leader_id,
+            "first_log_index": status.first_log_index,
             "last_log_index": status.last_log_index,
             "last_applied": status.last_applied,
             "pending_proposals": status.pending_proposals,

@@ -327,6 +327,38 @@ async def test_each_node_is_killed_in_turn_under_writes(tmp_path: Path) -> None:
         assert len(cluster.acknowledged) > 200
 
 
+async def test_snapshot_reaches_a_follower_whatever_is_killed_meanwhile(tmp_path: Path) -> None:
+    """kill -9 of the follower while it is sent chunk after chunk, and of its leader: it catches up all the same."""
+    async with three_processes(tmp_path) as (cluster, _):
+        leader = await cluster.leader("a", "b", "c")
+        away, helper = others(leader)
+        await cluster.end(away, "kill")
+        # Some 300 chunks, and far more entries than the tail of any log.
+        async with trio.open_nursery() as nursery:
+            for number in range(240):
+                nursery.start_soon(cluster.propose, leader, f"{number} ".ljust(5000, "."))
+
+        async def hears_a_leader() -> bool:
+            [status] = await cluster.statuses(away)
+            return status["leader_id"] is not None
+
+        for _ in range(3):
+            await cluster.start(away)
+            await until(hears_a_leader)
+            await cluster.end(away, "kill")
+        await cluster.start(away)
+        await until(hears_a_leader)
+        await cluster.end(leader, "kill")
+        await cluster.start(leader)
+        await cluster.leader("a", "b", "c")
+
+        await cluster.write(helper, "after")
+        await cluster.check()
+        for name in "abc":
+            [status] = await cluster.statuses(name)
+            assert status["first_log_index"] > 100, "it kept the log, and needed no snapshot"
+
+
 async def _more_is_acknowledged(cluster: Cluster) -> None:
     """Wait for a number of new acknowledgements."""
     before = len(cluster.acknowledged)
