@@ -8,22 +8,29 @@ from typing import Any
 from clustercore.raft.effects import Effects, PersistEntries, PersistSnapshot
 from clustercore.raft.types import LogIndex, NodeId, Role
 from clustercore.testing.invariants.bookkeeping import Bookkeeping
+from clustercore.testing.invariants.check_quorum import CheckQuorum
 from clustercore.testing.invariants.committed_durably import CommittedDurably
 from clustercore.testing.invariants.committed_forever import CommittedForever
 from clustercore.testing.invariants.committed_survives import CommittedSurvives
+from clustercore.testing.invariants.could_win import CouldWin
 from clustercore.testing.invariants.durable_before_visible import DurableBeforeVisible
+from clustercore.testing.invariants.elected_by_quorum import ElectedByQuorum
 from clustercore.testing.invariants.election_safety import ElectionSafety
 from clustercore.testing.invariants.facts import Facts, Invariant, Seen
+from clustercore.testing.invariants.hand_over import HandOver
 from clustercore.testing.invariants.leader_append_only import LeaderAppendOnly
 from clustercore.testing.invariants.leader_completeness import LeaderCompleteness
 from clustercore.testing.invariants.leases import Leases
 from clustercore.testing.invariants.log_matching import LogMatching
 from clustercore.testing.invariants.match_index import MatchIndex
 from clustercore.testing.invariants.never_backwards import NeverBackwards
+from clustercore.testing.invariants.newest_members import NewestMembers
 from clustercore.testing.invariants.one_vote import OneVote
+from clustercore.testing.invariants.only_voters_lead import OnlyVotersLead
 from clustercore.testing.invariants.quorum_intersection import QuorumIntersection
 from clustercore.testing.invariants.read_index import ReadIndex
 from clustercore.testing.invariants.recovery import Recovery
+from clustercore.testing.invariants.snapshot_keeps_suffix import SnapshotKeepsSuffix
 from clustercore.testing.invariants.stale_messages import StaleMessages
 from clustercore.testing.invariants.state_machine_safety import StateMachineSafety
 from clustercore.testing.protocol.disk import Write
@@ -40,6 +47,9 @@ PROPERTIES: tuple[type[Invariant], ...] = (
     LeaderCompleteness,
     StateMachineSafety,
     OneVote,
+    ElectedByQuorum,
+    OnlyVotersLead,
+    NewestMembers,
     NeverBackwards,
     DurableBeforeVisible,
     CommittedDurably,
@@ -47,9 +57,13 @@ PROPERTIES: tuple[type[Invariant], ...] = (
     CommittedSurvives,
     QuorumIntersection,
     Recovery,
+    SnapshotKeepsSuffix,
     ReadIndex,
     MatchIndex,
     StaleMessages,
+    CheckQuorum,
+    CouldWin,
+    HandOver,
     Bookkeeping,
     Leases,
 )

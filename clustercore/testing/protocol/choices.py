@@ -58,6 +58,8 @@ class Kind(Enum):
     REIGN = "some are led on"
     # A node asks for votes and some answer; nothing else goes on, and what a winner sends is on its way.
     STAND = "a node stands"
+    # The same, and it is heard by all but the one that leads.
+    DEPOSE = "another is elected behind the leader's back"
 
 
 # A kind and two numbers.
@@ -82,7 +84,7 @@ WEIGHTS: dict[Kind, float] = {
     Kind.PROPOSE: 10,
     Kind.READ: 5,
     Kind.TRANSFER: 1,
-    Kind.CHANGE_MEMBERS: 4,
+    Kind.CHANGE_MEMBERS: 6,
     Kind.CRASH: 0.8,
     Kind.CRASH_AFTER_PROMISE: 0.8,
     Kind.START: 3,
@@ -100,6 +102,7 @@ WEIGHTS: dict[Kind, float] = {
     Kind.AMONG: 1.5,
     Kind.REIGN: 0.7,
     Kind.STAND: 1.5,
+    Kind.DEPOSE: 0.7,
 }
 
 # What makes trouble: how wild a world is multiplies these.

@@ -18,7 +18,7 @@ from clustercore.raft.types import Configuration, NodeId, ReadId, Role, Server
 from clustercore.testing.protocol import faults
 from clustercore.testing.protocol.choices import Choice, Kind
 from clustercore.testing.protocol.plan import WorldPlan
-from clustercore.testing.protocol.spells import calm, stand, talk
+from clustercore.testing.protocol.spells import REIGN_BEATS, calm, depose, reign, stand, talk
 from clustercore.testing.protocol.world import World
 
 __all__ = ["carry_out", "place_on_link", "target_members"]
@@ -232,7 +232,10 @@ def target_members(world: World, present: Configuration, first: int, second: int
     names = list(world.nodes)
     name = names[first % len(names)]
     servers = {server.node_id: server for server in present.servers}
-    kind = second % 8
+    inside = [one for one in names if one in servers]
+    learners = [one for one in inside if not servers[one].is_voter]
+    voters = [one for one in inside if servers[one].is_voter]
+    kind, choice = second % 10, second // 10
     if kind in (0, 1):
         # A node that is no member becomes a learner, that is to become a voter by itself or not.
         outside = [one for one in names if one not in servers]
@@ -240,20 +243,25 @@ def target_members(world: World, present: Configuration, first: int, second: int
             name = outside[first % len(outside)]
             servers[name] = Server(name, is_voter=False, is_promoted=kind == 0)
     elif kind in (2, 3):
-        learners = [one for one in names if one in servers and not servers[one].is_voter]
         if learners:
             name = learners[first % len(learners)]
             servers[name] = Server(name, is_voter=kind == 2, is_promoted=kind == 3)
     elif kind == 4:
         servers[name] = Server(name, is_voter=False)
     elif kind == 5:
-        servers.pop(name, None)
+        # Whoever it is, and often enough the leader, which must then make way for another.
+        leader = world.leader()
+        servers.pop(leader.node_id if leader is not None and choice % 2 else name, None)
+    elif kind in (6, 7):
+        # Several votes are given and taken at once, most of all to learners: that takes a joint configuration.
+        changed = [*learners[: 1 + choice % 2], *(voters[(first + place) % len(voters)] for place in range(2))]
+        for one in changed:
+            servers[one] = Server(one, is_voter=not servers[one].is_voter)
     else:
-        # Anything: with several voters exchanged at once it goes through a joint configuration.
         servers = {
-            one: attrs.evolve(servers.get(one, Server(one)), is_voter=bool(second >> 3 >> place & 1))
+            one: attrs.evolve(servers.get(one, Server(one)), is_voter=one in servers and bool(choice >> place & 1))
             for place, one in enumerate(names)
-            if first >> place & 1
+            if kind == 8 or first >> place & 1
         }
     return Configuration.with_servers(servers.values())
 
@@ -299,18 +307,33 @@ def _among(world: World, plan: WorldPlan, first: int, second: int, number: int) 
 
 
 def _reign(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
-    group = _group(world, first, plan)
-    talk(world, group, beats=second % 24)
-    # The others hear nothing of it, or they would take up what they heard last.
-    for place in reversed(range(len(world.pool))):
-        if world.pool[place].to not in group:
-            world.drop(place)
+    reign(world, _group(world, first, plan), beats=second % REIGN_BEATS)
 
 
 def _stand(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
     name = _name(world, first)
     if world.nodes[name].is_up:
         stand(world, name, [other for other in world.nodes if other == name or other in _group(world, second)])
+        # Once there is something to know.
+        if world.committed and first >> 8 & 3 == 3:
+            _lose_connections(world, name)
+
+
+def _depose(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    depose(world, _name(world, first), is_patient=second % 2 > 0, restarts=second % 4 > 1)
+
+
+def _lose_connections(world: World, name: NodeId) -> None:
+    """Break the connections of a leader that has just been elected, and lose what it sent.
+
+    It does not know yet what its followers have, and begins with each at the start of the log, or with a snapshot of
+    what the follower has long since.
+    """
+    for place in reversed(range(len(world.pool))):
+        if world.pool[place].sender == name:
+            world.drop(place, "its connection broke")
+    for peer in sorted(world.nodes[name].core.state.progress):
+        world.unreachable(name, peer)
 
 
 _Move = Callable[[World, WorldPlan, int, int, int], None]
@@ -352,4 +375,5 @@ _MOVES: dict[Kind, _Move] = {
     Kind.AMONG: _among,
     Kind.REIGN: _reign,
     Kind.STAND: _stand,
+    Kind.DEPOSE: _depose,
 }

@@ -8,12 +8,14 @@ from clustercore.raft.messages import PreVoteRequest, PreVoteResponse, RequestVo
 from clustercore.raft.types import NodeId, Role
 from clustercore.testing.protocol.world import World
 
-__all__ = ["calm", "settle_writes", "stand", "talk"]
+__all__ = ["REIGN_BEATS", "calm", "depose", "reign", "settle_writes", "stand", "talk"]
 
 # A leader that hears nobody steps down after some heartbeats, and stands an election timeout later.
 MAX_WAKES = 30
 # Messages between some nodes until they have nothing more to say; a snapshot that nobody sends would never end.
 MAX_TALK = 100
+# After so many heartbeats whoever has heard none of them would stand for election.
+REIGN_BEATS = 24
 
 VoteMessage = PreVoteRequest | PreVoteResponse | RequestVoteRequest | RequestVoteResponse
 
@@ -74,6 +76,44 @@ def stand(world: World, candidate: NodeId, group: Sequence[NodeId]) -> None:
         _vote(world, [name for name in group if world.nodes[name].is_up])
         if world.nodes[candidate].core.state.role is Role.LEADER:
             break
+
+
+def depose(world: World, candidate: NodeId, *, is_patient: bool, restarts: bool) -> None:
+    """Let the others elect another and commit, of which the one that leads hears nothing: it goes on, and is late.
+
+    Args:
+        world: The world.
+        candidate: Who is to lead. If it does so already, or nobody has led, nothing is done.
+        is_patient: They wait until none of them protects the present leader. Otherwise those who have just heard it,
+            which may be so many that it holds a lease, are asked by one that has not for long.
+        restarts: Those who have just heard it are started again before they are asked.
+    """
+    leader = world.leader()
+    if leader is None or leader.node_id == candidate or not world.nodes[candidate].is_up or not world.committed:
+        return
+    others = [name for name in world.nodes if name != leader.node_id]
+    if is_patient:
+        # By the slowest clock there can be.
+        world.wait(2 * world.config.election_timeout_s)
+    else:
+        led_on = [name for name in others if name != candidate and world.nodes[name].is_up]
+        led_on = led_on[: len(leader.core.state.configuration.voters) // 2]
+        reign(world, [leader.node_id, *led_on], beats=REIGN_BEATS)
+        for name in led_on if restarts else ():
+            world.crash(name)
+            world.start(name)
+    stand(world, candidate, others)
+    if world.nodes[candidate].core.state.role is Role.LEADER:
+        talk(world, others, beats=1)
+
+
+def reign(world: World, group: Sequence[NodeId], beats: int) -> None:
+    """Let some be led on, so that the others take their leader for lost."""
+    talk(world, group, beats)
+    # The others hear nothing of it, or they would take up what they heard last.
+    for place in reversed(range(len(world.pool))):
+        if world.pool[place].to not in group:
+            world.drop(place)
 
 
 def _vote(world: World, group: Sequence[NodeId]) -> None:

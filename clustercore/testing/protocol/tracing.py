@@ -207,7 +207,17 @@ def schedule_of(options: Mapping[str, Any]) -> tuple[WorldPlan, list[Choice], bo
 
 # Choices that one node is chosen for by the first number, and those that a group is.
 _AT_A_NODE = frozenset(
-    {Kind.SYNC, Kind.REPORT, Kind.FLUSH, Kind.EXPIRE, Kind.CRASH, Kind.LOSE_DISK, Kind.UNREACHABLE, Kind.SNAPSHOT}
+    {
+        Kind.SYNC,
+        Kind.REPORT,
+        Kind.FLUSH,
+        Kind.EXPIRE,
+        Kind.CRASH,
+        Kind.LOSE_DISK,
+        Kind.UNREACHABLE,
+        Kind.SNAPSHOT,
+        Kind.DEPOSE,
+    }
 )
 _IN_A_GROUP = frozenset({Kind.AMONG, Kind.REIGN, Kind.PARTITION})
 
