@@ -22,9 +22,10 @@ from clustercore.runtime.session_entries import (
 )
 from clustercore.runtime.session_table import SessionTable
 
-# The entries of a log, by index from 1: sessions are opened at some of the first few, so that most ids mean something.
-SESSION_IDS = st.integers(1, 6)
-SEQUENCES = st.integers(1, 6)
+# The entries of a log, by index from 1. The first few open sessions that live long, and most entries after them are of
+# one of these and of few numbers, so that numbers come again while they mean something.
+SESSION_IDS = st.sampled_from([1, 1, 1, 2, 3, 6])
+SEQUENCES = st.sampled_from([1, 1, 2, 3, 6])
 
 
 @st.composite
@@ -34,19 +35,24 @@ def settlements(draw: st.DrawFn) -> tuple[int, tuple[int, ...]]:
     return below, tuple(sorted(draw(st.sets(st.integers(1, 6).filter(lambda number: number < below), max_size=3))))
 
 
-OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
-    st.builds(OpenSession, st.integers(1, 60)),
-    st.builds(
-        lambda session_id, sequence, settled, version: SessionCommand(
-            session_id, sequence, settled[0], settled[1], version, b"%d/%d" % (session_id, sequence)
-        ),
-        SESSION_IDS,
-        SEQUENCES,
-        settlements(),
-        st.sampled_from([1, 1, 1, 2]),
+OPENINGS: st.SearchStrategy[Operation] = st.builds(OpenSession, st.sampled_from([1, 60, 1000]))
+COMMANDS: st.SearchStrategy[Operation] = st.builds(
+    lambda session_id, sequence, settled, version: SessionCommand(
+        session_id, sequence, settled[0], settled[1], version, b"%d/%d" % (session_id, sequence)
     ),
-    st.builds(lambda session_id, settled: KeepAlive(session_id, settled[0], settled[1]), SESSION_IDS, settlements()),
-    st.builds(ResolveCommand, SESSION_IDS, SEQUENCES),
+    SESSION_IDS,
+    SEQUENCES,
+    st.one_of(st.just((1, ())), settlements()),
+    st.sampled_from([1, 1, 1, 2]),
+)
+SETTLEMENTS: st.SearchStrategy[Operation] = st.builds(
+    lambda session_id, settled: KeepAlive(session_id, settled[0], settled[1]), SESSION_IDS, settlements()
+)
+OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
+    # Many commands, and few ends: what comes again after the end of its session says little.
+    *[COMMANDS] * 4,
+    *[SETTLEMENTS, st.builds(ResolveCommand, SESSION_IDS, SEQUENCES)] * 2,
+    OPENINGS,
     st.builds(CloseSession, SESSION_IDS),
 )
 
@@ -63,8 +69,16 @@ class Step:
     is_restored: bool
 
 
-STEPS = st.lists(
-    st.builds(Step, OPERATIONS, st.sampled_from([0, 0, 1, 10, 40]), st.booleans(), st.booleans()), max_size=60
+def steps_of(operations: st.SearchStrategy[Operation]) -> st.SearchStrategy[Step]:
+    """Steps with some of these operations."""
+    return st.builds(Step, operations, st.sampled_from([0, 0, 1, 10, 40]), st.booleans(), st.booleans())
+
+
+STEPS = st.builds(
+    lambda openings, others: [*openings, *others],
+    st.lists(steps_of(OPENINGS), min_size=1, max_size=3),
+    # Hypothesis prefers short lists, in which nothing comes again.
+    st.one_of(st.lists(steps_of(OPERATIONS), max_size=60), st.lists(steps_of(OPERATIONS), min_size=30, max_size=60)),
 )
 
 
