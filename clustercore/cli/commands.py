@@ -8,6 +8,7 @@ from clustercore.cli.demo import demo
 from clustercore.cli.fuzz import fuzz
 from clustercore.cli.kv import kv
 from clustercore.cli.members import members
+from clustercore.cli.mutants import mutants
 from clustercore.cli.plugins_command import plugins
 from clustercore.cli.retry import retry
 from clustercore.cli.serve import serve
@@ -23,5 +24,5 @@ def root() -> None:
     """Replicated state that survives the loss of machines: run nodes, ask them, and see what they bear."""
 
 
-for command in (demo, serve, kv, status, members, plugins, retry, fuzz, trace):
+for command in (demo, serve, kv, status, members, plugins, retry, fuzz, mutants, trace):
     root.add_command(command)
