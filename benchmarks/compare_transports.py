@@ -109,7 +109,7 @@ def exchanges(names: list[str], tls_names: list[str], payloads: list[int]) -> It
 
 async def compare(options: argparse.Namespace, certificates: dict[str, str], progress: Progress) -> dict[Case, Figures]:
     """Run all rounds; return what was measured of each case."""
-    transports = list(installed())
+    transports = [name for name in installed() if name in (options.transports or installed())]
     tls_names = [name for name in transports if certificates and takes_tls(name)]
     cases = list(exchanges([*transports, RAW, GRPCIO], tls_names, options.payloads))
     # In one process, and without a place to listen at, there is no cluster of three processes.
@@ -279,6 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.2, help="how long each case of a round runs")
+    parser.add_argument("--transports", nargs="+", metavar="NAME", help="only these, and the baselines")
     parser.add_argument("--payloads", type=int, nargs="+", default=PAYLOADS, metavar="BYTES")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--plot", type=Path, help="draw them into this PNG")
