@@ -91,6 +91,7 @@ from clustercore.interfaces.sockets import (
     split_address,
 )
 from clustercore.interfaces.state_machine import SnapshotHandle, StateMachine
+from clustercore.interfaces.status_link import StatusLink, ask_status
 from clustercore.interfaces.storage import SnapshotReader, Storage, StorageIdentity, StoredState
 from clustercore.interfaces.tls import TlsFiles, certificate_names, check_claim
 from clustercore.interfaces.transport import (
@@ -112,6 +113,7 @@ from clustercore.interfaces.values import (
     RoleChange,
     SessionToken,
 )
+from clustercore.interfaces.wire import encode_field, encode_varint, split_fields
 from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
 from clustercore.raft.entry import Entry, EntryKind, MalformedEntry, decode_entry
 from clustercore.raft.messages import (
@@ -251,6 +253,7 @@ __all__ = [
     "SocketOptions",
     "StateMachine",
     "StateMachineError",
+    "StatusLink",
     "StatusRequest",
     "StatusResponse",
     "StopReason",
@@ -272,6 +275,7 @@ __all__ = [
     "TransportError",
     "UnaryHandler",
     "VersionNotEnabled",
+    "ask_status",
     "certificate_names",
     "check_claim",
     "decode_body",
@@ -281,8 +285,11 @@ __all__ = [
     "dial",
     "encode_body",
     "encode_configuration",
+    "encode_field",
     "encode_message",
+    "encode_varint",
     "format_address",
     "serve_sockets",
     "split_address",
+    "split_fields",
 ]

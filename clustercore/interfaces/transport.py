@@ -143,6 +143,9 @@ class Service:
     # one call, with LinkClosed at the caller, and is logged; the node goes on.
     unary: Mapping[str, UnaryHandler] = attrs.field(factory=dict)
     streams: Mapping[str, StreamHandler] = attrs.field(factory=dict)
+    # The encoded google.protobuf.FileDescriptorProto of the file that describes it, which gRPC's reflection tells to
+    # clients; empty if it is told nobody.
+    descriptor: bytes = attrs.field(default=b"", repr=False)
 
 
 class ServiceTransport(Transport):

@@ -18,8 +18,8 @@ from clustercore.raft.entry import MalformedEntry, decode_entry
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
 from clustercore.raft.types import LogIndex, NodeId, Round, Term
 
-# All of it is for ``codec`` and ``wire_snapshot``.
-__all__: list[str] = []
+# What else is here is for ``codec`` and ``wire_snapshot``.
+__all__ = ["encode_field", "encode_varint", "split_fields"]
 
 # Wire types, the low three bits of a tag.
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5

@@ -10,7 +10,7 @@ from grpclib.metadata import decode_grpc_message
 
 from clustercore.interfaces import LinkClosed, PeerTimeout, ServiceError, TransportError
 
-__all__ = ["Headers", "Outcome", "StreamBroken", "outcome_of"]
+__all__ = ["CallFailed", "Headers", "Outcome", "StreamBroken", "outcome_of"]
 
 Headers = Sequence[tuple[str, str]]
 
@@ -28,6 +28,14 @@ _REFUSALS = frozenset(
 )
 # What an HTTP answer without a gRPC status means (grpc doc/http-grpc-status-mapping.md); all others are UNAVAILABLE.
 _HTTP_STATUSES = {"400": Status.INTERNAL, "401": Status.UNAUTHENTICATED, "404": Status.UNIMPLEMENTED}
+
+
+class CallFailed(Exception):
+    """Ends a request with a status. Stays inside this plugin."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class StreamBroken(Exception):

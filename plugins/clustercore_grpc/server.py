@@ -38,19 +38,26 @@ from clustercore.interfaces import (
     StreamHandler,
     TransportError,
     UnaryHandler,
+    ask_status,
     decode_body,
 )
-from clustercore_grpc.errors import Headers, StreamBroken
+from clustercore_grpc._proto.descriptor import FILE_DESCRIPTOR
+from clustercore_grpc.errors import CallFailed, Headers, StreamBroken
+from clustercore_grpc.health import HEALTH_SERVICE, Health
 from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import OneShotLink, StreamLink
 from clustercore_grpc.loop import SocketLoop
+from clustercore_grpc.reflection import REFLECTION_SERVICES, Reflection
 from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
 
-__all__ = ["RAFT_SERVICE", "RPCS", "Server"]
+__all__ = ["RAFT_SERVICE", "RESERVED", "RPCS", "Server"]
 
 log = logging.getLogger(__name__)
 
 RAFT_SERVICE = "clustercore.v1.Raft"
+
+# Names that no application may take.
+RESERVED = frozenset({RAFT_SERVICE, HEALTH_SERVICE, *REFLECTION_SERVICES})
 
 # The unary RPCs of that service: what each takes and what answers it.
 RPCS: dict[str, tuple[type[Message], type[Message]]] = {
@@ -70,14 +77,6 @@ MAX_CONNECTIONS = 4096
 Answer = Callable[[MessageStream, float], Awaitable[None]]
 
 
-class _CallFailed(Exception):
-    """Ends a request with a status."""
-
-    def __init__(self, status: Status, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class Server:
     """Listens, and answers until cancelled. Used once."""
 
@@ -88,8 +87,14 @@ class Server:
         self._options = options
         self._accept = accept
         self._methods = self._raft_methods()
-        for service in services:
+        health = Health(self._is_answering, [RAFT_SERVICE, *(service.name for service in services)])
+        for service in (*services, health.service):
             self._methods |= self._service_methods(service)
+        self._reflection = Reflection(
+            [FILE_DESCRIPTOR, *(service.descriptor for service in services if service.descriptor)]
+        )
+        for name in REFLECTION_SERVICES:
+            self._methods[f"/{name}/ServerReflectionInfo"] = self._reflect
         self._connections: set[Http2Protocol] = set()
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.copy_context()
@@ -172,7 +177,7 @@ class Server:
             answer, timeout_s = self._find(dict(headers))
             await answer(stream, timeout_s)
             status, message = Status.OK, ""
-        except _CallFailed as exc:
+        except CallFailed as exc:
             status, message = exc.status, str(exc)
         except StreamBroken as exc:
             # Nobody is left to tell.
@@ -186,18 +191,18 @@ class Server:
 
     def _find(self, headers: dict[str, str]) -> tuple[Answer, float]:
         if headers.get(":method") != "POST" or not headers.get("content-type", "").startswith("application/grpc"):
-            raise _CallFailed(Status.INVALID_ARGUMENT, "this is a gRPC server")
+            raise CallFailed(Status.INVALID_ARGUMENT, "this is a gRPC server")
         if self._options.token and not self._options.is_token(_token_of(headers)):
-            raise _CallFailed(Status.UNAUTHENTICATED, "the token is wrong, or there is none")
+            raise CallFailed(Status.UNAUTHENTICATED, "the token is wrong, or there is none")
         path = headers.get(":path", "")
         answer = self._methods.get(path)
         if answer is None:
-            raise _CallFailed(Status.UNIMPLEMENTED, f"there is no method {path!r}")
+            raise CallFailed(Status.UNIMPLEMENTED, f"there is no method {path!r}")
         timeout = headers.get("grpc-timeout")
         try:
             return answer, float("inf") if timeout is None else min(decode_timeout(timeout), MAX_DEADLINE_S)
         except ValueError as exc:
-            raise _CallFailed(Status.INVALID_ARGUMENT, str(exc)) from exc
+            raise CallFailed(Status.INVALID_ARGUMENT, str(exc)) from exc
 
     # --- Raft ---
 
@@ -228,11 +233,11 @@ class Server:
             with trio.move_on_at(deadline) as limit:
                 data = await _only_message(stream)
             if limit.cancelled_caught:
-                raise _CallFailed(Status.DEADLINE_EXCEEDED, f"no request came within {limit_s:g} s")
+                raise CallFailed(Status.DEADLINE_EXCEEDED, f"no request came within {limit_s:g} s")
             try:
                 request = decode_body(request_type, data)
             except MalformedMessage as exc:
-                raise _CallFailed(Status.INVALID_ARGUMENT, str(exc)) from exc
+                raise CallFailed(Status.INVALID_ARGUMENT, str(exc)) from exc
             link = OneShotLink(request, response_type, stream, _peer_of(stream))
 
             def expire() -> None:
@@ -248,9 +253,25 @@ class Server:
                 timer.cancel()
                 link.end("accept returned")
             if not link.has_answered:
-                raise _CallFailed(Status.UNAVAILABLE, f"the node did not answer {rpc}")
+                raise CallFailed(Status.UNAVAILABLE, f"the node did not answer {rpc}")
 
         return answer
+
+    # --- What every gRPC server answers ---
+
+    async def _is_answering(self) -> bool:
+        """Say whether the node answers when it is asked for its status."""
+        return await ask_status(self._accept, "a health check", timeout_s=self._options.timeout_s) is not None
+
+    async def _reflect(self, stream: MessageStream, timeout_s: float) -> None:
+        # As with Exchange, a client that named a deadline ends the stream itself.
+        stream.send_headers_nowait()
+        while (request := await stream.receive()) is not None:
+            try:
+                response = self._reflection.answer(request)
+            except MalformedMessage as exc:
+                raise CallFailed(Status.INVALID_ARGUMENT, f"this is no ServerReflectionRequest: {exc}") from exc
+            await stream.send(response)
 
     # --- Services ---
 
@@ -314,17 +335,17 @@ def _guarded(name: str, respond: Callable[[MessageStream], Awaitable[None]]) -> 
             try:
                 await respond(stream)
             except ServiceError as exc:
-                raise _CallFailed(Status.INVALID_ARGUMENT, str(exc)) from exc
+                raise CallFailed(Status.INVALID_ARGUMENT, str(exc)) from exc
             except ClusterError as exc:
-                raise _CallFailed(Status.UNAVAILABLE, str(exc)) from exc
-            except (_CallFailed, StreamBroken):
+                raise CallFailed(Status.UNAVAILABLE, str(exc)) from exc
+            except (CallFailed, StreamBroken):
                 raise
             except Exception as exc:
                 # A bug in one request of one application; the node goes on, the client and the log are told.
                 log.exception("the handler of %s failed", name)
-                raise _CallFailed(Status.INTERNAL, f"the handler of {name} failed") from exc
+                raise CallFailed(Status.INTERNAL, f"the handler of {name} failed") from exc
         if limit.cancelled_caught and stream.is_open:
-            raise _CallFailed(Status.DEADLINE_EXCEEDED, f"{name} took longer than the client allowed")
+            raise CallFailed(Status.DEADLINE_EXCEEDED, f"{name} took longer than the client allowed")
 
     return answer
 
@@ -338,14 +359,14 @@ async def _only_message(stream: MessageStream) -> bytes:
     """Receive the one message of a request that has only one."""
     message = await stream.receive()
     if message is None:
-        raise _CallFailed(Status.INVALID_ARGUMENT, "the request holds no message")
+        raise CallFailed(Status.INVALID_ARGUMENT, "the request holds no message")
     return message
 
 
 def _checked(name: str, response: bytes, stream: MessageStream) -> bytes:
     if len(response) > stream.max_message_bytes:
         text = f"the response of {name} takes {len(response)} bytes; at most {stream.max_message_bytes} are allowed"
-        raise _CallFailed(Status.RESOURCE_EXHAUSTED, text)
+        raise CallFailed(Status.RESOURCE_EXHAUSTED, text)
     return response
 
 

@@ -23,7 +23,7 @@ from clustercore.interfaces import (
 )
 from clustercore_grpc.client import Client
 from clustercore_grpc.loop import SocketLoop
-from clustercore_grpc.server import RAFT_SERVICE, Server
+from clustercore_grpc.server import RESERVED, Server
 
 __all__ = ["GrpcTransport"]
 
@@ -124,8 +124,8 @@ class GrpcTransport(ServiceTransport):
 
     def offer(self, services: Sequence[Service]) -> None:
         for service in services:
-            if service.name == RAFT_SERVICE:
-                raise ConfigError(f"the service name {RAFT_SERVICE!r} is the node's own")
+            if service.name in RESERVED:
+                raise ConfigError(f"the service name {service.name!r} is the node's own")
         self._services = tuple(services)
 
     async def call(self, address: str, method: str, request: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Links over HTTP: a pair of bodies that last, and the one question of ``GET /status`` made to look like one."""
+"""Links over HTTP: a pair of bodies that last."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from clustercore.interfaces import (
     LinkClosed,
     MalformedMessage,
     Message,
-    NodeStatus,
-    StatusRequest,
-    StatusResponse,
     TransportError,
     check_claim,
 )
 from clustercore_http.connection import HttpConnection, Lines, size_of
 from clustercore_http.json_codec import decode_line, encode_line
 
-__all__ = ["HttpLink", "StatusLink"]
+__all__ = ["HttpLink"]
 
 
 class HttpLink(Link):
@@ -55,38 +52,3 @@ class HttpLink(Link):
     async def aclose(self) -> None:
         self._connection.close()
         await trio.lowlevel.checkpoint()
-
-
-class StatusLink(Link):
-    """The accepting side of a link that asks for the status, and ends with the answer."""
-
-    def __init__(self, peer: str) -> None:
-        self._peer = peer
-        self._is_received = False
-        self._ended = trio.Event()
-        self.status: NodeStatus | None = None
-
-    async def send(self, message: Message) -> None:
-        """Take the answer, which ends the link. Raises: LinkClosed; TransportError if it is another message."""
-        await trio.lowlevel.checkpoint()
-        if self._ended.is_set():
-            raise self._closed()
-        if not isinstance(message, StatusResponse):
-            raise TransportError(f"this link asks for the status; it takes no {type(message).__name__}")
-        self.status = message.status
-        self._ended.set()
-
-    async def receive(self) -> Message:
-        await trio.lowlevel.checkpoint()
-        if not self._is_received:
-            self._is_received = True
-            return StatusRequest()
-        await self._ended.wait()
-        raise self._closed()
-
-    async def aclose(self) -> None:
-        self._ended.set()
-        await trio.lowlevel.checkpoint()
-
-    def _closed(self) -> LinkClosed:
-        return LinkClosed(f"the status request of {self._peer} is answered")

@@ -17,10 +17,18 @@ from typing import Any
 import h11
 import trio
 
-from clustercore.interfaces import AcceptLink, CallFailure, Lane, LinkClosed, OfferedServices, SocketOptions
+from clustercore.interfaces import (
+    AcceptLink,
+    CallFailure,
+    Lane,
+    LinkClosed,
+    OfferedServices,
+    SocketOptions,
+    ask_status,
+)
 from clustercore_http.connection import HttpConnection
 from clustercore_http.json_codec import show_status
-from clustercore_http.links import HttpLink, StatusLink
+from clustercore_http.links import HttpLink
 
 __all__ = ["LINES", "Server"]
 
@@ -124,13 +132,11 @@ class Server:
             raise connection.closed()
 
     async def _answer_status(self, connection: HttpConnection) -> None:
-        link = StatusLink(connection.peer)
-        with trio.move_on_after(self._options.timeout_s):
-            await self._accept(link)
-        if link.status is None:
+        status = await ask_status(self._accept, connection.peer, timeout_s=self._options.timeout_s)
+        if status is None:
             await _fail(connection, 503, "the node did not say how it is")
         else:
-            await _respond(connection, 200, show_status(link.status), _JSON)
+            await _respond(connection, 200, show_status(status), _JSON)
 
     async def _answer_unary(self, connection: HttpConnection, method: str, request: bytes) -> None:
         response = await self._services.answer_unary(method, request)

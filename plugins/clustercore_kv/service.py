@@ -23,6 +23,7 @@ from clustercore.interfaces import (
     Service,
 )
 from clustercore_kv._proto.clustercore.v1 import KvErrorCode
+from clustercore_kv._proto.descriptor import FILE_DESCRIPTOR
 from clustercore_kv.codec import encode_command, encode_get_result, encode_scan_result, split_result
 from clustercore_kv.errors import WatchFellBehind
 from clustercore_kv.limits import check_command, check_prefix
@@ -74,6 +75,7 @@ class KeyValueService:
                 "Scan": self.scan,
             },
             streams={"Watch": self.watch},
+            descriptor=FILE_DESCRIPTOR,
         )
 
     async def put(self, request: bytes) -> bytes:

@@ -174,3 +174,14 @@ def test_demo_reports_a_node_that_dies_by_itself(start: Start, tmp_path: Path) -
     assert "--- the end of" in err
     assert "serving at" in err
     assert not node_processes(tmp_path)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "http"])
+def test_demo_runs_over_another_transport(start: Start, transport: str) -> None:
+    """What holds over gRPC holds over the others."""
+    out, err = start("--json", "--writes", "60", "--clients", "4", "--transport", transport).communicate(
+        timeout=LIMIT_S
+    )
+
+    result = last_object(out)
+    assert (result["acknowledged"], result["lost"], result["nodes_agree"]) == (60, 0, True), err
