@@ -26,6 +26,7 @@ from clustercore_grpc.errors import StreamBroken, outcome_of
 from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import StreamLink
 from clustercore_grpc.loop import SocketLoop
+from clustercore_grpc.statistics import Ledger
 from clustercore_grpc.stream import CONTENT_TYPE, MessageStream
 
 __all__ = ["Client"]
@@ -39,6 +40,9 @@ MAX_CHANNELS = 64
 # Added to the deadline a server is told, so that at the deadline it is the caller's clock that speaks: a Trio scope of
 # the caller's then ends the call as Trio does, instead of racing with the server's DEADLINE_EXCEEDED.
 _DEADLINE_GRACE_S = 0.1
+
+# A peer that goes away says which requests it did not look at. Each is made once more (gRFC A6, "transparent retries").
+_TRANSPARENT_ATTEMPTS = 2
 
 # gRPC allows eight digits; a longer deadline than this need not be told.
 _MAX_TIMEOUT_S = 99_999_999.0
@@ -74,6 +78,8 @@ class Client:
     def __init__(self, loop: SocketLoop, options: SocketOptions) -> None:
         self._loop = loop
         self._options = options
+        # What was counted, by address.
+        self.ledger = Ledger()
         self._connections: set[Http2Protocol] = set()
         # By address, the one used last at the end.
         self._channels: dict[str, _Channel] = {}
@@ -121,23 +127,28 @@ class Client:
             host, port = split_address(address)
         except ValueError as exc:
             raise self._unreachable(address, str(exc)) from exc
+        counters = self.ledger.of(address)
         connection = Http2Protocol(
             _NoRequests(),
             self._options,
             self._loop,
             client_side=True,
             on_end=self._connections.discard,
+            counters=counters,
         )
         self._connections.add(connection)
         try:
             await self._loop.connect(connection, host, port, self._options.tls)
             await connection.wait_ready()
         except (OSError, ValueError, StreamBroken, TransportError) as exc:
+            counters.connects_failed += 1
             connection.abort(str(exc))
             raise self._unreachable(address, str(exc)) from exc
         except BaseException:
+            counters.connects_failed += 1
             connection.abort("given up while connecting")
             raise
+        counters.connects += 1
         return connection
 
     @staticmethod
@@ -161,24 +172,46 @@ class Client:
 
     async def call(self, address: str, method: str, request: bytes) -> bytes:
         """Make a unary call on the shared connection. See ``ServiceTransport.call``."""
+        with self.ledger.of(address).counted():
+            return await self._call(address, method, request)
+
+    async def _call(self, address: str, method: str, request: bytes) -> bytes:
         what = f"{method} at {address}"
         is_sent = False
         with trio.move_on_after(self._options.timeout_s):
             channel = self._channel(address)
             try:
-                connection = await self._connected(address, channel)
-                timeout_s = trio.current_effective_deadline() - trio.current_time() + _DEADLINE_GRACE_S
-                stream = await self._request(connection, address, what, method, request, timeout_s)
-                is_sent = True
-                try:
-                    return await _response(stream, what)
-                finally:
-                    connection.close_stream(stream, "the call is over")
+                for _ in range(_TRANSPARENT_ATTEMPTS):
+                    deadline = trio.current_effective_deadline() + _DEADLINE_GRACE_S
+                    connection, stream = await self._open(address, channel, what, method, request, deadline)
+                    is_sent = True
+                    try:
+                        return await _response(stream, what)
+                    except LinkClosed:
+                        if not stream.is_unprocessed:
+                            raise
+                        is_sent = False
+                    finally:
+                        connection.close_stream(stream, "the call is over")
+                raise self._unreachable(address, "it goes away, and did not look at the request")
             finally:
                 channel.users -= 1
         if is_sent:
             raise PeerTimeout(f"{what}: no answer within {self._options.timeout_s:g} s")
         raise self._unreachable(address, f"not ready for {method} within {self._options.timeout_s:g} s")
+
+    async def _open(
+        self, address: str, channel: _Channel, what: str, method: str, request: bytes, deadline: float = float("inf")
+    ) -> tuple[Http2Protocol, MessageStream]:
+        """Send a request on the channel's connection, or on a new one if the peer just closes that in order."""
+        while True:
+            connection = await self._connected(address, channel)
+            try:
+                timeout_s = deadline - trio.current_time()
+                return connection, await self._request(connection, address, what, method, request, timeout_s)
+            except PeerUnreachable:
+                if connection.going_away is None:
+                    raise
 
     @asynccontextmanager
     async def open_stream(
@@ -190,8 +223,7 @@ class Client:
         try:
             stream: MessageStream | None = None
             with trio.move_on_after(self._options.timeout_s):
-                connection = await self._connected(address, channel)
-                stream = await self._request(connection, address, what, method, request)
+                connection, stream = await self._open(address, channel, what, method, request)
             if stream is None:
                 raise self._unreachable(address, f"not ready for {method} within {self._options.timeout_s:g} s")
             try:
@@ -246,7 +278,7 @@ class Client:
         """Return the channel's connection, opened anew if it has ended."""
         async with channel.lock:
             connection = channel.connection
-            if connection is None or connection.end_reason is not None:
+            if connection is None or connection.end_reason is not None or connection.going_away is not None:
                 channel.connection = connection = await self._dial(address)
             return connection
 

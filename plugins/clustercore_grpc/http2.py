@@ -24,13 +24,16 @@ from grpclib.protocol import Connection as GrpclibConnection
 from grpclib.utils import Wrapper
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.errors import ErrorCodes
 from h2.events import RemoteSettingsChanged
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
 from clustercore.interfaces import SocketOptions, certificate_names
 from clustercore_grpc.errors import StreamBroken
+from clustercore_grpc.goaway import Goaway, GoawayFilter
 from clustercore_grpc.loop import SocketLoop
+from clustercore_grpc.statistics import Counters
 from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
 
 __all__ = ["Connection", "Http2Protocol"]
@@ -67,11 +70,14 @@ _CONFIGURATIONS = {
 class Connection(GrpclibConnection):
     """What the streams of a connection share: the HTTP/2 state and the socket."""
 
-    def __init__(self, h2_connection: H2Connection, socket: asyncio.Transport, options: SocketOptions) -> None:
+    def __init__(
+        self, h2_connection: H2Connection, socket: asyncio.Transport, options: SocketOptions, counters: Counters
+    ) -> None:
         super().__init__(h2_connection, socket, config=Configuration().__for_client__())
         self.h2 = h2_connection
         self.socket = socket
         self.options = options
+        self.counters = counters
         self._is_holding_back = False
         # The names in the peer's certificate; None without TLS.
         self.names = certificate_names(socket.get_extra_info("peercert"))
@@ -101,6 +107,7 @@ class Connection(GrpclibConnection):
         data = self.h2.data_to_send()
         if data and not self.socket.is_closing():
             self.socket.write(data)
+            self.counters.bytes_sent += len(data)
 
     def is_closing(self) -> bool:
         """Whether the socket is closed, or about to be."""
@@ -126,14 +133,20 @@ class Http2Protocol(H2Protocol):
         client_side: bool,
         on_made: Callable[[Http2Protocol], None] = lambda protocol: None,
         on_end: Callable[[Http2Protocol], None],
+        counters: Counters,
     ) -> None:
         super().__init__(handler, Configuration().__for_client__(), _CONFIGURATIONS[client_side])
         self._options = options
         self._loop = loop
         self._on_made = on_made
         self._on_end = on_end
+        self._counters = counters
         # Why the connection has ended, or None.
         self.end_reason: str | None = None
+        # Why no further stream can be opened while those under way are answered, or None.
+        self.going_away: str | None = None
+        # A client's GOAWAY is of no interest to a server, which opens no streams.
+        self._goaway_filter = GoawayFilter() if client_side else None
         # Set when the peer has shown that it speaks HTTP/2, and when the connection has ended.
         self._ready = trio.Event()
         # Tasks that wait for room for another stream.
@@ -167,7 +180,7 @@ class Http2Protocol(H2Protocol):
         )
         h2_connection.increment_flow_control_window(CONNECTION_WINDOW_BYTES - h2_connection.inbound_flow_control_window)
         socket.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-        self.connection = Connection(h2_connection, socket, self._options)
+        self.connection = Connection(h2_connection, socket, self._options, self._counters)
         self.processor = EventsProcessor(self.handler, self.connection)
         self.connection.flush()
         self._last_read = trio.current_time()
@@ -195,6 +208,7 @@ class Http2Protocol(H2Protocol):
         if now >= self._last_read + options.keepalive_time_s:
             self.connection.h2.ping(b"clustrkp")
             self.connection.flush()
+            self._counters.pings += 1
             self._pinged_at = now
             return now + options.keepalive_timeout_s
         return self._last_read + options.keepalive_time_s
@@ -203,6 +217,7 @@ class Http2Protocol(H2Protocol):
         if self.end_reason is not None:
             return
         self._last_read = trio.current_time()
+        self._counters.bytes_received += len(data)
         try:
             self._process(data)
         except (H2Error, UnicodeDecodeError) as exc:
@@ -214,6 +229,7 @@ class Http2Protocol(H2Protocol):
 
     def _process(self, data: bytes) -> None:
         known = self.processor.processors
+        data, goaways = self._goaway_filter.feed(data) if self._goaway_filter else (data, [])
         for event in self.connection.feed(data):
             # grpclib raises for events it does not know, such as frames of an HTTP/2 extension.
             if self.end_reason is None and type(event) in known:
@@ -221,10 +237,32 @@ class Http2Protocol(H2Protocol):
                 if type(event) is RemoteSettingsChanged:
                     self._ready.set()
                     self._stream_waiters.unpark_all()
+        for goaway in goaways:
+            self._go_away(goaway)
         if self.end_reason is None:
             self.connection.flush()
             if self.connection.socket.get_write_buffer_size() > WRITE_LIMIT_BYTES:
                 self.abort("the peer makes us answer and does not read the answers")
+
+    def _go_away(self, goaway: Goaway) -> None:
+        """Open no stream any more; end those that the peer will not answer, and then, with the last one, all of it."""
+        if self.end_reason is not None:
+            return
+        reason = f"the peer sent GOAWAY, code {goaway.error_code}" + (f": {goaway.debug}" if goaway.debug else "")
+        if goaway.error_code != ErrorCodes.NO_ERROR:
+            self.abort(reason)
+            return
+        self.going_away = reason
+        self._stream_waiters.unpark_all()
+        for stream_id, stream in list(self.processor.streams.items()):
+            if stream_id > goaway.last_stream_id and isinstance(stream, MessageStream):
+                stream.is_unprocessed = True
+                stream.close(reason)
+        self._abort_if_gone()
+
+    def _abort_if_gone(self) -> None:
+        if self.going_away is not None and not self.processor.streams:
+            self.abort(self.going_away)
 
     def reading_ended(self, error: OSError | None) -> None:
         """Abort. What is still to be written waits for nothing: a peer that ended its side reads no more."""
@@ -262,7 +300,7 @@ class Http2Protocol(H2Protocol):
         Raises: StreamBroken.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self.end_reason is None:
+        while self.end_reason is None and self.going_away is None:
             h2_connection = self.connection.h2
             if h2_connection.open_outbound_streams < h2_connection.remote_settings.max_concurrent_streams:
                 stream = self.connection.create_stream()
@@ -280,12 +318,13 @@ class Http2Protocol(H2Protocol):
                     break
                 return stream
             await self._stream_waiters.park()
-        raise StreamBroken(self.end_reason)
+        raise StreamBroken(self.end_reason or self.going_away)
 
     def close_stream(self, stream: MessageStream, reason: str) -> None:
         """Close a stream of ``open_stream`` and let the next one have its place."""
         stream.close(reason)
         self._stream_waiters.unpark()
+        self._abort_if_gone()
 
     @property
     def stream_count(self) -> int:

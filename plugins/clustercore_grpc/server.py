@@ -48,6 +48,7 @@ from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import OneShotLink, StreamLink
 from clustercore_grpc.loop import SocketLoop
 from clustercore_grpc.reflection import REFLECTION_SERVICES, Reflection
+from clustercore_grpc.statistics import Counters
 from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
 
 __all__ = ["RAFT_SERVICE", "RESERVED", "RPCS", "Server"]
@@ -96,6 +97,8 @@ class Server:
         for name in REFLECTION_SERVICES:
             self._methods[f"/{name}/ServerReflectionInfo"] = self._reflect
         self._connections: set[Http2Protocol] = set()
+        # Of all that call: a server has no targets.
+        self._counters = Counters()
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.copy_context()
 
@@ -150,6 +153,7 @@ class Server:
             client_side=False,
             on_made=self._take,
             on_end=self._connections.discard,
+            counters=self._counters,
         )
 
     def _take(self, connection: Http2Protocol) -> None:

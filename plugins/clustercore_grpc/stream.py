@@ -158,6 +158,8 @@ class MessageStream(GrpclibStream):
         self._broken: str | None = None
         # Called once when it breaks, in whatever task that happens: it must not block.
         self.on_break: Callable[[], None] | None = None
+        # The peer has said that it did not look at the request, and will not: it can be made again elsewhere.
+        self.is_unprocessed = False
         # Why nothing more is to be received, by our own will, or None.
         self._not_receiving: str | None = None
         # The peer has ended its side: after what is in the inbox nothing follows.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from clustercore.interfaces import (
 from clustercore_grpc.client import Client
 from clustercore_grpc.loop import SocketLoop
 from clustercore_grpc.server import RESERVED, Server
+from clustercore_grpc.statistics import CallStatistics
 
 __all__ = ["GrpcTransport"]
 
@@ -106,6 +107,10 @@ class GrpcTransport(ServiceTransport):
         else:
             # What the block raised is not ours to wrap in a group.
             await self._nursery_manager.__aexit__(None, None, None)
+
+    def statistics(self) -> Mapping[str, CallStatistics]:
+        """Return what was counted of each address that was dialled: of calls, and of all connections."""
+        return self._client.ledger.snapshot()
 
     @property
     def connection_count(self) -> int:

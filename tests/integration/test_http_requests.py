@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
+import attrs
 import pytest
 import trio
 
@@ -101,18 +102,10 @@ async def test_curl_can_ask_a_node_for_its_status() -> None:
     async with serving() as address:
         done = await trio.run_process(["curl", "-sS", "-f", f"http://{address}/status"], capture_stdout=True)
 
-    assert json.loads(done.stdout) == {
-        "node_id": "n1",
-        "role": "leader",
-        "term": 2,
-        "leader_id": "n1",
-        "commit_index": 5,
-        "last_applied": 4,
-        "first_log_index": 1,
-        "last_log_index": 5,
-        "pending_proposals": 3,
-        "peers": [{"node_id": "n2", "match_index": 5, "next_index": 6, "lag": 0}],
-    }
+    told = json.loads(done.stdout)
+    assert (told["node_id"], told["role"], told["term"], told["commit_index"]) == ("n1", "leader", 2, 5)
+    assert told.keys() == {field.name for field in attrs.fields(NodeStatus)}
+    assert [(peer["node_id"], peer["match_index"]) for peer in told["peers"]] == [("n2", 5)]
 
 
 async def test_connection_is_kept_for_the_next_request() -> None:

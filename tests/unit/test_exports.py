@@ -62,7 +62,7 @@ PUBLIC = {
         EntryRef Event FailedRun ObservedCore Recorder Trace TraceError TraceHeader TraceWriter Wiretap keep_failure
         read_trace render_page trace_folder trace_hash write_trace
     """,
-    "clustercore_grpc": "GrpcTransport",
+    "clustercore_grpc": "CallStatistics GrpcTransport RaftClient RaftClientConfig",
     "clustercore_http": "HttpTransport",
     "clustercore_kv": """
         Cas CasResult Command Delete DeleteResult EventBatch Get GetResult KeyValueClient KeyValueMachine KeyValueWatch

@@ -1,0 +1,146 @@
+"""What is counted of each target: calls and how they ended, how long they took, and what the connections carried."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from clustercore.interfaces import PeerTimeout, TransportError
+
+__all__ = ["CallStatistics", "Counters", "Ledger"]
+
+# Latencies kept of each target: enough for a 99th percentile, and of the recent past.
+_LATENCIES = 1000
+# Targets that are remembered; those not asked for longest are forgotten.
+_TARGETS = 256
+
+
+@attrs.frozen
+class CallStatistics:
+    """What was counted of one target since the start. Everything but ``in_flight`` and the latencies only grows."""
+
+    # Attempts that were begun, retries included.
+    requests: int = 0
+    ok: int = 0
+    # By the name of the error.
+    failed: Mapping[str, int] = attrs.field(factory=dict)
+    # Given up by their caller.
+    cancelled: int = 0
+    retries: int = 0
+    in_flight: int = 0
+    # Of the last thousand that were answered, in seconds; None if there was none.
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    latency_p99_s: float | None = None
+    # On the wire, inside TLS if there is any.
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    connects: int = 0
+    connects_failed: int = 0
+    # Sent because nothing was heard for a while.
+    pings: int = 0
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share of the requests that ended well, of those that ended; None if none did."""
+        ended = self.ok + sum(self.failed.values())
+        return self.ok / ended if ended else None
+
+    @property
+    def timeout_rate(self) -> float | None:
+        """The share of them that were not answered in time; None if none ended."""
+        ended = self.ok + sum(self.failed.values())
+        return self.failed.get(PeerTimeout.__name__, 0) / ended if ended else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for ``json.dumps``."""
+        return attrs.asdict(self) | {"success_rate": self.success_rate, "timeout_rate": self.timeout_rate}
+
+
+@attrs.define(eq=False)
+class Counters:
+    """The counts of one target while they are being made."""
+
+    requests: int = 0
+    ok: int = 0
+    failed: Counter[str] = attrs.field(factory=Counter)
+    cancelled: int = 0
+    retries: int = 0
+    in_flight: int = 0
+    latencies_s: deque[float] = attrs.field(factory=lambda: deque(maxlen=_LATENCIES))
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    connects: int = 0
+    connects_failed: int = 0
+    pings: int = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the request that is made in the block, and how it ends."""
+        self.requests += 1
+        self.in_flight += 1
+        started = trio.current_time()
+        try:
+            yield
+        except TransportError as exc:
+            self.failed[type(exc).__name__] += 1
+            raise
+        except BaseException:
+            self.cancelled += 1
+            raise
+        else:
+            self.ok += 1
+            self.latencies_s.append(trio.current_time() - started)
+        finally:
+            self.in_flight -= 1
+
+    def snapshot(self) -> CallStatistics:
+        """Return the counts of this moment."""
+        ordered = sorted(self.latencies_s)
+
+        def percentile(share: float) -> float | None:
+            return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
+
+        return CallStatistics(
+            self.requests,
+            self.ok,
+            dict(self.failed),
+            self.cancelled,
+            self.retries,
+            self.in_flight,
+            percentile(0.5),
+            percentile(0.95),
+            percentile(0.99),
+            self.bytes_sent,
+            self.bytes_received,
+            self.connects,
+            self.connects_failed,
+            self.pings,
+        )
+
+
+class Ledger:
+    """The counters of all targets."""
+
+    def __init__(self) -> None:
+        # The one asked for last at the end.
+        self._counters: dict[str, Counters] = {}
+
+    def of(self, target: str) -> Counters:
+        """Return the counters of a target."""
+        counters = self._counters.pop(target, None)
+        if counters is None:
+            counters = Counters()
+            if len(self._counters) >= _TARGETS:
+                del self._counters[next(iter(self._counters))]
+        self._counters[target] = counters
+        return counters
+
+    def snapshot(self) -> dict[str, CallStatistics]:
+        """Return the counts of this moment, by target."""
+        return {target: counters.snapshot() for target, counters in sorted(self._counters.items())}
