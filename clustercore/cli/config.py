@@ -40,6 +40,8 @@ class NodePlan:
     voters: tuple[str, ...] | None
     # Whom to ask to be added, beside those that discovery knows; or whether to ask at all.
     join: bool | tuple[str, ...]
+    # Where others reach the node, if the transport does not know.
+    advertise: str | None
     config: NodeConfig
 
     def joining(self, addresses: tuple[str, ...]) -> NodePlan:
@@ -66,6 +68,7 @@ class NodePlan:
                 discovery=self.discovery,
                 voters=self.voters,
                 join=self.join,
+                advertise=self.advertise,
                 config=self.config,
             )
         except ValueError as error:
@@ -83,6 +86,7 @@ class _File:
     machine: dict[str, Any]
     voters: tuple[str, ...] | None = None
     join: bool | tuple[str, ...] = False
+    advertise: str | None = None
     raft: dict[str, Any] = attrs.field(factory=dict)
     node: dict[str, Any] = attrs.field(factory=dict)
 
@@ -117,6 +121,7 @@ def read_node_plan(path: Path) -> NodePlan:
         machine=_make(STATE_MACHINE, path, "machine", file.machine),
         voters=file.voters,
         join=file.join,
+        advertise=file.advertise,
         config=_node_config(path, file),
     )
 

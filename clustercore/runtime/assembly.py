@@ -46,6 +46,7 @@ from clustercore.raft.types import (
     Term,
     TransferFailure,
 )
+from clustercore.runtime.addresses import is_for_peers
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
@@ -230,7 +231,7 @@ class Assembly:
             ask_core=self.read_indexes.ask_core,
             status=self.status,
             outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
-            address_of=lambda peer: self.address if peer == node.node_id else self._address_of(peer),
+            address_of=self._told_address_of,
             timeout_s=config.raft.election_timeout_s,
         )
         self.members = MemberChanges(self.members_desk.answer)
@@ -358,20 +359,23 @@ class Assembly:
             lane,
             introductions=self._introductions,
             transport=self._transport,
-            address_of=self._address_of,
+            addresses_of=self._addresses_of,
             on_message=self._receive,
             on_lost=self._link_lost,
             config=self._config,
             rng=Random(self._rng.getrandbits(64)),
         )
 
-    def _address_of(self, peer: NodeId) -> str | None:
-        """Return where to reach a peer: as discovery knows it now, or else as the members agreed on."""
-        address = self.known.address_of(peer)
-        if address is None:
-            server = self._core.state.configuration.get(peer)
-            address = None if server is None else server.address or None
-        return address
+    def _told_address_of(self, member: NodeId) -> str | None:
+        """Return where others are told that a member is; None if this node does not know."""
+        addresses = [self.address] if member == self._node_id else self._addresses_of(member)
+        return next(filter(is_for_peers, addresses), None)
+
+    def _addresses_of(self, peer: NodeId) -> list[str]:
+        """Return where a peer may be: as discovery knows it now, and as the members agreed on."""
+        server = self._core.state.configuration.get(peer)
+        addresses = self.known.address_of(peer), None if server is None else server.address
+        return list(dict.fromkeys(address for address in addresses if address))
 
     def _identified(self, peer: NodeId, incarnation: str) -> None:
         self.engine.peer_identified(peer, incarnation)

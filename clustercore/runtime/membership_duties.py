@@ -19,6 +19,7 @@ from clustercore.interfaces.storage import StorageIdentity
 from clustercore.interfaces.transport import Transport
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import LogIndex, Role
+from clustercore.runtime.addresses import is_for_peers
 from clustercore.runtime.member_changes import MemberChanges
 from clustercore.runtime.remote_members import RemoteMembers
 from clustercore.runtime.signals import Newest
@@ -126,7 +127,7 @@ class MembershipDuties:
         """Do something that may not work now; say so once for each reason, and return whether it did."""
         try:
             await work()
-        except (ChangeRefused, OutcomeUnknown) as error:
+        except (ChangeRefused, InvalidChange, OutcomeUnknown) as error:
             if str(error) != self._told:
                 self._told = str(error)
                 logger.warning("node %s: %s", self._identity().node_id, error)
@@ -160,8 +161,9 @@ class MembershipDuties:
             return
         if known is None:
             self._note_removed(members.index)
-        elif known.address not in ("", self._address) and not _is_heard(members, node_id):
-            logger.warning("node %s is looked for at %s; it is at %s", node_id, known.address, self._address)
+        elif known.address != self._address and is_for_peers(self._address) and not _is_heard(members, node_id):
+            where = known.address or "where discovery says"
+            logger.warning("node %s is looked for at %s; it is at %s", node_id, where, self._address)
             await self._members.move(node_id, self._address, give_up_s=give_up_s)
 
     def _note_removed(self, index: LogIndex | None) -> None:

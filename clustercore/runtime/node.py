@@ -31,6 +31,7 @@ from clustercore.interfaces.transport import Transport
 from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange, SessionToken
 from clustercore.raft.entry import EntryKind
 from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Role, Term
+from clustercore.runtime.addresses import is_for_peers
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.groups import sole_error
@@ -63,6 +64,7 @@ class Node(NodeHandle):
         discovery: Discovery,
         voters: Iterable[str] | None = None,
         join: bool | Iterable[str] = False,
+        advertise: str | None = None,
         config: NodeConfig | None = None,
         rng: Random | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -80,6 +82,8 @@ class Node(NodeHandle):
                 up, at the addresses given and those that discovery knows; True asks the latter alone. A storage that
                 belongs to a cluster already asks nobody, so the same call serves at every start; one that was removed
                 stays so, until it is added elsewhere or starts with an empty storage.
+            advertise: Where peers and clients are to reach this node, if that is not where the transport says that it
+                listens: behind a translation of addresses, or when it listens on all interfaces.
             config: Limits and timing.
             wall_clock: The time of day in seconds, against which the monotonic clock is checked for lease reads.
             rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
@@ -99,6 +103,7 @@ class Node(NodeHandle):
         if isinstance(join, str):
             raise ConfigError(f"join is {join!r}; it must be a list of addresses, or True")
         self._join = None if join is False else () if join is True else tuple(join)
+        self._advertise = advertise
         self._voters = None if voters is None else frozenset(NodeId(voter) for voter in voters)
         self._config = config if config is not None else NodeConfig()
         self._config.check_transport(transport.max_message_bytes)
@@ -166,7 +171,12 @@ class Node(NodeHandle):
                     wall_clock=self._wall_clock,
                 )
                 async with trio.open_nursery() as nursery:
-                    self._address = await nursery.start(self._transport.serve, assembly.acceptor.accept)
+                    listens = await nursery.start(self._transport.serve, assembly.acceptor.accept)
+                    self._address = self._advertise or listens
+                    if self._join is not None and not is_for_peers(self._address):
+                        raise ConfigError(
+                            f"{self._address} is nowhere that others reach this node; advertise an address"
+                        )
                     assembly.address = self._address
                     await self._discovery.register(Member(self._node_id, self._address))
                     assembly.start(nursery)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from random import Random
 
@@ -38,7 +38,7 @@ class PeerLane:
         *,
         introductions: Introductions,
         transport: Transport,
-        address_of: Callable[[NodeId], str | None],
+        addresses_of: Callable[[NodeId], Sequence[str]],
         on_message: Callable[[NodeId, Message], Awaitable[None]],
         on_lost: Callable[[NodeId, Lane], None],
         config: NodeConfig,
@@ -50,7 +50,9 @@ class PeerLane:
         self.outbox = Outbox()
         self._introductions = introductions
         self._transport = transport
-        self._address_of = address_of
+        self._addresses_of = addresses_of
+        # How often the peer was not found: where it may be is tried in turn.
+        self._misses = 0
         self._on_message = on_message
         self._on_lost = on_lost
         self._config = config
@@ -69,6 +71,7 @@ class PeerLane:
                 link, version = await self._connect()
             except TransportError as error:
                 logger.debug("no %s link to %s: %s", self.lane.value, self.peer, error)
+                self._misses += 1
                 self._lost()
                 # Spread out, so that the nodes of a cluster do not all call the one that is back at the same moment.
                 await trio.sleep(wait_s * self._rng.uniform(0.8, 1.2))
@@ -86,9 +89,10 @@ class PeerLane:
 
     async def _connect(self) -> tuple[Link, int]:
         """Return a link to the peer, and the version of the protocol to speak on it."""
-        address = self._address_of(self.peer)
-        if address is None:
+        addresses = self._addresses_of(self.peer)
+        if not addresses:
             raise TransportError(f"no address is known for node {self.peer!r}")
+        address = addresses[self._misses % len(addresses)]
         with trio.move_on_after(self._config.connect_timeout_s):
             link = await self._transport.connect(address, self.lane)
             try:

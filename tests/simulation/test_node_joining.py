@@ -148,6 +148,39 @@ def test_member_that_has_moved_is_found_again() -> None:
     simulate(main)
 
 
+def test_founder_that_has_moved_is_found_where_discovery_does_not_say() -> None:
+    """The others' discovery is fixed, and names the old address."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start_all()
+        await cluster["a"].running.propose(b"x")
+        await cluster.stop("b")
+        cluster.addresses["b"] = "elsewhere"
+
+        await cluster.start("b")
+        await cluster["a"].running.propose(b"y")
+
+        await eventually(lambda: cluster["b"].machine.commands == [b"x", b"y"])
+
+    simulate(main)
+
+
+def test_node_that_listens_everywhere_tells_where_it_is() -> None:
+    """What it listens at leads nowhere from elsewhere, so a node that joins must say more."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start_all()
+        machine = cluster.add_stranger("d", join=["a"])
+        cluster.addresses["d"] = "0.0.0.0:7101"
+
+        await cluster.start("d")
+
+        assert isinstance(machine.error, ConfigError)
+        assert "0.0.0.0:7101 is nowhere that others reach this node" in str(machine.error)
+
+    simulate(main)
+
+
 @pytest.mark.parametrize("role", ["voter", "learner"])
 def test_removed_node_finds_out_and_can_come_back(role: str) -> None:
     """Nobody tells it, before or after a restart; it asks. It does not ask to be added again."""

@@ -149,6 +149,26 @@ async def test_node_without_voters_waits_to_be_added(autojump_clock: MockClock) 
             await node.members.add("b", give_up_s=1)
 
 
+async def test_node_tells_the_address_that_it_advertises(autojump_clock: MockClock) -> None:
+    """To whoever asks it, to discovery, and to the members that come later."""
+    network, found = MemoryNetwork(), StaticDiscovery({})
+    node = Node(
+        "a",
+        machine=Journal(),
+        transport=MemoryTransport(network, "0.0.0.0:7101"),
+        storage=MemoryStorage(),
+        discovery=found,
+        voters=["a"],
+        advertise="a.example:7101",
+    )
+    async with node:
+        members = await node.members.add_learner("b", "b")
+
+        assert node.address == "a.example:7101"
+        assert (await found.members()).address_of(node.node_id) == "a.example:7101"
+        assert [server.address for server in members.configuration.servers] == ["a.example:7101", "b"]
+
+
 async def test_node_beside_voters_follows_and_never_stands(autojump_clock: MockClock) -> None:
     """A node whose own vote does not count waits for a leader for ever, and proposals to it wait too."""
     node = Node(

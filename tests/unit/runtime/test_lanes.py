@@ -61,7 +61,7 @@ async def running(*peers: NodeId) -> AsyncIterator[Bench]:
             lane,
             introductions=introductions_of("a"),
             transport=FakeTransport(dial),
-            address_of=lambda node_id: str(node_id),
+            addresses_of=lambda node_id: [str(node_id)],
             on_message=take,
             on_lost=lambda *what: lost.append(what),
             config=NodeConfig(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
@@ -38,7 +38,7 @@ async def running(
     dial: Callable[[str, Lane], Link] | None = None,
     *,
     transport: FakeTransport | None = None,
-    address: str | None = "b:1",
+    addresses: Sequence[str] = ("b:1",),
 ) -> AsyncIterator[Bench]:
     """Run a lane to "b" while the block lasts."""
     transport = transport or FakeTransport(dial)
@@ -53,7 +53,7 @@ async def running(
         Lane.BULK,
         introductions=introductions_of("a"),
         transport=transport,
-        address_of=lambda node_id: address,
+        addresses_of=lambda node_id: addresses,
         on_message=take,
         on_lost=lambda peer, lane: lost.append((peer, lane)),
         config=CONFIG,
@@ -117,6 +117,22 @@ async def test_peer_is_sent_only_what_its_version_understands(version: int, sent
 
         assert link.sent == [chunks[name] for name in sent]
         assert dropped == [name for name in chunks if name not in sent]
+
+
+async def test_peer_is_looked_for_wherever_it_may_be(autojump_clock: MockClock) -> None:
+    """What discovery says may be old, and so may what the members agreed on: where it is not, it is not asked again."""
+    dialled: list[str] = []
+
+    def dial(address: str, lane: Lane) -> Link:
+        dialled.append(address)
+        return FakeLink(hello_response=HelloResponse(B if address == "b:2" else C))
+
+    async with running(dial, addresses=["b:1", "b:2"]) as bench:
+        while len(dialled) < 2:
+            bench.lane.outbox.post(StatusRequest(1))
+            await trio.sleep(0.1)
+
+    assert dialled == ["b:1", "b:2"]
 
 
 @pytest.mark.parametrize("answer", [HelloResponse(C), StatusRequest(9)], ids=["another node", "no answer to Hello"])
@@ -294,7 +310,7 @@ async def test_an_attempt_is_bounded_in_time(autojump_clock: MockClock) -> None:
 
 async def test_a_peer_without_an_address_is_out_of_reach(autojump_clock: MockClock) -> None:
     """While discovery knows no address, messages are dropped and nothing is dialled."""
-    async with running(address=None) as bench:
+    async with running(addresses=()) as bench:
         bench.lane.outbox.post(StatusRequest())
         await trio.sleep(1)
 
