@@ -63,7 +63,9 @@ class MembershipDuties:
         self._join = join
         self._timeout_s = election_timeout_s
         self._address = ""
-        self._remote = RemoteMembers(transport, lambda: list(self._others()), timeout_s=_ATTEMPT * election_timeout_s)
+        # A node asked waits for its leader, and that for a change, for an election timeout each.
+        timeout_s = _PATIENCE * election_timeout_s
+        self._remote = RemoteMembers(transport, lambda: list(self._others()), timeout_s=timeout_s)
         self._members = MemberChanges(self._remote.ask)
         self._told = ""
         # The members without this node, by their index, if it was removed from them.
@@ -128,11 +130,15 @@ class MembershipDuties:
         try:
             await work()
         except (ChangeRefused, InvalidChange, OutcomeUnknown) as error:
-            if str(error) != self._told:
-                self._told = str(error)
-                logger.warning("node %s: %s", self._identity().node_id, error)
+            self._tell(str(error))
             return False
         return True
+
+    def _tell(self, complaint: str) -> None:
+        """Say what does not work, once."""
+        if complaint != self._told:
+            self._told = complaint
+            logger.warning("node %s: %s", self._identity().node_id, complaint)
 
     # --- Being a member ---
 
@@ -158,6 +164,11 @@ class MembershipDuties:
         members = await self._members.get(give_up_s=give_up_s)
         known = members.configuration.get(node_id)
         if self._has_leader() or not members.is_settled:
+            return
+        own, theirs = self._identity().cluster_id, members.configuration.cluster_id
+        if own != theirs:
+            # Its addresses lead elsewhere, or it has an empty disk: what they say is nothing to this node.
+            self._tell(f"whom it asks for its cluster belongs to {theirs or 'none'}, and it to {own or 'none'}")
             return
         if known is None:
             self._note_removed(members.index)

@@ -30,8 +30,8 @@ class RemoteMembers:
         self._addresses = addresses
         self._timeout_s = timeout_s
         self._nodes: dict[str, RemoteNode] = {}
-        # Who answered last: a change goes to the one that told the members.
-        self._favourite: str | None = None
+        # How often in a row each had no answer; below 0 for the one that told the members last, which a change goes to.
+        self._misses: dict[str, int] = {}
 
     async def ask(self, request: MembersRequest | ChangeMembers) -> MembersResponse | MembersFailed:
         """Ask until one answers with members, or a refusal that no other would change.
@@ -42,9 +42,10 @@ class RemoteMembers:
         for address in self._in_turn():
             answer = await self._ask_at(address, request)
             if isinstance(answer, MembersResponse):
-                self._favourite = address
+                self._misses[address] = -1
                 return answer
             failures.append(answer)
+            self._misses[address] = max(0, self._misses.get(address, 0)) + 1
             # Another node would say the same of the change, or it may be under way.
             if answer.may_be_done or answer.reason is not ChangeRefusal.NOT_LEADER:
                 break
@@ -58,11 +59,8 @@ class RemoteMembers:
             await node.aclose()
 
     def _in_turn(self) -> list[str]:
-        addresses = list(dict.fromkeys(self._addresses()))
-        if self._favourite in addresses:
-            addresses.remove(self._favourite)
-            addresses.insert(0, self._favourite)
-        return addresses
+        """Return where to ask: those first that had an answer, and last those that keep everybody waiting."""
+        return sorted(dict.fromkeys(self._addresses()), key=lambda address: self._misses.get(address, 0))
 
     async def _ask_at(self, address: str, request: MembersRequest | ChangeMembers) -> MembersResponse | MembersFailed:
         node = self._nodes.setdefault(address, RemoteNode(self._transport, address, timeout_s=self._timeout_s))

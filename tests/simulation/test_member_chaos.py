@@ -14,7 +14,7 @@ from tests.simulation.member_chaos import run_member_chaos
 
 def seeds() -> range:
     """The seeds to run."""
-    first, _, last = os.environ.get("MEMBER_CHAOS_SEEDS", "0-19").partition("-")
+    first, _, last = os.environ.get("MEMBER_CHAOS_SEEDS", "0-9").partition("-")
     return range(int(first), int(last or first) + 1)
 
 

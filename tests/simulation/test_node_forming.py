@@ -69,6 +69,9 @@ async def test_node_of_another_cluster_is_refused(tmp_path: Path, caplog: pytest
             # Long enough for a node that hears nobody to stand a few times.
             await trio.sleep(10 * SMALL.raft.election_timeout_s)
         assert stranger.status().leader_id is None
+        # Who does not belong there is told nothing about itself there.
+        assert not stranger.status().is_removed
+        assert "whom it asks for its cluster belongs to" in caplog.text
         assert stranger.status().last_applied < nodes[0].status().last_applied
         assert re.search(r"node .c. belongs to cluster \w+, node .[ab]. to", caplog.text)
 

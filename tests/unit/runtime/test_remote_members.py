@@ -35,6 +35,9 @@ Request = MembersRequest | ChangeMembers
 CHANGE = ChangeMembers(Term(2), LogIndex(5), Configuration.of("abc"))
 MEMBERS = Members(Configuration.of("ab"), LogIndex(5), True, Term(2), NodeId("a"))
 
+# Stands for an answer that never comes.
+HANG = StatusRequest(-1)
+
 Behave = Callable[[Request], Message | None]
 
 
@@ -56,6 +59,11 @@ def refuses(request: Request) -> Message:
 def hangs_up(_: Request) -> None:
     """A node of an older version: it closes the link at a message that it does not know."""
     return
+
+
+def hangs(_: Request) -> Message:
+    """A node that is stopped in the middle."""
+    return HANG
 
 
 def talks_of_something_else(_: Request) -> Message:
@@ -100,6 +108,8 @@ class FakeLink(Link):
     async def receive(self) -> Message:
         await trio.lowlevel.checkpoint()
         answer = self.answers.pop(0)
+        if answer == HANG:
+            await trio.sleep_forever()
         if answer is None:
             raise LinkClosed("the link is closed")
         return answer
@@ -121,6 +131,22 @@ async def test_the_next_is_asked_until_one_knows(autojump_clock: MockClock) -> N
 
     assert [address for address, _ in transport.asked] == ["b", "c", "c"]
     assert transport.asked[-1][1] == attrs.evolve(CHANGE, request_id=2)
+    await remote.aclose()
+    assert transport.open_links == 0
+
+
+async def test_who_keeps_others_waiting_is_asked_last(autojump_clock: MockClock) -> None:
+    """With little time, one that never answers must not be all that is tried."""
+    transport = FakeTransport({"b": tells})
+    remote = RemoteMembers(transport, lambda: ["a", "b"], timeout_s=1.0)
+    transport.nodes["a"] = hangs
+    with trio.move_on_after(1.5):
+        await remote.ask(MembersRequest())
+    transport.asked.clear()
+
+    await remote.ask(MembersRequest())
+
+    assert [address for address, _ in transport.asked] == ["b"]
     await remote.aclose()
     assert transport.open_links == 0
 
