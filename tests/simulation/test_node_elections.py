@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from random import Random
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -14,7 +15,7 @@ from clustercore import Node, RaftConfig
 from clustercore.interfaces import Applied, ConfigError, Lane, Link, NotLeader, OutcomeUnknown, Role, TransferFailed
 from clustercore_memory import MemoryNetwork, MemoryStorage, MemoryTransport
 from clustercore_static import StaticDiscovery
-from tests.simulation.cluster import Journal, SimulatedCluster, SimulatedNode, eventually, simulate
+from tests.simulation.cluster import Journal, SimulatedCluster, SimulatedNode, eventually, simulate, small_config
 
 # What is shipped, in seconds.
 ELECTION_TIMEOUT_S = 1.0
@@ -412,3 +413,25 @@ def test_wrong_address_keeps_nobody_else_from_leading(seed: int) -> None:
             assert applied.result.endswith(b"x")
 
     simulate(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("write_s", [0.8, 1.5, 4.0])
+def test_cluster_whose_disks_are_slower_than_an_election_elects_a_leader(seed: int, write_s: float) -> None:
+    """A vote that takes several election timeouts to write ends no election, and the leader stays (issue 3)."""
+    # Such disks are slow; they do not stall.
+    config = attrs.evolve(small_config(), raft=RaftConfig(disk_stall_s=60.0))
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start_all()
+        leader = await cluster.leader()
+        await leader.running.propose(b"x")
+        term = leader.running.status().term
+
+        await trio.sleep(20 * write_s)
+
+        assert leader.running.status().role is Role.LEADER
+        # A few tries at most, though two may well stand at once.
+        assert leader.running.status().term == term <= 6
+
+    simulate(main, seed=seed, write_s=write_s, config=config)
