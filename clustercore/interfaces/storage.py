@@ -36,6 +36,9 @@ class StorageIdentity:
     starts: int
     # The cluster it belongs to; empty until that has formed, and never changed after that.
     cluster_id: str = ""
+    # The longest election timeout, in seconds, with which a node on it may still be protecting a leader that it heard.
+    # A node that comes back with a shorter one keeps that promise first. 0 if none is known.
+    election_timeout_s: float = 0.0
 
 
 @attrs.frozen

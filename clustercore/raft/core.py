@@ -113,6 +113,7 @@ class RaftCore:
         now: float,
         new_cluster_id: str,
         incarnation: str = "",
+        protection_s: float = 0.0,
         hard_state: HardState | None = None,
         snapshot: SnapshotMetadata | None = None,
         entries: Sequence[Entry] = (),
@@ -133,6 +134,9 @@ class RaftCore:
             new_cluster_id: The cluster's id if this node comes to form it: as good as unique, and not empty.
             incarnation: The identity of this node's storage, made once with it. Empty if there is none: then a wiped
                 disk goes unnoticed.
+            protection_s: For how long, in seconds, this node may have promised to protect a leader before it stopped:
+                the longest election timeout it had. It helps nobody to depose one, itself included, for so long or an
+                election timeout, whichever is more.
             hard_state: The stored term and vote, if any.
             snapshot: The stored snapshot, if any.
             entries: The stored log.
@@ -164,6 +168,7 @@ class RaftCore:
             durable_index=log.last_index,
         )
         protect_leader(self._state, now)
+        self._state.leader_protected_until = max(self._state.leader_protected_until, now + protection_s)
         reset_election_deadline(self._state, now)
         self._seen = self._office()
 

@@ -35,8 +35,12 @@ def reset_election_deadline(state: RaftState, now: float) -> None:
 
     A node that is no voter never stands.
     """
+    if not state.may_stand:
+        state.election_deadline = math.inf
+        return
     timeout_s = state.config.election_timeout_s
-    state.election_deadline = now + state.rng.uniform(timeout_s, 2 * timeout_s) if state.may_stand else math.inf
+    # Protected for longer only after a start: a node that had a longer timeout before keeps what it promised then.
+    state.election_deadline = max(now + state.rng.uniform(timeout_s, 2 * timeout_s), state.leader_protected_until)
 
 
 def follow_configuration(state: RaftState, now: float) -> None:

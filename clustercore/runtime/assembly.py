@@ -270,6 +270,13 @@ class Assembly:
             nursery.start_soon(run)
         nursery.start_soon(self._lanes.run)
         nursery.start_soon(self.duties.run, self.address)
+        if self._introductions.identity.election_timeout_s > self._config.raft.election_timeout_s:
+            nursery.start_soon(self._keep_earlier_promise)
+
+    async def _keep_earlier_promise(self) -> None:
+        """Forget the longer election timeout of an earlier start once nobody can rely on it any more."""
+        await trio.sleep(self._introductions.identity.election_timeout_s)
+        self._writer.post(SaveIdentity(self._introductions.protects_for(self._config.raft.election_timeout_s)))
 
     async def leave(self) -> None:
         """Before a good end: hand over, and let those who asked this node to lead hear that it does no more."""
@@ -466,6 +473,7 @@ def _core_of(
             now=trio.current_time(),
             new_cluster_id=f"{rng.getrandbits(128):032x}",
             incarnation=identity.incarnation,
+            protection_s=identity.election_timeout_s,
             hard_state=stored.hard_state,
             snapshot=stored.snapshot,
             entries=stored.entries,

@@ -128,6 +128,11 @@ class Introductions:
         self._identity = attrs.evolve(self._identity, cluster_id=cluster_id)
         return self._identity
 
+    def protects_for(self, election_timeout_s: float) -> StorageIdentity:
+        """Be bound by no longer election timeout from now on; return the identity that says so, to be stored."""
+        self._identity = attrs.evolve(self._identity, election_timeout_s=election_timeout_s)
+        return self._identity
+
     def get(self, peer: NodeId) -> Introduction | None:
         """Return what a peer said of itself last; None if it was not heard since this node started."""
         return self._known.get(peer)

@@ -214,7 +214,9 @@ class Node(NodeHandle):
             # Also the time: a generator that a test seeded would give a wiped storage the name of the one before.
             name = f"{self._rng.getrandbits(64):016x}{int(self._wall_clock() * 1e6):x}"
             found = StorageIdentity(self._node_id, name, starts=0)
-        identity = attrs.evolve(found, starts=found.starts + 1)
+        # Saved before anything is answered. The longer one stays until what was promised with it is kept.
+        timeout_s = max(found.election_timeout_s, self._config.raft.election_timeout_s)
+        identity = attrs.evolve(found, starts=found.starts + 1, election_timeout_s=timeout_s)
         await self._storage.save_identity(identity)
         return identity
 

@@ -174,7 +174,7 @@ class Database:
             ),
             records.read_identity(
                 self._connection.execute(
-                    "SELECT node_id, incarnation, cluster_id, starts, checksum FROM identity"
+                    "SELECT node_id, incarnation, cluster_id, starts, checksum, election_timeout_s FROM identity"
                 ).fetchall()
             ),
         )
@@ -206,7 +206,7 @@ class Database:
     def save_identity(self, identity: StorageIdentity) -> None:
         """Say whose storage it is."""
         self._connection.execute(
-            "INSERT OR REPLACE INTO identity VALUES (1, ?, ?, ?, ?, ?)", records.identity_row(identity)
+            "INSERT OR REPLACE INTO identity VALUES (1, ?, ?, ?, ?, ?, ?)", records.identity_row(identity)
         )
         self._wrote(_COMMIT_OVERHEAD_BYTES)
 

@@ -21,7 +21,7 @@ __all__ = ["FORMAT_VERSION", "check_header", "create", "log_path", "own", "sync_
 # "ClCr", at byte 68 of the file's header; `file node.db` shows it.
 _APPLICATION_ID = 0x436C4372
 # Grows when an older clustercore could not read the tables.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100

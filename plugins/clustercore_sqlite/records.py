@@ -39,7 +39,7 @@ __all__ += ["read_hard_state", "read_identity", "read_snapshot", "read_snapshot_
 
 # What is written. A row that is read can hold anything: SQLite's columns take any type, and damage does not ask.
 EntryRow = tuple[int, bytes, int]
-IdentityRow = tuple[str, str, str, int, int]
+IdentityRow = tuple[str, str, str, int, int, float]
 HardStateRow = tuple[int, str | None, bool, int]
 SnapshotRow = tuple[int, int, bytes, str, int, int, int, int]
 ChunkRow = tuple[int, int, bytes, int]
@@ -53,7 +53,8 @@ def _hard_state_checksum(current_term: int, voted_for: str | None, is_founder: b
 
 
 IDENTITY_TABLE = """CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT NOT NULL,
-    incarnation TEXT NOT NULL, cluster_id TEXT NOT NULL, starts INTEGER NOT NULL, checksum INTEGER NOT NULL)"""
+    incarnation TEXT NOT NULL, cluster_id TEXT NOT NULL, starts INTEGER NOT NULL, checksum INTEGER NOT NULL,
+    election_timeout_s REAL NOT NULL DEFAULT 0)"""
 
 
 @attrs.frozen
@@ -111,7 +112,8 @@ def hard_state_row(hard_state: HardState) -> HardStateRow:
 def identity_row(identity: StorageIdentity) -> IdentityRow:
     """Return the row that says whose storage it is."""
     values = identity.node_id, identity.incarnation, identity.cluster_id, identity.starts
-    return *values, _identity_checksum(*values)
+    timeout_s = float(identity.election_timeout_s)
+    return *values, _identity_checksum(*values, timeout_s), timeout_s
 
 
 def snapshot_row(stored: StoredSnapshot) -> SnapshotRow:
@@ -187,11 +189,12 @@ def read_identity(rows: Sequence[tuple[Any, ...]]) -> StorageIdentity | None:
     """
     if not rows:
         return None
-    node_id, incarnation, cluster_id, starts, checksum = rows[0]
+    node_id, incarnation, cluster_id, starts, checksum, timeout_s = rows[0]
     typed = all(isinstance(text, str) for text in (node_id, incarnation, cluster_id)) and isinstance(starts, int)
-    if not typed or _identity_checksum(node_id, incarnation, cluster_id, starts) != checksum:
+    typed = typed and isinstance(timeout_s, float)
+    if not typed or _identity_checksum(node_id, incarnation, cluster_id, starts, timeout_s) != checksum:
         raise LogCorrupt(f"what says whose storage it is fails its checksum; {ADVICE}")
-    return StorageIdentity(NodeId(node_id), incarnation, starts, cluster_id)
+    return StorageIdentity(NodeId(node_id), incarnation, starts, cluster_id, timeout_s)
 
 
 def read_snapshot(rows: Sequence[tuple[Any, ...]]) -> StoredSnapshot | None:
@@ -270,9 +273,12 @@ def check_consistent(state: StoredState) -> None:
         raise LogCorrupt(f"the log ends at {last}, the snapshot at {covered}; {ADVICE}")
 
 
-def _identity_checksum(node_id: str, incarnation: str, cluster_id: str, starts: int) -> int:
+def _identity_checksum(node_id: str, incarnation: str, cluster_id: str, starts: int, timeout_s: float) -> int:
     texts = [text.encode() for text in (node_id, incarnation, cluster_id)]
-    return zlib.crc32(b"".join(struct.pack("<q", len(text)) + text for text in texts) + struct.pack("<q", starts))
+    # Without a timeout it is what version 2 gave it.
+    timeout = struct.pack("<d", timeout_s) if timeout_s else b""
+    named = b"".join(struct.pack("<q", len(text)) + text for text in texts)
+    return zlib.crc32(named + struct.pack("<q", starts) + timeout)
 
 
 def _snapshot_checksum(

@@ -25,7 +25,10 @@ def _identity_and_founder(connection: sqlite3.Connection) -> None:
 
     Whoever has seen an election of version 1 took part in founding its cluster.
     """
-    connection.execute(records.IDENTITY_TABLE)
+    connection.execute(
+        "CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), node_id TEXT NOT NULL, "
+        "incarnation TEXT NOT NULL, cluster_id TEXT NOT NULL, starts INTEGER NOT NULL, checksum INTEGER NOT NULL)"
+    )
     connection.execute("ALTER TABLE hard_state ADD COLUMN is_founder INTEGER NOT NULL DEFAULT 0")
     connection.create_function("founder_checksum", 3, records.founder_checksum, deterministic=True)
     connection.execute(
@@ -58,9 +61,15 @@ def _snapshot_in_chunks(connection: sqlite3.Connection) -> None:
     insert_snapshot(connection, StoredSnapshot(metadata, 1, len(data), zlib.crc32(data)))
 
 
+def _election_timeout(connection: sqlite3.Connection) -> None:
+    """Make room for the election timeout. None is known, and the identity that is there keeps its checksum."""
+    connection.execute("ALTER TABLE identity ADD COLUMN election_timeout_s REAL NOT NULL DEFAULT 0")
+
+
 # By the version they start from.
 UPGRADES: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _identity_and_founder,
     2: _members_of_snapshot,
     3: _snapshot_in_chunks,
+    4: _election_timeout,
 }

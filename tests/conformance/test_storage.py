@@ -115,7 +115,7 @@ async def test_storage_vote_comes_back_exactly(open_storage: Open, vote: str | N
 async def test_storage_identity_replaces_the_one_before(open_storage: Open) -> None:
     """Whose storage it is comes back exactly as it was said last, and nothing else is touched."""
     first = StorageIdentity(NodeId("ü\0'"), "one", 1)
-    second = StorageIdentity(NodeId("ü\0'"), "one", 2**40, "cluster")
+    second = StorageIdentity(NodeId("ü\0'"), "one", 2**40, "cluster", 0.1)
 
     state = await state_after(
         open_storage,

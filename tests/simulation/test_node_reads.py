@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import attrs
 import pytest
 import trio
 
 from clustercore.interfaces import Consistency, InvalidCommand, NodeStopped, StateMachineError, TooStale
-from tests.simulation.cluster import SimulatedCluster, SimulatedNode, simulate
+from clustercore.raft.config import RaftConfig
+from tests.simulation.cluster import SimulatedCluster, SimulatedNode, simulate, small_config
 
 LINEARIZABLE, LEASE, STALE = Consistency.LINEARIZABLE, Consistency.LEASE, Consistency.STALE
 
@@ -159,6 +161,50 @@ def test_step_that_stays_unnoticed_is_within_every_lease(seed: int) -> None:
         raft = cluster.config.raft
         protected_until = cut_at + raft.election_timeout_s / (1 + raft.max_clock_drift)
         assert protected_until - 0.25 < under_lease[-1] < protected_until - step_s
+
+    simulate(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_followers_that_restart_with_a_shorter_timeout_keep_what_they_promised(seed: int) -> None:
+    """They had promised the leader their protection for the time they were configured with then (issue 3)."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        cluster.config_of = lambda _: attrs.evolve(small_config(), raft=RaftConfig(election_timeout_s=4.0))
+        await cluster.start_all()
+        old = await cluster.leader()
+        await old.running.propose(b"old")
+        await trio.sleep(1)
+        cluster.network.isolate(old.name)
+        cluster.config_of = lambda _: attrs.evolve(small_config(), raft=RaftConfig(election_timeout_s=0.3))
+        followers = [machine.name for machine in await others(cluster, old)]
+        for name in followers:
+            await cluster.crash(name)
+            await cluster.start(name)
+        started_at = trio.current_time()
+        under_lease: list[float] = []
+
+        async def read_all_the_time() -> None:
+            while True:
+                with trio.move_on_after(0.001):
+                    result = await old.running.read(b"", consistency=LEASE)
+                    assert result.consistency is LEASE
+                    under_lease.append(trio.current_time())
+                await trio.sleep(0.01)
+
+        cluster.nursery.start_soon(read_all_the_time)
+        await cluster.leader(followers)
+
+        assert under_lease[-1] < trio.current_time()
+        assert started_at + 4.0 <= trio.current_time() < started_at + 5.0
+        # The promise is kept: from now on the shorter one counts.
+        await trio.sleep(1)
+        again = await cluster.leader(followers)
+        await cluster.crash(again.name)
+        await cluster.start(again.name)
+        restarted_at = trio.current_time()
+        await cluster.leader(followers)
+        assert trio.current_time() < restarted_at + 2.0
 
     simulate(main, seed=seed)
 

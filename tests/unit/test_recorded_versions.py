@@ -275,8 +275,8 @@ async def test_storage_of_version_1_is_read_and_upgraded(tmp_path: Path) -> None
     assert int.from_bytes(path.read_bytes()[60:64], "big") == files.FORMAT_VERSION
 
 
-@pytest.mark.parametrize(("version", "members"), [(2, Configuration()), (3, MEMBERS)])
-async def test_storage_of_version_2_and_3_is_read_and_upgraded(
+@pytest.mark.parametrize(("version", "members"), [(2, Configuration()), (3, MEMBERS), (4, MEMBERS)])
+async def test_storage_of_a_later_version_is_read_and_upgraded(
     version: int, members: Configuration, tmp_path: Path
 ) -> None:
     """The snapshot is in chunks then, and has the members that it had; whose storage it is stays."""
@@ -322,7 +322,7 @@ async def test_upgrade_of_a_storage_that_is_cut_off_is_made_again(tmp_path: Path
     assert (stored.hard_state, stored.entries) == (before.hard_state, before.entries)
 
 
-@pytest.mark.parametrize("folder", ["v1", "disk_2", "disk_3"])
+@pytest.mark.parametrize("folder", ["v1", "disk_2", "disk_3", "disk_4"])
 async def test_node_of_an_older_version_goes_on(folder: str, tmp_path: Path, autojump_clock: MockClock) -> None:
     """A node that is started on what one of an older version left has all its keys, and takes new ones."""
     machine = KeyValueMachine()

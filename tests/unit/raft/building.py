@@ -230,6 +230,7 @@ def follower(
     incarnation: str = "",
     node: str = "a",
     is_founder: bool = False,
+    protection_s: float = 0.0,
 ) -> RaftCore:
     """A node at time 0, just started from a disk that holds this. It is ``a`` unless said otherwise."""
     hard_state = HardState(Term(term), NodeId(voted_for) if voted_for is not None else None, is_founder)
@@ -241,6 +242,7 @@ def follower(
         now=0.0,
         new_cluster_id="new",
         incarnation=incarnation,
+        protection_s=protection_s,
         hard_state=hard_state,
         snapshot=stored,
         entries=tuple(entries),

@@ -7,10 +7,10 @@ import math
 import pytest
 
 from clustercore.raft.core import RaftCore
-from clustercore.raft.effects import Effects, ReadReady, ReadRefused, Send
+from clustercore.raft.effects import Effects, ReadReady, ReadRefused, Reply, Send
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
 from clustercore.raft.types import LogIndex, NodeId, ReadId, Role, Round, Term, WriteId
-from tests.unit.raft.building import CONFIG, B, C, D, append, appended, follower, leader, vote_request
+from tests.unit.raft.building import CONFIG, B, C, D, append, appended, follower, leader, vote_request, vote_response
 
 ONE, TWO, THREE = ReadId(1), ReadId(2), ReadId(3)
 LEASE_S = CONFIG.election_timeout_s / (1 + CONFIG.max_clock_drift)
@@ -266,6 +266,18 @@ def test_lease_counts_nobody_whose_protection_is_not_known() -> None:
     assert core.lease_until(1.1, heard_since=-math.inf, protection_s={B: 1.0}) == -math.inf
     assert core.lease_until(1.1, heard_since=-math.inf, protection_s={B: 1.0, D: 1.0}) == 1.0 + LEASE_S
     assert serving("a").lease_until(7.0, heard_since=-math.inf, protection_s={}) == 7.0 + LEASE_S
+
+
+def test_node_that_restarts_with_a_shorter_timeout_keeps_its_promise() -> None:
+    """It helps nobody to depose a leader that may still count on it, itself included; a longer one promises more."""
+    core = follower(protection_s=5.0)
+    assert core.receive(C, vote_request(1, "c"), 4.9) == (Reply(vote_response(0, False)),)
+    assert core.deadline == 5.0
+    assert follower(protection_s=0.5).state.leader_protected_until == CONFIG.election_timeout_s
+
+    core.receive(C, vote_request(1, "c"), 5.0)
+
+    assert core.state.voted_for == C
 
 
 def test_lease_from_before_a_clock_step_does_not_count() -> None:

@@ -29,7 +29,7 @@ async def written(tmp_path: Path) -> Path:
     """A storage with a vote, a snapshot and a log, properly closed."""
     path = tmp_path / "node.db"
     async with SqliteStorage(path) as storage:
-        await storage.save_identity(StorageIdentity(NodeId("owner"), "once", 3))
+        await storage.save_identity(StorageIdentity(NodeId("owner"), "once", 3, election_timeout_s=2.5))
         await storage.save_hard_state(HardState(Term(7), NodeId("candidate")))
         await storage.append(commands(range(1, 200)))
         await save_snapshot(storage, snapshot(50, data=STATE), keep_from=40, chunk_bytes=8000)
