@@ -78,6 +78,10 @@ logger = logging.getLogger("clustercore")
 # election timeout. Above what reading two clocks one after the other takes on a busy machine.
 _UNNOTICED_STEP = 0.05
 
+# Turns of the scheduler until a task that waited for a proposal has answered a client: one, and one for what it does
+# between. A client that is not answered then learns that the outcome is unknown.
+_TURNS_TO_ANSWER = 2
+
 
 class Assembly:
     """The parts of one running node, and what each tells the others.
@@ -279,10 +283,18 @@ class Assembly:
         self._writer.post(SaveIdentity(self._introductions.protects_for(self._config.raft.election_timeout_s)))
 
     async def leave(self) -> None:
-        """Before a good end: hand over, and let those who asked this node to lead hear that it does no more."""
-        if await self.hand_overs.leave():
-            with trio.move_on_after(self._config.raft.heartbeat_interval_s):
-                await self.acceptor.wait_answers_sent()
+        """Before a good end: hand over, and let everybody hear what became of what they asked of this node.
+
+        What was proposed here is with a leader, or goes to the new one: that takes a moment, or longer than whoever
+        stops the node should wait.
+        """
+        await self.hand_overs.leave()
+        with trio.move_on_after(self._config.raft.heartbeat_interval_s):
+            await self.proposals.wait_settled()
+            # Those who waited for it take their turn, and answer their clients.
+            for _ in range(_TURNS_TO_ANSWER):
+                await trio.lowlevel.checkpoint()
+            await self.acceptor.wait_answers_sent()
 
     def stop(self) -> None:
         """Tell everybody who waits for this node that it stops. Its tasks are for the caller to cancel."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import attrs
+import trio
 
 from clustercore.interfaces.errors import ClusterError, NodeStopped, OutcomeUnknown, ProposalRefused
 from clustercore.interfaces.values import Applied
@@ -62,6 +63,8 @@ class Proposals:
         self._queued: deque[Group] = deque()
         # In this leader's log, ascending by first_index; their terms are all the present one.
         self._appended: deque[Group] = deque()
+        # Who waits until there are none.
+        self._settled = trio.lowlevel.ParkingLot()
         self._stopped = False
 
     @property
@@ -73,6 +76,11 @@ class Proposals:
     def has_queued(self) -> bool:
         """Whether any group waits to be appended or forwarded."""
         return bool(self._queued)
+
+    async def wait_settled(self) -> None:
+        """Wait until every group was answered."""
+        while self._commands:
+            await self._settled.park()
 
     async def wait_room(self) -> None:
         """Wait, in order of arrival, until another group may be added; the caller adds it before its next await.
@@ -203,6 +211,8 @@ class Proposals:
     def _release(self, group: Group) -> None:
         self._commands -= len(group.commands)
         self._bytes -= group.size_bytes
+        if not self._commands:
+            self._settled.unpark_all()
         self._let_in_next()
 
     def _let_in_next(self) -> None:

@@ -435,3 +435,28 @@ def test_cluster_whose_disks_are_slower_than_an_election_elects_a_leader(seed: i
         assert leader.running.status().term == term <= 6
 
     simulate(main, seed=seed, write_s=write_s, config=config)
+
+
+@pytest.mark.parametrize("is_leader", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_node_that_stops_in_order_answers_what_was_proposed_on_it(is_leader: bool, seed: int) -> None:
+    """Whether it led, or had passed them on: whoever waits is told what became of them, not that nobody knows."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        leader, followers = await start_with_leader(cluster)
+        machine = leader if is_leader else followers[0]
+        applied: list[Applied] = []
+
+        async def propose(command: bytes, node: Node) -> None:
+            applied.append(await node.propose(command))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(propose, b"%d" % number, machine.running)
+            await trio.sleep(0.004)
+            assert applied == []
+            await cluster.stop(machine.name)
+
+        assert len(applied) == 10
+
+    simulate(main, seed=seed, write_s=0.005)

@@ -420,14 +420,20 @@ async def test_stop_ends_proposals_of_other_tasks(autojump_clock: MockClock) -> 
         except ClusterError as error:
             ends[command] = type(error)
 
+    async def stall() -> None:
+        # Longer than a node that leaves waits for the answers it owes.
+        with disk.stall():
+            await trio.sleep(1)
+
     async with trio.open_nursery() as nursery, node:
         await node.wait_leader()
         await node.propose(b"first")
-        with disk.stall():
-            for command in (b"in the log", b"in the log too", b"no room"):
-                nursery.start_soon(propose, command)
-                await wait_all_tasks_blocked()
-            assert node.status().pending_proposals == 3
+        nursery.start_soon(stall)
+        await wait_all_tasks_blocked()
+        for command in (b"in the log", b"in the log too", b"no room"):
+            nursery.start_soon(propose, command)
+            await wait_all_tasks_blocked()
+        assert node.status().pending_proposals == 3
 
     assert ends == {b"in the log": OutcomeUnknown, b"in the log too": OutcomeUnknown, b"no room": NodeStopped}
 
