@@ -104,6 +104,16 @@ def test_node_needs_a_name() -> None:
         make_node("", transport=MemoryTransport(MemoryNetwork(), "a"))
 
 
+def test_transport_that_cannot_carry_the_entries_is_refused_at_once() -> None:
+    """Such a node would start, and its leader's entries never arrive; the text names both limits (issue 3)."""
+
+    class Narrow(MemoryTransport):
+        max_message_bytes = small_config().raft.max_append_bytes - 1
+
+    with pytest.raises(ConfigError, match=r"max_message_bytes of .* is 1048575; .* max_append_bytes = 1048576"):
+        make_node(transport=Narrow(MemoryNetwork(), "a"))
+
+
 async def test_discovery_that_may_change_does_not_decide_who_votes(autojump_clock: MockClock) -> None:
     """What it happens to know at a start would decide how many make a quorum; so the voters must be named."""
 
