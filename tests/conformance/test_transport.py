@@ -20,6 +20,18 @@ _GRPC_IS_INSTALLED = all(importlib.util.find_spec(name) for name in ("clustercor
 
 _HTTP_IS_INSTALLED = importlib.util.find_spec("h11") is not None
 
+# The transports' own limit for an answer, in seconds: a loaded machine keeps within it.
+PATIENCE_S = 3.0
+
+
+class _Patient(ServiceTransportConformance):
+    """A kit whose transport waits for answers as long as one may take on a loaded machine."""
+
+    @pytest.mark.slow
+    async def test_call_without_an_answer_times_out(self) -> None:
+        """As the kit says, once the transport's own limit has passed."""
+        await super().test_call_without_an_answer_times_out()
+
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -44,15 +56,15 @@ class TestMemory(ServiceTransportConformance):
         return MemoryTransport(self.network, address or "nowhere")
 
 
-class TestTcp(ServiceTransportConformance):
+class TestTcp(_Patient):
     def make(self) -> ServiceTransport:
         return self.make_at("127.0.0.1:0")
 
     def make_at(self, address: str) -> ServiceTransport:
-        return TcpTransport(listen=address or "127.0.0.1:0", timeout=1.0)
+        return TcpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S)
 
 
-class TestTcpWithTls(ServiceTransportConformance):
+class TestTcpWithTls(_Patient):
     @pytest.fixture(autouse=True)
     def _options(self, certificates: dict[str, str]) -> None:
         self.options = certificates
@@ -61,22 +73,22 @@ class TestTcpWithTls(ServiceTransportConformance):
         return self.make_at("127.0.0.1:0")
 
     def make_at(self, address: str) -> ServiceTransport:
-        return TcpTransport(listen=address or "127.0.0.1:0", timeout=1.0, **self.options)  # type: ignore[arg-type]
+        return TcpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S, **self.options)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not _HTTP_IS_INSTALLED, reason="needs the extra clustercore[http]")
-class TestHttp(ServiceTransportConformance):
+class TestHttp(_Patient):
     def make(self) -> ServiceTransport:
         return self.make_at("127.0.0.1:0")
 
     def make_at(self, address: str) -> ServiceTransport:
         from clustercore_http import HttpTransport
 
-        return HttpTransport(listen=address or "127.0.0.1:0", timeout=1.0)
+        return HttpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S)
 
 
 @pytest.mark.skipif(not _HTTP_IS_INSTALLED, reason="needs the extra clustercore[http]")
-class TestHttpWithTls(ServiceTransportConformance):
+class TestHttpWithTls(_Patient):
     @pytest.fixture(autouse=True)
     def _options(self, certificates: dict[str, str]) -> None:
         self.options = certificates
@@ -87,7 +99,7 @@ class TestHttpWithTls(ServiceTransportConformance):
     def make_at(self, address: str) -> ServiceTransport:
         from clustercore_http import HttpTransport
 
-        return HttpTransport(listen=address or "127.0.0.1:0", timeout=1.0, **self.options)  # type: ignore[arg-type]
+        return HttpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S, **self.options)  # type: ignore[arg-type]
 
 
 class TestSimulated(ServiceTransportConformance):
@@ -108,7 +120,7 @@ class TestSimulated(ServiceTransportConformance):
 
 
 @pytest.mark.skipif(not _GRPC_IS_INSTALLED, reason="needs the extra clustercore[grpc]")
-class TestGrpc(ServiceTransportConformance):
+class TestGrpc(_Patient):
     def make(self) -> ServiceTransport:
         return self.make_at("127.0.0.1:0")
 
@@ -118,14 +130,9 @@ class TestGrpc(ServiceTransportConformance):
         # A limit that a message can pass in little time.
         return GrpcTransport(listen=address or "127.0.0.1:0", max_message_bytes=4 << 20)
 
-    @pytest.mark.slow
-    async def test_call_without_an_answer_times_out(self) -> None:
-        """As the kit says; the limit is 2 s."""
-        await super().test_call_without_an_answer_times_out()
-
 
 @pytest.mark.skipif(not _GRPC_IS_INSTALLED, reason="needs the extra clustercore[grpc]")
-class TestGrpcWithTls(ServiceTransportConformance):
+class TestGrpcWithTls(_Patient):
     @pytest.fixture(autouse=True)
     def _options(self, certificates: dict[str, str]) -> None:
         self.options = certificates
@@ -136,4 +143,4 @@ class TestGrpcWithTls(ServiceTransportConformance):
     def make_at(self, address: str) -> ServiceTransport:
         from clustercore_grpc import GrpcTransport
 
-        return GrpcTransport(listen=address or "127.0.0.1:0", timeout=1.0, **self.options)  # type: ignore[arg-type]
+        return GrpcTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S, **self.options)  # type: ignore[arg-type]

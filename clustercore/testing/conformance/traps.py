@@ -1,12 +1,14 @@
 """Notices when code asks for what another node would be told otherwise: the clock, chance, the world outside.
 
 Python reports each call of a function written in C to a profiler (``sys.setprofile``), and all these questions end in
-one. What the interpreter does for itself, importing a module, and what ``logging`` does, are no questions of the code.
+one. What the interpreter does for itself, importing a module or collecting garbage, and what ``logging`` does, are no
+questions of the code.
 """
 
 from __future__ import annotations
 
 import datetime
+import gc
 import random
 import sys
 from collections.abc import Iterator
@@ -59,11 +61,16 @@ def watched() -> Iterator[list[tuple[str, str]]]:
         found.append((kind, f"{name} at {frame.f_code.co_filename}:{frame.f_lineno}"))
 
     before = sys.getprofile()
+    # A collection calls back whoever asked for that, and ends objects that are none of the body's.
+    was_collecting = gc.isenabled()
+    gc.disable()
     sys.setprofile(note)
     try:
         yield found
     finally:
         sys.setprofile(before)
+        if was_collecting:
+            gc.enable()
 
 
 def _kind_of(called: Any) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import time
 from typing import get_args
 
 import pytest
@@ -12,6 +14,7 @@ from clustercore.interfaces import Message
 from clustercore.testing import conformance
 from clustercore.testing.conformance import Conformance, rules_of
 from clustercore.testing.conformance.messages import REQUESTS, RESPONSES
+from clustercore.testing.conformance.traps import watched
 
 KITS = [
     kit
@@ -48,3 +51,21 @@ def test_rules_say_what_they_demand(kit: type[Conformance]) -> None:
 def test_kit_is_collected_by_no_one(kit: type[Conformance]) -> None:
     """Importing a kit into a test file runs nothing: only classes that are derived from it are called Test."""
     assert not kit.__name__.startswith("Test")
+
+
+def test_collection_of_garbage_is_no_question_of_the_machine() -> None:
+    """What the garbage collector calls back while a machine runs is not held against it, and collects again after."""
+
+    def look_at_the_clock(phase: str, info: dict[str, int]) -> None:
+        time.perf_counter()
+
+    gc.callbacks.append(look_at_the_clock)
+    try:
+        with watched() as found:
+            kept: list[list[int]] = [[] for _ in range(5000)]
+    finally:
+        gc.callbacks.remove(look_at_the_clock)
+
+    assert len(kept) == 5000
+    assert found == []
+    assert gc.isenabled()
