@@ -1,15 +1,18 @@
 """Who can reach whom: the wires between the memory transports of one process.
 
-This file knows addresses and cuts; ``link`` carries messages, ``transport`` accepts and dials. All of it is
-deterministic: nothing here depends on time, chance or the order of a set.
+This file knows addresses, cuts and qualities; ``link`` carries messages, ``transport`` accepts and dials. All of it is
+deterministic: nothing here depends on the order of a set, on time only what a quality says, and what chance there is
+comes from one seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 from typing import TYPE_CHECKING
 
 from clustercore.interfaces import PeerUnreachable, TransportError
+from clustercore_memory.quality import LinkQuality
 
 if TYPE_CHECKING:
     from clustercore_memory.transport import Listener
@@ -28,9 +31,18 @@ class MemoryNetwork:
     a call, raises PeerUnreachable, and a call under way raises LinkClosed when its response meets the cut. What a
     peer had received before the cut, read or not, it keeps. A link that one side closes is closed for the other, cut
     or not.
+
+    ``set_quality`` makes links slow, lossy or unruly, and ``drop_links`` ends them, as a reset does.
+
+    Args:
+        seed: Decides whatever a ``LinkQuality`` leaves to chance.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = Random(seed)  # chance that can be had again, and no secret
+        self._quality = LinkQuality()
+        # In place of it, between two addresses.
+        self._qualities: dict[frozenset[str], LinkQuality] = {}
         self._listeners: dict[str, Listener] = {}
         # The side each address is on. Two addresses reach each other if they are on the same.
         self._sides: dict[str, int] = {}
@@ -54,6 +66,25 @@ class MemoryNetwork:
     def heal(self) -> None:
         """Let everyone reach everyone."""
         self._sides.clear()
+
+    def set_quality(self, quality: LinkQuality, between: tuple[str, str] | None = None) -> None:
+        """Give all links a quality, or those between two addresses: open ones too, for what is sent from now on.
+
+        What was set between two addresses stays when another is set for all.
+        """
+        if between is None:
+            self._quality = quality
+        else:
+            self._qualities[frozenset(between)] = quality
+
+    def quality_of(self, address: str, other: str) -> LinkQuality:
+        """Return the quality of the links between two addresses."""
+        return self._qualities.get(frozenset((address, other)), self._quality)
+
+    def drop_links(self, address: str | None = None) -> None:
+        """Close all links that are open, or all of one address, as a connection that is reset. New ones can be made."""
+        for listener in list(self._listeners.values()):
+            listener.drop_links(address)
 
     def can_reach(self, address: str, other: str) -> bool:
         """Say whether no cut lies between two addresses, whether or not someone serves there."""

@@ -60,6 +60,12 @@ class Listener:
         for link in list(self._links):
             link.close()
 
+    def drop_links(self, address: str | None) -> None:
+        """Close the accepted links, or those that one address, this one or the dialling one, is an end of."""
+        for link in list(self._links):
+            if address is None or address in link.addresses:
+                link.close()
+
     def find_unary(self, method: str) -> UnaryHandler:
         """Return the handler of a unary method, or raise ServiceError."""
         service, name = self._find_service(method)

@@ -72,7 +72,7 @@ PUBLIC = {
     "clustercore_lww": """
         FunctionResolver LWW_RULES LastWriteWins LatticeResolver MaxResolver MinResolver UnionResolver
     """,
-    "clustercore_memory": "MemoryNetwork MemoryStorage MemoryTransport",
+    "clustercore_memory": "LinkQuality MemoryNetwork MemoryStorage MemoryTransport",
     "clustercore_retry": "BudgetConfig CATEGORY_DEFAULTS CategoryRetryPolicy RULES RetryRule",
     "clustercore_sqlite": "SqliteStorage",
     "clustercore_static": "StaticDiscovery",
