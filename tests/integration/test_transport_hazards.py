@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import json
 import random
 import resource
 import signal
@@ -211,7 +212,7 @@ async def test_quiet_link_and_quiet_stream_outlive_keepalive(kind: Kind) -> None
 
 
 _SERVER = """
-import trio
+import json, sys, trio
 from clustercore.interfaces import LinkClosed
 from {module} import {name}Transport
 async def echo(link):
@@ -221,7 +222,7 @@ async def echo(link):
     except LinkClosed:
         pass
 async def main():
-    async with {name}Transport() as transport, trio.open_nursery() as nursery:
+    async with {name}Transport(**json.loads(sys.argv[1])) as transport, trio.open_nursery() as nursery:
         print(await nursery.start(transport.serve, echo), flush=True)
         await trio.sleep_forever()
 trio.run(main)
@@ -229,15 +230,21 @@ trio.run(main)
 
 
 @pytest.mark.slow
-async def test_sigstop_of_a_server_is_noticed_and_sigcont_mends_it(kind: Kind) -> None:
+@pytest.mark.parametrize("with_tls", [False, True], ids=["clear", "tls"])
+async def test_sigstop_of_a_server_is_noticed_and_sigcont_mends_it(
+    kind: Kind, authority: Authority, with_tls: bool
+) -> None:
     """The kernel of a stopped process goes on acknowledging; keepalive sees through it. Woken, it serves again."""
+    server, files = (authority.issue(name).options if with_tls else {} for name in ("n1", "n2"))
     program = _SERVER.format(module=kind.module, name=kind.name.title())
-    process = await trio.lowlevel.open_process([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", program, json.dumps(server)], stdout=subprocess.PIPE
+    )
     try:
         with trio.fail_after(LIMIT_S):
             assert process.stdout is not None
             address = (await process.stdout.receive_some()).decode().strip()
-            async with kind.make(timeout=10.0, **QUICK) as client:
+            async with kind.make(timeout=10.0, **QUICK, **files) as client:
                 link = await client.connect(address, Lane.CONTROL)
                 await link.send(VOTE)
                 assert await link.receive() == VOTE
