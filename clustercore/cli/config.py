@@ -21,7 +21,7 @@ from clustercore.runtime.node import Node
 from clustercore.runtime.plugins import DISCOVERY, STATE_MACHINE, STORAGE, TRANSPORT, PluginInterface, make_plugin
 from clustercore.runtime.structure import construct
 
-__all__ = ["NodePlan", "read_node_plan"]
+__all__ = ["NodePlan", "read_client_transport", "read_node_plan"]
 
 T = TypeVar("T")
 
@@ -124,6 +124,19 @@ def read_node_plan(path: Path) -> NodePlan:
         advertise=file.advertise,
         config=_node_config(path, file),
     )
+
+
+def read_client_transport(path: Path) -> Transport:
+    """Read the table ``[transport]`` of a node's file, or of one that has nothing else, and make what a client needs.
+
+    It has the secrets and certificates of that node, and does not listen where the node does.
+
+    Raises: as ``read_node_plan``.
+    """
+    table = _read_toml(path).get("transport")
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: transport is missing; it must be a table")
+    return _make(TRANSPORT, path, "transport", {key: value for key, value in table.items() if key != "listen"})
 
 
 def _read_toml(path: Path) -> Mapping[str, object]:

@@ -40,8 +40,10 @@ def transport_option(function: F) -> F:
         "--transport",
         default="grpc",
         show_default=True,
-        metavar="NAME",
-        help="The transport plugin the nodes use; `clustercore plugins` lists those installed.",
+        metavar="NAME|FILE.toml",
+        envvar="CLUSTERCORE_TRANSPORT",
+        help="The transport plugin the nodes use; `clustercore plugins` lists those installed. Or a node's file, whose "
+        "[transport] is used: for a token, and for TLS.",
     )(function)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import trio
 
+from clustercore.cli.config import read_client_transport
 from clustercore.cli.exits import Interrupted
 from clustercore.interfaces import Message, NodeStatus, StatusRequest, StatusResponse, Transport
 from clustercore.runtime.plugins import TRANSPORT, make_plugin
@@ -22,12 +24,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 async def open_transport(name: str) -> AsyncIterator[Transport]:
     """Open a transport to connect with; it serves nothing. A signal that ends commands ends the block.
 
+    ``name`` is that of a plugin, or the path of a file that ends in ``.toml``: see ``read_client_transport``.
+
     Both are opened here, for the order matters: whatever ends the block, the transport is left by a task that is not
     cancelled, and can close its connections in order.
 
     Raises: PluginError; ConfigError if the plugin needs options; in a group, Interrupted and what the block raises.
     """
-    transport = make_plugin(TRANSPORT, name, {}, f"--transport {name}")
+    if name.endswith(".toml"):
+        transport = read_client_transport(Path(name))
+    else:
+        transport = make_plugin(TRANSPORT, name, {}, f"--transport {name}")
     async with transport, trio.open_nursery() as nursery:
         await nursery.start(_raise_on_signal)
         yield transport

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from clustercore import NodeConfig, RaftConfig
-from clustercore.cli.config import read_node_plan
+from clustercore.cli.config import read_client_transport, read_node_plan
 from clustercore.interfaces import ConfigError, PluginError
+from clustercore_tcp import TcpTransport
 
 GOOD = """
 node_id = "n1"
@@ -214,3 +215,27 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.toml") == "none.toml: cannot be read: No such file or directory"
     assert refusal(tmp_path / ".").endswith("cannot be read: Is a directory")
     assert refusal(latin) == "latin.toml: is not TOML: it must be UTF-8, and byte 11 is not"
+
+
+def test_client_transport_is_that_of_the_file_and_listens_elsewhere(tmp_path: Path) -> None:
+    """A client has the node's secrets, and not its place; a file needs nothing but that table."""
+    path = tmp_path / "client.toml"
+    path.write_text('[transport]\nplugin = "tcp"\nlisten = "127.0.0.1:7101"\ntoken = "secret"\n')
+
+    transport = read_client_transport(path)
+
+    assert isinstance(transport, TcpTransport)
+    assert (transport._options.port, transport._options.token) == (0, b"secret")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "transport is missing"), ("transport = 1", "transport is missing"), ("[transport]\nport = 1\n", "plugin")],
+)
+def test_client_transport_of_a_wrong_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """The error names the file and what is wrong in it."""
+    path = tmp_path / "client.toml"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError, match=rf"client\.toml.*{said}"):
+        read_client_transport(path)
