@@ -35,9 +35,8 @@ from rich.table import Table
 # Run as a file, this module finds what lies beside it only by the folder above.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.first_slice import measure as measure_commits
-from benchmarks.transport_clusters import open_leader
-from benchmarks.transport_peers import GRPCIO, RAW, Peer, installed, open_peer, takes_tls
+from benchmarks.transport_clusters import commit, open_leader
+from benchmarks.transport_peers import GRPCIO, RAW, Latencies, Peer, installed, open_peer, takes_tls
 
 PAYLOADS = (64, 4096, 1 << 20)
 OUTSTANDING = (1, 64)
@@ -86,8 +85,11 @@ async def measure_peer(peer: Peer, case: Case, seconds: float) -> dict[str, floa
     """Measure one case once; None if the peer has no requests."""
     ask = peer.request if case.mode == "request" else peer.stream
     found = await ask(bytes(case.payload_bytes), case.outstanding, seconds)
-    if found is None:
-        return None
+    return None if found is None else figures_of(found)
+
+
+def figures_of(found: Latencies) -> dict[str, float]:
+    """Return the rate, and the median and 99th percentile of the latencies."""
     quantiles = statistics.quantiles(found.each_s, n=100) if len(found.each_s) > 1 else found.each_s * 99
     return {
         "per_s": len(found.each_s) / found.elapsed_s,
@@ -139,8 +141,7 @@ async def compare(options: argparse.Namespace, certificates: dict[str, str], pro
         }
 
         async def run_commits(case: Case) -> dict[str, float]:
-            found = await measure_commits(leaders[case.transport], case.outstanding, options.seconds * 3)
-            return {"per_s": found["commits_per_s"], "p50_ms": found["p50_ms"], "p99_ms": found["p99_ms"]}
+            return figures_of(await commit(leaders[case.transport], case.outstanding, options.seconds * 3))
 
         await run_rounds(commits, run_commits, results, options.rounds, progress, bar)
     return results

@@ -10,21 +10,22 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import trio
 
-from benchmarks.first_slice import LEADER, LastCommand, leave_the_lead
-from benchmarks.transport_peers import ROOT, installed
+from benchmarks.first_slice import COMMAND, LEADER, LastCommand, leave_the_lead
+from benchmarks.transport_peers import ROOT, Latencies, installed
 from clustercore import Node, NodeConfig, RaftConfig
 from clustercore.cli.demo.ports import PortReservation
 from clustercore.interfaces import Role, Transport
 from clustercore_sqlite import SqliteStorage
 from clustercore_static import StaticDiscovery
 
-__all__ = ["open_leader"]
+__all__ = ["commit", "open_leader"]
 
 NAMES = (LEADER, "n2", "n3")
 # A busy machine is no reason for another election.
@@ -50,6 +51,24 @@ async def follow(transport_name: str, node_id: str, folder: Path, members: dict[
         nursery.start_soon(leave_the_lead, node)
         await trio.to_thread.run_sync(sys.stdin.buffer.read, abandon_on_cancel=True)
         nursery.cancel_scope.cancel()
+
+
+async def commit(node: Node, outstanding: int, seconds: float) -> Latencies:
+    """Let ``outstanding`` tasks propose one after another until ``seconds`` have passed, and once at least."""
+    each_s: list[float] = []
+    started = time.perf_counter()
+
+    async def propose_repeatedly() -> None:
+        sent = started
+        while not each_s or sent < started + seconds:
+            sent = time.perf_counter()
+            await node.propose(COMMAND)
+            each_s.append(time.perf_counter() - sent)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(outstanding):
+            nursery.start_soon(propose_repeatedly)
+    return Latencies(each_s, time.perf_counter() - started)
 
 
 @asynccontextmanager

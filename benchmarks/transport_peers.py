@@ -39,7 +39,7 @@ from clustercore.interfaces import (
 )
 from clustercore_memory import MemoryNetwork, MemoryTransport
 
-__all__ = ["GRPCIO", "RAW", "ROOT", "Peer", "installed", "open_peer", "takes_tls"]
+__all__ = ["GRPCIO", "RAW", "ROOT", "Latencies", "Peer", "installed", "open_peer", "takes_tls"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,7 +59,11 @@ class Latencies:
 
 
 class Peer(ABC):
-    """What calls an echo. A measurement keeps ``outstanding`` payloads on their way until ``seconds`` have passed."""
+    """What calls an echo.
+
+    A measurement keeps ``outstanding`` payloads on their way until ``seconds`` have passed, and makes one of each at
+    least, however busy the machine is.
+    """
 
     async def request(self, payload: bytes, outstanding: int, seconds: float) -> Latencies | None:
         """Make calls; None if this kind of peer has none."""
@@ -124,7 +128,9 @@ class TransportPeer(Peer):
         started = time.perf_counter()
 
         async def call_repeatedly() -> None:
-            while (sent := time.perf_counter()) < started + seconds:
+            sent = started
+            while not each_s or sent < started + seconds:
+                sent = time.perf_counter()
                 assert len(await transport.call(self._address, METHOD, payload)) == len(payload)
                 each_s.append(time.perf_counter() - sent)
 
@@ -148,7 +154,7 @@ async def _pipeline(send: Any, receive: Any, outstanding: int, seconds: float) -
     window = trio.Semaphore(outstanding)
 
     async def send_all() -> None:
-        while time.perf_counter() < started + seconds:
+        while not sent_at or time.perf_counter() < started + seconds:
             await window.acquire()
             sent_at.append(time.perf_counter())
             await send()
@@ -161,7 +167,9 @@ async def _pipeline(send: Any, receive: Any, outstanding: int, seconds: float) -
 
     if outstanding == 1:
         # As one task would do it: no hand-over from one to the other.
-        while (now := time.perf_counter()) < started + seconds:
+        now = started
+        while not each_s or now < started + seconds:
+            now = time.perf_counter()
             await send()
             await receive()
             each_s.append(time.perf_counter() - now)
@@ -237,7 +245,9 @@ class GrpcioPeer(Peer):
         started = time.perf_counter()
 
         def call_repeatedly() -> None:
-            while (sent := time.perf_counter()) < started + seconds:
+            sent = started
+            while not each_s or sent < started + seconds:
+                sent = time.perf_counter()
                 call(payload)
                 each_s.append(time.perf_counter() - sent)
 
@@ -256,7 +266,7 @@ class GrpcioPeer(Peer):
         started = time.perf_counter()
 
         def requests() -> Iterator[bytes]:
-            while time.perf_counter() < started + seconds:
+            while not sent_at or time.perf_counter() < started + seconds:
                 window.get()
                 sent_at.append(time.perf_counter())
                 yield payload
