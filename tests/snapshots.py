@@ -4,67 +4,13 @@ from __future__ import annotations
 
 import zlib
 
-import attrs
-
-from clustercore.interfaces import (
-    Configuration,
-    InstallSnapshotRequest,
-    LogIndex,
-    NodeId,
-    SnapshotId,
-    SnapshotMetadata,
-    Storage,
-    Term,
-)
+from clustercore.interfaces import InstallSnapshotRequest, NodeId, Term
+from clustercore.testing.conformance.storage_values import Whole, read_snapshot, save_snapshot, snapshot
 
 __all__ = ["NODE_BYTES", "Whole", "install_request", "machine_bytes", "read_snapshot", "save_snapshot", "snapshot"]
 
 # What a node puts in front of the state machine's bytes, as long as it has nothing of its own to remember.
 NODE_BYTES = b"\x89clustercore\x01" + bytes(8)
-
-ABC = Configuration.of("abc", cluster_id="x")
-
-
-@attrs.frozen
-class Whole:
-    """A snapshot and its bytes."""
-
-    metadata: SnapshotMetadata
-    data: bytes
-
-
-def snapshot(
-    index: int,
-    term: int = 1,
-    data: bytes = b"state",
-    *,
-    name: str = "",
-    members: Configuration = ABC,
-) -> Whole:
-    """Return a snapshot up to an index."""
-    snapshot_id = SnapshotId(name or f"s{index}-{term}-{zlib.crc32(data):x}")
-    return Whole(SnapshotMetadata(LogIndex(index), Term(term), members, snapshot_id), data)
-
-
-async def save_snapshot(storage: Storage, whole: Whole, *, keep_from: int | None, chunk_bytes: int = 1 << 20) -> None:
-    """Write a snapshot in chunks and install it."""
-    for offset in range(0, len(whole.data) or 1, chunk_bytes):
-        await storage.write_snapshot_chunk(whole.metadata, offset, whole.data[offset : offset + chunk_bytes])
-    await storage.install_snapshot(whole.metadata, keep_from=None if keep_from is None else LogIndex(keep_from))
-
-
-async def read_snapshot(storage: Storage, *, max_bytes: int = 1 << 20) -> Whole | None:
-    """Read the stored snapshot to its end, which checks all of it."""
-    reader = await storage.open_snapshot()
-    if reader is None:
-        return None
-    data = b""
-    while part := await reader.read(len(data), max_bytes):
-        assert len(part) <= max_bytes
-        data += part
-    assert len(data) == reader.size
-    await reader.aclose()
-    return Whole(reader.metadata, data)
 
 
 def machine_bytes(data: bytes) -> bytes:

@@ -1,18 +1,18 @@
-"""The storages that must keep the contract, each with what it takes to open the same one again."""
+"""The storages that are held to a model, each with what it takes to open the same one again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 
-from clustercore.interfaces import Entry, EntryKind, LogIndex, Storage, Term
+from clustercore.interfaces import Storage
 from clustercore.testing.simulation.disk import SimulatedDisk, SimulatedStorage
 from clustercore_memory import MemoryStorage
 from clustercore_sqlite import SqliteStorage
 
-__all__ = ["KINDS", "StorageKind", "command", "commands"]
+__all__ = ["KINDS", "StorageKind"]
 
 
 @attrs.frozen
@@ -43,14 +43,3 @@ KINDS = [
     StorageKind("simulated", _create_simulated),
     StorageKind("sqlite", _create_sqlite),
 ]
-
-
-def command(index: int, term: int = 1, data: bytes | None = None) -> Entry:
-    """Return a command entry; without ``data`` its command says where it is from."""
-    text = f"{index}@{term}".encode() if data is None else data
-    return Entry.create(LogIndex(index), Term(term), EntryKind.COMMAND, text)
-
-
-def commands(indexes: Iterable[int], term: int = 1) -> list[Entry]:
-    """Return a command entry for each index."""
-    return [command(index, term) for index in indexes]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from clustercore.testing.conformance import (
@@ -9,23 +11,25 @@ from clustercore.testing.conformance import (
     Conformance,
     ServiceTransportConformance,
     StateMachineConformance,
+    StorageConformance,
     rules_of,
 )
-from tests.conformance.planted import machines, resolvers, services, transports
+from tests.conformance.planted import machines, resolvers, services, storages, transports
 from tests.conformance.planted.proxies import ProxyKit
 from tests.conformance.planted.runner import Fault, rules_without_fault, run_rule
 
 FAULTS: dict[type[Conformance], list[Fault]] = {
     ConflictResolverConformance: resolvers.FAULTS,
     StateMachineConformance: machines.FAULTS,
+    StorageConformance: storages.FAULTS,
     ServiceTransportConformance: transports.FAULTS + services.FAULTS,
 }
 
 
 @pytest.mark.parametrize("fault", [fault for faults in FAULTS.values() for fault in faults], ids=str)
-def test_kit_catches_the_planted_fault(fault: Fault) -> None:
+def test_kit_catches_the_planted_fault(fault: Fault, tmp_path: Path) -> None:
     """The rule fails for a plugin that breaks it."""
-    fault.assert_caught()
+    fault.assert_caught(tmp_path)
 
 
 @pytest.mark.parametrize("kit", FAULTS, ids=lambda kit: kit.__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -199,20 +200,38 @@ async def test_documented_transport_passes_its_kit(tmp_path: Path) -> None:
     for block in shown:
         (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
 
-    outcome = await _pytest(tmp_path, "test_framed_tcp.py")
+    outcome, output = await _pytest(tmp_path, "test_framed_tcp.py")
 
-    assert outcome == f"{len(rules_of(TransportConformance))} passed"
+    assert outcome == f"{len(rules_of(TransportConformance))} passed", output
 
 
-async def _pytest(folder: Path, file_name: str) -> str:
-    """Run pytest in a folder, outside any project; return what it counted."""
+async def test_documented_kit_finds_the_set_and_passes_without_it(tmp_path: Path) -> None:
+    """The page on testing a plugin shows the command at which its machine parts, and what mends it."""
+    page = ROOT / "docs/how-to/test-a-plugin.md"
+    machine, test = [block for block in blocks(page, "python") if block.file_name]
+    (line,) = [block.text.strip() for block in blocks(page, "text")]
+    (tmp_path / test.file_name).write_text(test.text, encoding="utf-8")
+
+    (tmp_path / machine.file_name).write_text(machine.text, encoding="utf-8")
+    outcome, output = await _pytest(tmp_path, test.file_name)
+    assert outcome.startswith("1 failed")
+    assert line.partition(" returns ")[0] in output
+
+    (tmp_path / machine.file_name).write_text(machine.text.replace("set(", "sorted("), encoding="utf-8")
+    outcome, output = await _pytest(tmp_path, test.file_name)
+    assert "failed" not in outcome, output
+
+
+async def _pytest(folder: Path, file_name: str) -> tuple[str, str]:
+    """Run pytest in a folder, outside any project; return what it counted, and all that it printed."""
     with trio.fail_after(LIMIT_S):
         done = await trio.run_process(
             [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), file_name],
             cwd=folder,
+            # Sets have the same order in each run.
+            env=os.environ | {"PYTHONHASHSEED": "0"},
             capture_stdout=True,
             check=False,
         )
     text = done.stdout.decode()
-    assert done.returncode == 0, text
-    return text.splitlines()[-1].partition(" in ")[0]
+    return text.splitlines()[-1].partition(" in ")[0], text

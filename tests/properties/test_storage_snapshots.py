@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clustercore.interfaces import Entry, InvariantError, LogIndex, SnapshotReader, Storage
-from tests.conformance.storage_kinds import KINDS, StorageKind, commands
+from clustercore.testing.conformance.storage_values import commands
+from tests.conformance.storage_kinds import KINDS, StorageKind
 from tests.snapshots import Whole, snapshot
 
 # What is done, and a number that says to what, or how much.

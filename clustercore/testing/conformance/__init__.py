@@ -13,6 +13,10 @@ pytest.register_assert_rewrite(
     "clustercore.testing.conformance.machine_runs",
     "clustercore.testing.conformance.service_transport",
     "clustercore.testing.conformance.state_machine",
+    "clustercore.testing.conformance.storage_crashes",
+    "clustercore.testing.conformance.storage_log",
+    "clustercore.testing.conformance.storage_snapshots",
+    "clustercore.testing.conformance.storage_values",
     "clustercore.testing.conformance.transport_links",
     "clustercore.testing.conformance.transport_messages",
     "clustercore.testing.conformance.transport_serving",
@@ -22,6 +26,7 @@ from clustercore.testing.conformance.base import Conformance, rules_of  # noqa: 
 from clustercore.testing.conformance.conflict import ConflictResolverConformance  # noqa: E402
 from clustercore.testing.conformance.service_transport import ServiceTransportConformance  # noqa: E402
 from clustercore.testing.conformance.state_machine import StateMachineConformance  # noqa: E402
+from clustercore.testing.conformance.storage import StorageConformance  # noqa: E402
 from clustercore.testing.conformance.transport import TransportConformance  # noqa: E402
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "Conformance",
     "ServiceTransportConformance",
     "StateMachineConformance",
+    "StorageConformance",
     "TransportConformance",
     "rules_of",
 ]

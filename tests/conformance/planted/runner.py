@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,7 +14,7 @@ from hypothesis import Phase, settings
 from trio.testing import MockClock
 
 from clustercore.interfaces import ClusterError
-from clustercore.testing.conformance import Conformance, TransportConformance, rules_of
+from clustercore.testing.conformance import Conformance, StorageConformance, TransportConformance, rules_of
 
 # The same cases each time, and none of the work that makes a failure readable: it is wanted, and nobody reads it.
 settings.register_profile(
@@ -38,9 +39,11 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.rule.removeprefix('test_')}-{self.what.replace(' ', '_')}"
 
-    def assert_caught(self) -> None:
+    def assert_caught(self, folder: Path) -> None:
         """Run the rule; it must fail, for what it found and not for a mistake in the planted fault."""
         kit = self.kit()
+        if isinstance(kit, StorageConformance):
+            kit.folder = folder
         assert self.rule in rules_of(self.kit)
         assert self.rule not in kit.left_out()
         with pytest.raises(BaseException) as caught:  # noqa: PT011 - whatever the rule raises

@@ -11,16 +11,11 @@ from typing import get_args
 import pytest
 
 from clustercore.interfaces import Message
-from clustercore.testing import conformance
 from clustercore.testing.conformance import Conformance, rules_of
 from clustercore.testing.conformance.messages import REQUESTS, RESPONSES
 from clustercore.testing.conformance.traps import watched
-
-KITS = [
-    kit
-    for name in conformance.__all__
-    if isinstance(kit := getattr(conformance, name), type) and kit is not Conformance
-]
+from tests.unit.repository import reads_repository
+from tests.unit.testing.kit_pages import KITS, PAGE, page_of_rules
 
 
 def test_testing_needs_no_test_framework() -> None:
@@ -69,3 +64,9 @@ def test_collection_of_garbage_is_no_question_of_the_machine() -> None:
     assert len(kept) == 5000
     assert found == []
     assert gc.isenabled()
+
+
+@reads_repository
+def test_page_of_rules_is_what_the_kits_say() -> None:
+    """docs/reference/conformance.md lists every rule as its docstring says it; ``kit_pages`` tells how to write it."""
+    assert PAGE.read_text(encoding="utf-8") == page_of_rules()
