@@ -9,18 +9,22 @@ import pytest
 from clustercore.testing.conformance import (
     ConflictResolverConformance,
     Conformance,
+    DiscoveryConformance,
+    RetryPolicyConformance,
     ServiceTransportConformance,
     StateMachineConformance,
     StorageConformance,
     rules_of,
 )
-from tests.conformance.planted import machines, resolvers, services, storages, transports
+from tests.conformance.planted import discoveries, machines, resolvers, retries, services, storages, transports
 from tests.conformance.planted.proxies import ProxyKit
 from tests.conformance.planted.runner import Fault, rules_without_fault, run_rule
 
 FAULTS: dict[type[Conformance], list[Fault]] = {
     ConflictResolverConformance: resolvers.FAULTS,
     StateMachineConformance: machines.FAULTS,
+    DiscoveryConformance: discoveries.FAULTS,
+    RetryPolicyConformance: retries.FAULTS,
     StorageConformance: storages.FAULTS,
     ServiceTransportConformance: transports.FAULTS + services.FAULTS,
 }

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from clustercore.cli.demo.ports import PortReservation
-from clustercore.testing.conformance import TransportConformance, rules_of
+from clustercore.testing.conformance import RetryPolicyConformance, TransportConformance, rules_of
 from tests.unit.docs_pages import ROOT, blocks, commands
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -203,6 +203,17 @@ async def test_documented_transport_passes_its_kit(tmp_path: Path) -> None:
     outcome, output = await _pytest(tmp_path, "test_framed_tcp.py")
 
     assert outcome == f"{len(rules_of(TransportConformance))} passed", output
+
+
+async def test_documented_retry_policy_passes_its_kit(tmp_path: Path) -> None:
+    """The policy that its page writes from nothing keeps the laws of all policies, none left out."""
+    for block in blocks(ROOT / "docs/how-to/write-a-retry-policy.md", "python"):
+        if block.file_name:
+            (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
+
+    outcome, output = await _pytest(tmp_path, "test_steady_retry.py")
+
+    assert outcome == f"{len(rules_of(RetryPolicyConformance))} passed", output
 
 
 async def test_documented_kit_finds_the_set_and_passes_without_it(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ PUBLIC = {
         read_history register_model render_check sequential_model write_history
     """,
     "clustercore.testing.conformance": """
-        Conformance ConflictResolverConformance ServiceTransportConformance StateMachineConformance
-        StorageConformance TransportConformance rules_of
+        Conformance ConflictResolverConformance DiscoveryConformance RetryPolicyConformance
+        ServiceTransportConformance StateMachineConformance StorageConformance TransportConformance rules_of
     """,
     "clustercore.testing.invariants": "Facts Invariant Invariants PROPERTIES Seen do_quorums_intersect",
     "clustercore.testing.protocol": "Choice Kind World WorldPlan draw_plan draw_schedule",

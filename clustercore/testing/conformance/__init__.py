@@ -9,8 +9,10 @@ import pytest
 # Before they are imported: then a rule that fails shows the values it compared.
 pytest.register_assert_rewrite(
     "clustercore.testing.conformance.conflict",
+    "clustercore.testing.conformance.discovery",
     "clustercore.testing.conformance.links",
     "clustercore.testing.conformance.machine_runs",
+    "clustercore.testing.conformance.retry",
     "clustercore.testing.conformance.service_transport",
     "clustercore.testing.conformance.state_machine",
     "clustercore.testing.conformance.storage_crashes",
@@ -24,6 +26,8 @@ pytest.register_assert_rewrite(
 
 from clustercore.testing.conformance.base import Conformance, rules_of  # noqa: E402 - see above
 from clustercore.testing.conformance.conflict import ConflictResolverConformance  # noqa: E402
+from clustercore.testing.conformance.discovery import DiscoveryConformance  # noqa: E402
+from clustercore.testing.conformance.retry import RetryPolicyConformance  # noqa: E402
 from clustercore.testing.conformance.service_transport import ServiceTransportConformance  # noqa: E402
 from clustercore.testing.conformance.state_machine import StateMachineConformance  # noqa: E402
 from clustercore.testing.conformance.storage import StorageConformance  # noqa: E402
@@ -32,6 +36,8 @@ from clustercore.testing.conformance.transport import TransportConformance  # no
 __all__ = [
     "ConflictResolverConformance",
     "Conformance",
+    "DiscoveryConformance",
+    "RetryPolicyConformance",
     "ServiceTransportConformance",
     "StateMachineConformance",
     "StorageConformance",

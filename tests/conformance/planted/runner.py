@@ -14,7 +14,16 @@ from hypothesis import Phase, settings
 from trio.testing import MockClock
 
 from clustercore.interfaces import ClusterError
-from clustercore.testing.conformance import Conformance, StorageConformance, TransportConformance, rules_of
+from clustercore.testing.conformance import (
+    Conformance,
+    DiscoveryConformance,
+    StorageConformance,
+    TransportConformance,
+    rules_of,
+)
+
+# Kits whose rules wait for nothing but tasks of the same program.
+JUMPING = (DiscoveryConformance, TransportConformance)
 
 # The same cases each time, and none of the work that makes a failure readable: it is wanted, and nobody reads it.
 settings.register_profile(
@@ -56,15 +65,15 @@ class Fault:
 def run_rule(kit: Conformance, rule: str) -> None:
     """Run one rule as pytest would. Where only tasks wait for each other, a clock that jumps makes the wait short."""
     test: Any = getattr(kit, rule)
-    if inspect.iscoroutinefunction(test):
-        trio.run(test, clock=MockClock(autojump_threshold=0) if isinstance(kit, TransportConformance) else None)
-    else:
-        before = settings.get_current_profile_name()
-        settings.load_profile("planted")
-        try:
+    before = settings.get_current_profile_name()
+    settings.load_profile("planted")
+    try:
+        if inspect.iscoroutinefunction(test):
+            trio.run(test, clock=MockClock(autojump_threshold=0) if isinstance(kit, JUMPING) else None)
+        else:
             test()
-        finally:
-            settings.load_profile(before)
+    finally:
+        settings.load_profile(before)
 
 
 def rules_without_fault(kit: type[Conformance], faults: Sequence[Fault]) -> list[str]:

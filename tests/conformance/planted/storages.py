@@ -549,7 +549,8 @@ class MindsNoFailure(WholeFileStorage):
             return
 
 
-@plant("damage_is_found", "has no checksum")
+# An object with a damaged field may raise anything, to whoever uses it.
+@plant("damage_is_found", "has no checksum", Exception)
 class HasNoChecksum(WholeFileStorage):
     def take(self, content: bytes) -> None:
         try:
