@@ -30,7 +30,16 @@ FAULTS: dict[type[Conformance], list[Fault]] = {
 }
 
 
-@pytest.mark.parametrize("fault", [fault for faults in FAULTS.values() for fault in faults], ids=str)
+# Rules that start processes, or try very many cases.
+SLOW = {"test_other_processes_have_the_same_results", "test_memory_is_bounded"}
+CASES = [
+    pytest.param(fault, id=str(fault), marks=[pytest.mark.slow] if fault.rule in SLOW else [])
+    for faults in FAULTS.values()
+    for fault in faults
+]
+
+
+@pytest.mark.parametrize("fault", CASES)
 def test_kit_catches_the_planted_fault(fault: Fault, tmp_path: Path) -> None:
     """The rule fails for a plugin that breaks it."""
     fault.assert_caught(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,7 +16,14 @@ import pytest
 import trio
 
 from clustercore.cli.demo.ports import PortReservation
-from clustercore.testing.conformance import RetryPolicyConformance, TransportConformance, rules_of
+from clustercore.testing.conformance import (
+    ConflictResolverConformance,
+    Conformance,
+    RetryPolicyConformance,
+    StateMachineConformance,
+    TransportConformance,
+    rules_of,
+)
 from tests.unit.docs_pages import ROOT, blocks, commands
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -205,15 +213,30 @@ async def test_documented_transport_passes_its_kit(tmp_path: Path) -> None:
     assert outcome == f"{len(rules_of(TransportConformance))} passed", output
 
 
-async def test_documented_retry_policy_passes_its_kit(tmp_path: Path) -> None:
-    """The policy that its page writes from nothing keeps the laws of all policies, none left out."""
-    for block in blocks(ROOT / "docs/how-to/write-a-retry-policy.md", "python"):
+@pytest.mark.parametrize(
+    ("page_name", "test_name", "kit"),
+    [
+        ("write-a-retry-policy.md", "test_steady_retry.py", RetryPolicyConformance),
+        ("write-a-state-machine.md", "test_lines.py", StateMachineConformance),
+        ("resolve-conflicts.md", "test_my_resolver.py", ConflictResolverConformance),
+    ],
+)
+async def test_documented_plugin_passes_its_kit(
+    tmp_path: Path, page_name: str, test_name: str, kit: type[Conformance]
+) -> None:
+    """What a how-to writes keeps the contract, by the test that the page shows: each rule passes, or says why not.
+
+    The storage of its page is one that ships, and tests/conformance runs the same test.
+    """
+    for block in blocks(ROOT / "docs/how-to" / page_name, "python"):
         if block.file_name:
             (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
 
-    outcome, output = await _pytest(tmp_path, "test_steady_retry.py")
+    outcome, output = await _pytest(tmp_path, test_name)
 
-    assert outcome == f"{len(rules_of(RetryPolicyConformance))} passed", output
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", outcome)}
+    assert set(counts) <= {"passed", "skipped"}, output
+    assert sum(counts.values()) == len(rules_of(kit)), output
 
 
 async def test_documented_kit_finds_the_set_and_passes_without_it(tmp_path: Path) -> None:

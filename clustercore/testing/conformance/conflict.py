@@ -39,6 +39,9 @@ class ConflictResolverConformance(Conformance, ABC):
     # The values of edits. For a resolver that reads them, mostly such as it can read.
     values: ClassVar[Sequence[bytes]] = (b"", b"1", b"2", b"10", b"\xff", b'"a"')
 
+    # How many cases are tried: this share of what the Hypothesis profile says, and a hundred at least.
+    share_of_cases: ClassVar[float] = 1.0
+
     @abstractmethod
     def make(self) -> ConflictResolver:
         """Make another resolver, like the one before."""
@@ -47,6 +50,7 @@ class ConflictResolverConformance(Conformance, ABC):
         """Commutative: both orders have the same winner, to the last byte, by the same rule."""
         resolve = self.make().resolve
 
+        @self._cases()
         @given(edits(self.values), edits(self.values))
         def law(one: Edit, other: Edit) -> None:
             assert resolve(one, other) == resolve(other, one)
@@ -57,6 +61,7 @@ class ConflictResolverConformance(Conformance, ABC):
         """Associative: of three edits, it does not matter which two are resolved first."""
         resolve = self.make().resolve
 
+        @self._cases()
         @given(edits(self.values), edits(self.values), edits(self.values))
         def law(one: Edit, other: Edit, third: Edit) -> None:
             left = resolve(resolve(one, other).winner, third).winner
@@ -69,6 +74,7 @@ class ConflictResolverConformance(Conformance, ABC):
         """Idempotent: an edit that meets itself comes out as it was."""
         resolve = self.make().resolve
 
+        @self._cases()
         @given(edits(self.values))
         def law(one: Edit) -> None:
             assert resolve(one, one).winner == one
@@ -79,6 +85,7 @@ class ConflictResolverConformance(Conformance, ABC):
         """A repeated edit changes nothing: the winner, meeting either of the two again, wins as it is."""
         resolve = self.make().resolve
 
+        @self._cases()
         @given(edits(self.values), edits(self.values))
         def law(one: Edit, other: Edit) -> None:
             winner = resolve(one, other).winner
@@ -94,9 +101,7 @@ class ConflictResolverConformance(Conformance, ABC):
         made = st.lists(edits(self.values), min_size=2, max_size=5)
 
         # This is what all the others are for, so a profile that looks hard looks hardest here.
-        cases = settings().max_examples
-
-        @settings(max_examples=cases if cases < 1000 else 7 * cases)
+        @self._cases(factor=7 if settings().max_examples > 1000 else 1)
         @given(made, st.randoms(use_true_random=False))
         def law(made: list[Edit], random: Random) -> None:
             first, *others = [
@@ -110,6 +115,7 @@ class ConflictResolverConformance(Conformance, ABC):
         """Pure: the same question has the same answer again, from it and from another that was made in the same way."""
         used, fresh = self.make(), self.make()
 
+        @self._cases()
         @given(edits(self.values), edits(self.values))
         def law(one: Edit, other: Edit) -> None:
             assert used.resolve(one, other) == used.resolve(one, other) == fresh.resolve(one, other)
@@ -120,6 +126,7 @@ class ConflictResolverConformance(Conformance, ABC):
         """The winner's version is the higher of the two, and it names one of the two nodes: a merge is no new edit."""
         resolve = self.make().resolve
 
+        @self._cases()
         @given(edits(self.values), edits(self.values))
         def law(one: Edit, other: Edit) -> None:
             stamp = resolve(one, other).winner.stamp
@@ -133,6 +140,7 @@ class ConflictResolverConformance(Conformance, ABC):
         resolve = self.make().resolve
         tombstones = edits([])
 
+        @self._cases()
         @given(tombstones, tombstones)
         def law(one: Edit, other: Edit) -> None:
             assert resolve(one, other).winner.is_tombstone
@@ -143,6 +151,7 @@ class ConflictResolverConformance(Conformance, ABC):
         """Every decision says which rule decided, in a few words."""
         resolve = self.make().resolve
 
+        @self._cases()
         @given(edits(self.values), edits(self.values))
         def law(one: Edit, other: Edit) -> None:
             rule = resolve(one, other).rule
@@ -157,6 +166,7 @@ class ConflictResolverConformance(Conformance, ABC):
         unread = st.binary(max_size=6) | st.just(b"[" * 2000)
         some = edits(self.values) | st.builds(Edit, st.sampled_from(_STAMPS), unread)
 
+        @self._cases()
         @given(some, some, some)
         def law(one: Edit, other: Edit, third: Edit) -> None:
             assert resolve(one, other) == resolve(other, one)
@@ -164,6 +174,9 @@ class ConflictResolverConformance(Conformance, ABC):
             assert left == resolve(one, resolve(other, third).winner).winner
 
         law()
+
+    def _cases(self, factor: int = 1) -> settings:
+        return settings(max_examples=factor * max(100, int(self.share_of_cases * settings().max_examples)))
 
 
 def _deliver(made: Sequence[Edit], random: Random) -> list[Edit]:

@@ -63,7 +63,10 @@ class StateMachineConformance(Conformance, ABC):
         reasons = super().left_out()
         if not self.queries:
             reasons |= dict.fromkeys(("test_query_changes_nothing", "test_query_is_repeatable"), "queries is empty")
-        if not isinstance(self.make().snapshot(), SnapshotHandle):
+        taken = self.make().snapshot()
+        if isinstance(taken, SnapshotHandle):
+            taken.close()
+        else:
             reasons["test_snapshot_handle_keeps_the_state_it_was_taken_of"] = "snapshot returns no SnapshotHandle"
         return reasons
 

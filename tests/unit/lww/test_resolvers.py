@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+import clustercore_lww
 from clustercore.interfaces import ConfigError, ConflictDecision, Edit, EditStamp, HybridTime, NodeId
 from clustercore.runtime.plugins import CONFLICT_RESOLVER, load_plugin
 from clustercore_lww import (
@@ -18,6 +19,8 @@ from clustercore_lww import (
     MinResolver,
     UnionResolver,
 )
+from tests.unit.docs_pages import table
+from tests.unit.repository import reads_repository
 
 
 def edit(value: bytes | None = b"1", *, version: int = 1, ms: int = 1000, logical: int = 0, node: str = "a") -> Edit:
@@ -132,6 +135,15 @@ def test_stamp_refuses_what_is_out_of_range(make: Callable[[], object], message:
     """A stamp that no node can have made says what is wrong with it."""
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@reads_repository
+def test_page_on_conflicts_has_the_rules_and_the_resolvers() -> None:
+    """The rules are there in the order in which they are asked, and the names are those that are registered."""
+    assert [row[0] for row in table("docs/how-to/resolve-conflicts.md", "rule")] == [name for name, _ in LWW_RULES]
+    for name, class_name, _ in table("docs/how-to/resolve-conflicts.md", "name"):
+        assert hasattr(clustercore_lww, class_name)
+        assert not name or load_plugin(CONFLICT_RESOLVER, name).__name__ == class_name
 
 
 def test_resolvers_are_found_by_name() -> None:
