@@ -55,6 +55,8 @@ class Discovery(ABC):
 
     A source that does not answer is no error, for a running cluster can do without: the plugin asks it again, and until
     it answers, what it told last holds, as ``is_stale``. What a method raises ends the node.
+
+    ``clustercore.testing.conformance.DiscoveryConformance`` tests the rules below.
     """
 
     # Whether the members are part of the configuration: the same on every node and at every start. Only then may they

@@ -15,6 +15,8 @@ The rules that every policy keeps:
 5. Classification is pure and total: it raises nothing, waits for nothing and changes nothing.
 6. What is in force may be lowered by experience, never raised above the policy's table, and every change can be undone.
 7. Nested retries collapse into the outermost: see ``Retrying``.
+
+``clustercore.testing.conformance.RetryPolicyConformance`` holds a policy to them.
 """
 
 from __future__ import annotations

@@ -43,6 +43,8 @@ class StateMachine(ABC):
     Determinism: ``apply`` may depend on nothing but the state and its arguments: no clock, randomness, I/O, or order
     of a set or of ``hash()``. The same commands must give the same results on every node, Python version and day.
 
+    ``clustercore.testing.conformance.StateMachineConformance`` finds out whether it keeps to that.
+
     Called by: one task of the node, one call at a time, in log order. State lives in memory; after a restart it is
     rebuilt from the newest snapshot and the log after it.
     """

@@ -93,6 +93,11 @@ class Storage(ABC):
 
     Cancellation: a write may raise Cancelled before it starts, never after; then it is finished, and its result
     reported. The node does not cancel writes except when it stops.
+
+    A call that breaks a rule below (a gap in the log, a part that does not follow, a snapshot that is not newer) is the
+    caller's bug: it raises InvariantError and changes nothing. One outside of the block raises StorageError.
+
+    ``clustercore.testing.conformance.StorageConformance`` tests all of this.
     """
 
     async def __aenter__(self) -> Self:

@@ -6,6 +6,8 @@ which message goes first, what to do when one is lost.
 
 What a transport may do: lose, delay, repeat and reorder messages, and close a link at any time. Raft bears all four.
 What it must not do: alter a message, deliver half of one, or invent one. A link that cannot promise that must close.
+
+``clustercore.testing.conformance.TransportConformance`` and ``ServiceTransportConformance`` test all of this.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class Link(ABC):
         Waits while the connection's own buffer, which is bounded, is full: that is the back-pressure.
 
         Cancellation: the message was sent whole or not at all; if that cannot be told, the link closes.
-        Raises: LinkClosed if the connection has ended; TransportError if this message cannot be carried (too large).
+        Raises: LinkClosed if the connection has ended; TransportError if this message cannot be carried because it is
+            too large: the text names the limit, and the link goes on.
         """
 
     @abstractmethod
@@ -123,7 +126,8 @@ class Transport(ABC):
         The caller bounds the time with a cancel scope, and closes the link.
 
         Cancellation: no connection is left.
-        Raises: PeerUnreachable if no connection can be made.
+        Raises: PeerUnreachable if no connection can be made, also because ``address`` is none: it is what a discovery
+            told, and may be anything.
         """
 
 

@@ -2,7 +2,7 @@
 
 Python reports each call of a function written in C to a profiler (``sys.setprofile``), and all these questions end in
 one. What the interpreter does for itself, importing a module or collecting garbage, and what ``logging`` does, are no
-questions of the code.
+questions of the code; nor is what Trio does between two turns of a task.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CLOCKS = frozenset(
     }
 )
 _IO_MODULES = frozenset(
-    {"_io", "_posixsubprocess", "_socket", "_sqlite3", "_thread", "fcntl", "io", "nt", "posix", "select"}
+    {"_io", "_posixsubprocess", "_socket", "_sqlite3", "_thread", "fcntl", "io", "nt", "posix", "sqlite3"}
 )
 # Of these modules, what neither reads nor changes anything outside.
 _HARMLESS = frozenset({"BytesIO", "StringIO", "RLock", "allocate_lock", "fspath", "fsencode", "get_ident", "lock"})
@@ -85,10 +85,18 @@ def _kind_of(called: Any) -> str | None:
         return IO
     if module in _IO_MODULES and name not in _HARMLESS:
         return IO
+    # A method of a file, a socket or a database, or of a class derived from one.
+    classes = getattr(called, "__objclass__", type(owner)).__mro__
+    if any(each.__module__ in _IO_MODULES for each in classes) and not any(
+        each.__name__ in _HARMLESS for each in classes
+    ):
+        return IO
     return None
 
 
 def _is_exempt(frame: FrameType | None) -> bool:
+    if frame is not None and str(frame.f_globals.get("__name__", "")).startswith("trio."):
+        return True
     while frame is not None:
         if str(frame.f_globals.get("__name__", "")).startswith(_EXEMPT):
             return True

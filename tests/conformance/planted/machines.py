@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
 import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, cast
+
+import trio
 
 from clustercore.interfaces import InvalidCommand, LogIndex, SnapshotHandle, StateMachine
 from clustercore.testing.conformance import StateMachineConformance
@@ -164,6 +167,29 @@ class AsksTheSystem(Tags):
     def validate(self, command: bytes) -> None:
         os.getpid()
         super().validate(command)
+
+
+class ReadingHandle(Handle):
+    """Looks something up while it is read."""
+
+    def chunks(self) -> Iterable[bytes]:
+        for chunk in super().chunks():
+            os.stat(__file__)
+            yield chunk
+
+
+@plant("test_does_no_io", "reads a file while its snapshot is taken")
+class ReadsWhileItIsTaken(Tags):
+    def snapshot(self) -> SnapshotHandle:
+        return ReadingHandle(self.state())
+
+
+@plant("test_reads_no_clock", "dates what it restores")
+class DatesWhatItRestores(Tags):
+    async def restore_chunks(self, chunks: AsyncIterator[bytes]) -> None:
+        await trio.lowlevel.checkpoint()
+        datetime.datetime.now(tz=datetime.UTC)
+        await super().restore_chunks(chunks)
 
 
 # --- Commands --------------------------------------------------------------------------------------------------------
