@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,8 @@ _HTTP_IS_INSTALLED = importlib.util.find_spec("h11") is not None
 
 # The transports' own limit for an answer, in seconds: a loaded machine keeps within it.
 PATIENCE_S = 3.0
+# A limit that a message can pass in little time.
+MAX_MESSAGE_BYTES = 4 << 20
 
 
 class _Patient(ServiceTransportConformance):
@@ -61,19 +64,21 @@ class TestTcp(_Patient):
         return self.make_at("127.0.0.1:0")
 
     def make_at(self, address: str) -> ServiceTransport:
-        return TcpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S)
+        return TcpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S, max_message_bytes=MAX_MESSAGE_BYTES)
 
 
 class TestTcpWithTls(_Patient):
     @pytest.fixture(autouse=True)
     def _options(self, certificates: dict[str, str]) -> None:
-        self.options = certificates
+        self.options: dict[str, Any] = dict(certificates)
 
     def make(self) -> ServiceTransport:
         return self.make_at("127.0.0.1:0")
 
     def make_at(self, address: str) -> ServiceTransport:
-        return TcpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S, **self.options)  # type: ignore[arg-type]
+        return TcpTransport(
+            listen=address or "127.0.0.1:0", timeout=PATIENCE_S, max_message_bytes=MAX_MESSAGE_BYTES, **self.options
+        )
 
 
 @pytest.mark.skipif(not _HTTP_IS_INSTALLED, reason="needs the extra clustercore[http]")
@@ -84,14 +89,14 @@ class TestHttp(_Patient):
     def make_at(self, address: str) -> ServiceTransport:
         from clustercore_http import HttpTransport
 
-        return HttpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S)
+        return HttpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S, max_message_bytes=MAX_MESSAGE_BYTES)
 
 
 @pytest.mark.skipif(not _HTTP_IS_INSTALLED, reason="needs the extra clustercore[http]")
 class TestHttpWithTls(_Patient):
     @pytest.fixture(autouse=True)
     def _options(self, certificates: dict[str, str]) -> None:
-        self.options = certificates
+        self.options: dict[str, Any] = dict(certificates)
 
     def make(self) -> ServiceTransport:
         return self.make_at("127.0.0.1:0")
@@ -99,7 +104,9 @@ class TestHttpWithTls(_Patient):
     def make_at(self, address: str) -> ServiceTransport:
         from clustercore_http import HttpTransport
 
-        return HttpTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S, **self.options)  # type: ignore[arg-type]
+        return HttpTransport(
+            listen=address or "127.0.0.1:0", timeout=PATIENCE_S, max_message_bytes=MAX_MESSAGE_BYTES, **self.options
+        )
 
 
 class TestSimulated(ServiceTransportConformance):
@@ -127,15 +134,14 @@ class TestGrpc(_Patient):
     def make_at(self, address: str) -> ServiceTransport:
         from clustercore_grpc import GrpcTransport
 
-        # A limit that a message can pass in little time.
-        return GrpcTransport(listen=address or "127.0.0.1:0", max_message_bytes=4 << 20)
+        return GrpcTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S, max_message_bytes=MAX_MESSAGE_BYTES)
 
 
 @pytest.mark.skipif(not _GRPC_IS_INSTALLED, reason="needs the extra clustercore[grpc]")
 class TestGrpcWithTls(_Patient):
     @pytest.fixture(autouse=True)
     def _options(self, certificates: dict[str, str]) -> None:
-        self.options = certificates
+        self.options: dict[str, Any] = dict(certificates)
 
     def make(self) -> ServiceTransport:
         return self.make_at("127.0.0.1:0")
@@ -143,4 +149,6 @@ class TestGrpcWithTls(_Patient):
     def make_at(self, address: str) -> ServiceTransport:
         from clustercore_grpc import GrpcTransport
 
-        return GrpcTransport(listen=address or "127.0.0.1:0", timeout=PATIENCE_S, **self.options)  # type: ignore[arg-type]
+        return GrpcTransport(
+            listen=address or "127.0.0.1:0", timeout=PATIENCE_S, max_message_bytes=MAX_MESSAGE_BYTES, **self.options
+        )
