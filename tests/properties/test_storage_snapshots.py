@@ -169,7 +169,8 @@ async def carry_out(make: Callable[[], Storage], steps: list[Step]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+# An example opens a file a few times: more of them would take minutes.
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=40))
 def test_storage_is_its_model(kind: StorageKind, steps: list[Step]) -> None:
     """Whatever is written, installed, dropped and read beside it, it holds what it must, now and when opened again."""
