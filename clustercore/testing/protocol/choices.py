@@ -60,6 +60,8 @@ class Kind(Enum):
     STAND = "a node stands"
     # The same, and it is heard by all but the one that leads.
     DEPOSE = "another is elected behind the leader's back"
+    # The others commit, and forget what it lacks: it needs a snapshot.
+    FALL_BEHIND = "a node falls behind what is compacted"
 
 
 # A kind and two numbers.
@@ -88,7 +90,8 @@ WEIGHTS: dict[Kind, float] = {
     Kind.CRASH: 0.8,
     Kind.CRASH_AFTER_PROMISE: 0.8,
     Kind.START: 3,
-    Kind.LOSE_DISK: 0.5,
+    # Only in the few worlds that are for it, and only where the cluster can bear it.
+    Kind.LOSE_DISK: 3,
     Kind.COME_BACK: 1,
     Kind.UNREACHABLE: 0.8,
     Kind.SNAPSHOT: 4,
@@ -103,6 +106,7 @@ WEIGHTS: dict[Kind, float] = {
     Kind.REIGN: 0.7,
     Kind.STAND: 1.5,
     Kind.DEPOSE: 0.7,
+    Kind.FALL_BEHIND: 0.6,
 }
 
 # What makes trouble: how wild a world is multiplies these.

@@ -52,11 +52,13 @@ def crash_after_promise(world: World, first: int, second: int) -> None:
 # --- Disks ------------------------------------------------------------------------------------------------------------
 
 
-def lose_disk(world: World, plan: WorldPlan, name: NodeId) -> None:
-    """Take a voter's disk, if what is committed survives that."""
-    if plan.loses_disks and may_lose_disk(world, name):
-        world.lose_disk(name)
-        world.start(name)
+def lose_disk(world: World, plan: WorldPlan, name: NodeId) -> bool:
+    """Take a voter's disk, if what is committed survives that; return whether it did."""
+    if not (plan.loses_disks and may_lose_disk(world, name)):
+        return False
+    world.lose_disk(name)
+    world.start(name)
+    return True
 
 
 def may_lose_disk(world: World, name: NodeId) -> bool:

@@ -221,10 +221,20 @@ def _transfer(world: World, plan: WorldPlan, first: int, second: int, number: in
 
 def _change_members(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
     leader = world.leader()
-    if leader is not None:
-        world.change_configuration(
-            leader.node_id, target_members(world, leader.core.state.configuration, first, second)
-        )
+    if leader is None:
+        return
+    world.change_configuration(leader.node_id, target_members(world, leader.core.state.configuration, first, second))
+    # A change that only some, or only its leader, have heard of is where it gets dangerous.
+    what_then = second >> 12 & 7
+    if what_then == 0:
+        faults.isolate_leader(world, first >> 12)
+    elif what_then == 1:
+        some = _group(world, first >> 8)
+        talk(world, [name for name in world.nodes if name == leader.node_id or name in some], beats=0)
+        faults.crash(world, leader.node_id, first)
+    elif what_then in (2, 3, 4):
+        # It is carried through, so that there may be another.
+        talk(world, _group(world, 0xFFFF, plan), beats=2)
 
 
 def target_members(world: World, present: Configuration, first: int, second: int) -> Configuration:
@@ -294,6 +304,40 @@ def _unreachable(world: World, plan: WorldPlan, first: int, second: int, number:
         world.unreachable(name, _name(world, second))
 
 
+def _lose_disk(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    name = _name(world, first)
+    leader = world.leader()
+    if plan.loses_disks and second & 2 and leader is not None:
+        # Somebody lacks what is committed, so that the lost disk is missed.
+        candidates = [one for one in world.nodes if one not in (name, leader.node_id)]
+        if candidates:
+            behind = candidates[second % len(candidates)]
+            world.propose(leader.node_id, [b"%d" % number])
+            talk(world, [one for one in _group(world, 0xFFFF, plan) if one != behind], beats=2)
+    if not faults.lose_disk(world, plan, name) or second % 2 == 0:
+        return
+    # Whoever is furthest behind asks it for its vote, when the leader has told it nothing yet, or only a little.
+    leader = world.leader()
+    if leader is not None:
+        world.expire(leader.node_id)
+        for _ in range(second >> 2 & 7):
+            _deliver_between(world, leader.node_id, name)
+            _deliver_between(world, name, leader.node_id)
+    others = [node for node in world.nodes.values() if node.is_up and node.node_id != name]
+    if others:
+        candidate = min(others, key=lambda node: (node.disk.end, node.node_id)).node_id
+        group = _group(world, second >> 4)
+        stand(world, candidate, [one for one in world.nodes if one in (candidate, name) or one in group])
+
+
+def _deliver_between(world: World, sender: NodeId, to: NodeId) -> None:
+    names = list(world.nodes)
+    place = place_on_link(world, names.index(sender), names.index(to))
+    if place is not None:
+        world.deliver(place)
+        world.flush(to)
+
+
 # --- Spells -----------------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +380,24 @@ def _lose_connections(world: World, name: NodeId) -> None:
         world.unreachable(name, peer)
 
 
+def _fall_behind(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:
+    name = _name(world, first)
+    others = [other for other in _group(world, 0xFFFF, plan) if other != name]
+    for part in range(3):
+        leader = world.leader()
+        if leader is None or leader.node_id == name:
+            return
+        world.propose(leader.node_id, [b"%d.%d" % (number, part)])
+        talk(world, others, beats=1)
+    for other in others:
+        if world.nodes[other].is_up:
+            world.take_snapshot(other, tail=second % 3)
+            world.flush(other)
+    for place in reversed(range(len(world.pool))):
+        if world.pool[place].to == name:
+            world.drop(place)
+
+
 _Move = Callable[[World, WorldPlan, int, int, int], None]
 _MOVES: dict[Kind, _Move] = {
     Kind.DELIVER_OLDEST: _deliver_oldest,
@@ -361,7 +423,7 @@ _MOVES: dict[Kind, _Move] = {
         world, first, second
     ),
     Kind.START: _start,
-    Kind.LOSE_DISK: lambda world, plan, first, second, number: faults.lose_disk(world, plan, _name(world, first)),
+    Kind.LOSE_DISK: _lose_disk,
     Kind.COME_BACK: lambda world, plan, first, second, number: faults.come_back(world, first),
     Kind.UNREACHABLE: _unreachable,
     Kind.SNAPSHOT: _snapshot,
@@ -376,4 +438,5 @@ _MOVES: dict[Kind, _Move] = {
     Kind.REIGN: _reign,
     Kind.STAND: _stand,
     Kind.DEPOSE: _depose,
+    Kind.FALL_BEHIND: _fall_behind,
 }

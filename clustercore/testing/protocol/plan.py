@@ -128,12 +128,12 @@ def draw_plan(seed: int) -> WorldPlan:
     """Return the world of a seed."""
     rng = random.Random(seed)
     voters = rng.choice([1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7])
-    has_members = rng.random() < 0.5
+    has_members = rng.random() < 0.6
     is_forming = rng.random() < 0.4
     return WorldPlan(
         seed=seed,
         voters=voters,
-        spares=rng.choice([1, 1, 2]) if has_members else 0,
+        spares=rng.choice([1, 1, 2, 2]) if has_members else 0,
         is_forming=is_forming,
         max_append_entries=rng.choice([1, 1, 2, 8, UNBOUNDED]),
         max_append_bytes=rng.choice([1, 60, 100_000, 100_000]),
