@@ -11,20 +11,12 @@ from hypothesis import strategies as st
 
 from clustercore.raft.quorum import VoteResult, quorum_value, vote_result
 from clustercore.raft.types import Configuration, NodeId
+from clustercore.testing.strategies import configurations
 
 # Done for ten thousand configurations under the ``ci`` profile, whatever that draws elsewhere.
 EXAMPLES = 10_000 if settings.default is not None and settings.default.max_examples > 100 else 500
 
 NODES = tuple(NodeId(name) for name in "abcdefg")
-
-
-@st.composite
-def configurations(draw: st.DrawFn) -> Configuration:
-    """Draw one to five voters, joint or not, with learners beside them."""
-    voters = draw(st.sets(st.sampled_from(NODES), min_size=1, max_size=5))
-    old_voters = draw(st.sets(st.sampled_from(NODES), max_size=5))
-    learners = draw(st.sets(st.sampled_from(NODES), max_size=2)) - voters
-    return Configuration.of(voters, learners=learners, old_voters=old_voters)
 
 
 def quorums(configuration: Configuration) -> list[frozenset[NodeId]]:
