@@ -32,7 +32,10 @@ __all__ = [
 ]
 
 # Each level by its name: the module, and the class in it.
-LEVELS: dict[str, str] = {"protocol": "clustercore.testing.protocol.level:ProtocolLevel"}
+LEVELS: dict[str, str] = {
+    "node": "clustercore.testing.simulation.level:NodeLevel",
+    "protocol": "clustercore.testing.protocol.level:ProtocolLevel",
+}
 # Seeds that wait for a worker, for each worker: enough that none waits for the next.
 QUEUED_SEEDS = 4
 

@@ -125,3 +125,21 @@ def test_rolling_restart_leaves_figures(tmp_path: Path) -> None:
     assert found["lost"] == 0
     assert [found["longest_gap_ms"]] == found["gaps_ms"]
     assert found["longest_gap_ms"] > 0
+
+
+def test_node_simulation_leaves_figures(tmp_path: Path) -> None:
+    """The JSON has a row for each kind of world, and in each something was done."""
+    figures = tmp_path / "figures.json"
+    script = str(ROOT / "benchmarks" / "node_simulation.py")
+    quick = ["--seeds", "1", "--faults-s", "5"]
+
+    subprocess.run(
+        [sys.executable, "-W", "error", script, *quick, "--json", str(figures)],
+        check=True,
+        timeout=LIMIT_S,
+        stdout=subprocess.DEVNULL,
+    )
+
+    rows = json.loads(figures.read_text(encoding="utf-8"))["rows"]
+    assert [row["world"] for row in rows] == ["quiet", "faults", "as drawn"]
+    assert all(row["speed"] > 0 and row["done"] > 0 for row in rows)

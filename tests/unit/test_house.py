@@ -33,6 +33,8 @@ ENTRY_POINTS = [
     importlib.metadata.EntryPoint(name, value, group)
     for group, plugins in PROJECT["project"]["entry-points"].items()
     for name, value in plugins.items()
+    # Those of pytest's are its affair.
+    if group.startswith("clustercore.")
 ]
 
 

@@ -30,6 +30,8 @@ __all__ = ["MapClients"]
 RATE = 20.0
 # Calls of the model for one key; a history that takes more is left undecided, and counted.
 MAX_STEPS = 300_000
+# What each client does when everything is mended.
+LAST_OPERATIONS = 3
 
 
 @attrs.define(eq=False)
@@ -60,11 +62,12 @@ class MapClients:
     async def _client(
         self, sim: Simulation[MapMachine], name: str, keys: list[str], pause_s: float, is_in_session: bool
     ) -> None:
-        number = 0
+        number = left = 0
         # Most clients stay with one machine, as one would that runs beside it.
         home = sim.chance.choice([None, *sim.cluster.names])
-        while not sim.faults_ended.is_set() or number < 3:
+        while not sim.faults_ended.is_set() or left < LAST_OPERATIONS:
             number += 1
+            left += sim.faults_ended.is_set()
             # Spells without a word: what an idle cluster does wrong shows only then.
             if sim.chance.happens(0.002):
                 await trio.sleep(5.0)

@@ -138,7 +138,7 @@ class SimulatedCluster(Generic[MachineT]):
         self.names = _NAMES[:size]
         # What a node that is started from now on runs.
         self.make_machine = machine
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self._write_s = write_s
         self._write_jitter_s = write_jitter_s
         self.machines = {name: self._new_machine(name) for name in self.names}
@@ -159,7 +159,7 @@ class SimulatedCluster(Generic[MachineT]):
 
     def _new_machine(self, name: str) -> SimulatedNode[MachineT]:
         disk = SimulatedDisk(seed=f"{self.seed}/{name}", write_s=self._write_s, jitter_s=self._write_jitter_s)
-        new = SimulatedNode(name, disk, self.make_machine(), self._scheduler.process(name))
+        new = SimulatedNode(name, disk, self.make_machine(), self.scheduler.process(name))
         new.ended.set()
         return new
 
@@ -248,6 +248,11 @@ class SimulatedCluster(Generic[MachineT]):
                 self._recorder.crashed(NodeId(machine.name), is_orderly=not machine.disk.crashed)
         if not has_started:
             task_status.started()
+
+    async def wait_off_or_on(self, name: str) -> None:
+        """Wait while a machine is neither: its node is ending, after a crash or a stop."""
+        if self.machines[name].node is None:
+            await self.machines[name].ended.wait()
 
     async def stop(self, name: str) -> None:
         """Stop a node as its operator would."""

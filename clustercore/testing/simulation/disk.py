@@ -320,9 +320,14 @@ class SimulatedDisk:
         self._pass(Boundary.RETURNED)
 
     async def _wait_for_disk(self) -> None:
-        with trio.CancelScope(shield=True):
-            await trio.sleep(self._write_s + (self._chance.exponential(self._jitter_s) if self._jitter_s else 0))
-            await self._moving.wait()
+        delay_s = self._write_s + (self._chance.exponential(self._jitter_s) if self._jitter_s else 0)
+        if delay_s or not self._moving.is_set():
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + delay_s):
+                await trio.sleep_forever()
+            with trio.CancelScope(shield=True):
+                await self._moving.wait()
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
         # The power may have gone meanwhile.
         self.check_power()
 

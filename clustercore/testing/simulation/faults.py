@@ -15,11 +15,11 @@ from typing import Any
 import attrs
 import trio
 
-from clustercore.interfaces import ClusterError, NodeId
-from clustercore.raft.state import RaftState
+from clustercore.interfaces import ClusterError
 from clustercore.testing.simulation.chance import Chance
 from clustercore.testing.simulation.cluster import SimulatedCluster, SimulatedNode
 from clustercore.testing.simulation.disk import Unsynced
+from clustercore.testing.simulation.watching import Watch
 from clustercore.testing.simulation.worlds import SimulatedWorld
 
 __all__ = ["Faults"]
@@ -33,9 +33,8 @@ class Faults:
     world: SimulatedWorld
     chance: Chance
     # Called after each fault, to look at the whole cluster.
-    look: Callable[[], None] = lambda: None
-    # What the core of a machine knows.
-    state_of: Callable[[str], RaftState | None] = lambda name: None
+    look: Callable[[], None]
+    watch: Watch
     # How often each fault came.
     seen: Counter[str] = attrs.field(factory=Counter)
     # The machine whose disk was lost last, until it has caught up.
@@ -46,6 +45,7 @@ class Faults:
         names = sorted(self.world.faults)
         drawn = [name for name in names for _ in range(self.world.faults[name])]
         actions: dict[str, Callable[[], Awaitable[None]]] = {name: getattr(self, name) for name in names}
+        await trio.sleep(self.world.calm_s)
         with trio.move_on_after(self.world.faults_s):
             while drawn:
                 name = self.chance.choice(drawn)
@@ -56,7 +56,10 @@ class Faults:
         for machine in self.cluster.machines.values():
             self.cluster.resume(machine.name)
             machine.disk.let_go()
-            machine.disk.make_room()
+            # What is still planned would come later.
+            machine.disk.cancel_plans()
+            machine.process.cancel_call()
+            await self.cluster.wait_off_or_on(machine.name)
             if machine.is_off:
                 await self.start(machine)
 
@@ -267,29 +270,18 @@ class Faults:
         await self._lose(lambda machine: self.cluster.wipe(machine.name), "lose_disk")
 
     async def _lose(self, harm: Callable[[SimulatedNode[Any]], None], fault: str) -> None:
-        if self._convalescent is not None and self._has_recovered(self._convalescent):
+        """Lose a disk, unless one is lost already, or the cluster does not yet know its members' disks apart."""
+        if self._convalescent is not None and self.watch.is_full_member(self._convalescent):
             self._convalescent = None
-        on = [machine for machine in self.cluster.on if not machine.process.is_stopped]
-        # Another two at least must be up to date, or something that is committed could be lost with this one.
-        if self._convalescent is not None or len(on) < len(self.cluster.names) or len(on) < 3 or not self._all_alike():
+        machine = self._draw_on()
+        is_small = len(self.cluster.names) < 3
+        if is_small or machine is None or self._convalescent or not self.watch.is_full_member(machine.name):
             return
-        machine = self.chance.choice(on)
         self._note(fault, machine.name)
         self._convalescent = machine.name
         await self.cluster.crash(machine.name)
+        self.watch.forget(machine.name)
         harm(machine)
-
-    def _has_recovered(self, name: str) -> bool:
-        """Whether a machine that lost its disk has all that the others have, and votes again."""
-        state = self.state_of(name)
-        return self._all_alike() and state is not None and NodeId(name) in state.configuration.voters
-
-    def _all_alike(self) -> bool:
-        statuses = [machine.running.status() for machine in self.cluster.on]
-        return (
-            len(statuses) == len(self.cluster.names)
-            and len({(status.term, status.commit_index, status.last_log_index) for status in statuses}) == 1
-        )
 
     # --- Quiet ---
 

@@ -56,7 +56,7 @@ class SimulatedLink(Link):
         return self._is_closed
 
     async def send(self, message: Message) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._network.checkpoint()
         while True:
             if self._is_closed or self._is_ended:
                 raise self._closed()
@@ -89,7 +89,7 @@ class SimulatedLink(Link):
 
     async def receive(self) -> Message:
         if self._arrived:
-            await trio.lowlevel.checkpoint()
+            await self._network.checkpoint()
         while True:
             if self._is_closed:
                 await trio.lowlevel.checkpoint()

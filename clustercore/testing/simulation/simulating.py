@@ -19,7 +19,6 @@ from clustercore.interfaces import (
     Applied,
     Consistency,
     InvariantError,
-    NodeId,
     NodeStopped,
     NotLeader,
     OutcomeUnknown,
@@ -45,7 +44,7 @@ from clustercore.testing.simulation.worlds import SimulatedWorld, draw_world
 from clustercore.testing.trace import Recorder, TraceHeader, Wiretap, keep_failure, trace_hash
 from clustercore.testing.violation import PropertyViolated
 
-__all__ = ["Simulation", "SimulationReport", "simulate"]
+__all__ = ["Simulation", "SimulationReport", "SimulationRun", "simulate", "sole_error"]
 
 MachineT = TypeVar("MachineT", bound=StateMachine)
 
@@ -221,7 +220,14 @@ class Simulation(Generic[MachineT]):
     async def check_live(self) -> None:
         """Mend a majority, which must serve and agree; then the others, which must catch up."""
         cluster = self.cluster
-        majority = sorted(self.chance.some(cluster.names, len(cluster.names) // 2 + 1))
+        # A cluster that has not formed yet needs everybody (docs/explanation/divergence.md).
+        has_formed = any(
+            state is not None and state.commit_index > 0 for state in map(self._watch.state_of, cluster.names)
+        )
+        count = len(cluster.names) // 2 + 1 if has_formed else len(cluster.names)
+        # Who lost a disk, and has not caught up, helps nobody to be elected.
+        fit = [name for name in cluster.names if not self._watch.has_lost_disk(name)]
+        majority = sorted(self.chance.some(fit, count))
         cluster.note(f"mend {majority}")
         cluster.network.options = NetworkOptions(
             latency_s=self.world.network.latency_s, jitter_s=self.world.network.jitter_s
@@ -268,13 +274,12 @@ class Simulation(Generic[MachineT]):
     def _agrees(self) -> bool:
         self.look()
         statuses = [machine.running.status() for machine in self.cluster.on]
-        states = [self._watch.state_of(name) for name in self.cluster.names]
         return (
             len(statuses) == len(self.cluster.names)
             and len({(status.term, status.leader_id, status.last_log_index) for status in statuses}) == 1
             and all(status.last_applied == status.last_log_index > 0 for status in statuses)
             # Whoever lost a disk votes again.
-            and all(state is not None and NodeId(state.node_id) in state.configuration.voters for state in states)
+            and all(map(self._watch.is_full_member, self.cluster.names))
         )
 
     async def _check_quiet(self) -> None:
@@ -388,36 +393,37 @@ def simulate(
     """
     drawn = world if world is not None else draw_world(seed, nodes=nodes)
     recorder = Recorder(trio.current_time) if with_hash else None
-    run = _Run(seed, drawn, machine, scenario, check, digest)
+    run = SimulationRun(seed, drawn, machine, scenario, check, digest)
     header = TraceHeader(
         "node", tuple("abcdefg"[: drawn.nodes]), f"{name}-{seed}", seed, {"world": drawn.describe()}, replay
     )
+    began_at = time.perf_counter()
     try:
-        report = run.go(recorder)
+        run.go(recorder)
     except Exception as group:  # noqa: BLE001 - raised below, without the groups of nurseries around it
-        error = _sole(group)
+        error = sole_error(group)
         error.add_note(f"seed {seed}: {drawn.describe()}")
         _keep_trace(run, f"{name}-{seed}", header, error)
         raise error from None
-    if recorder is not None:
-        report = attrs.evolve(report, trace_hash=trace_hash(header, recorder.events))
-    return report
+    seconds = time.perf_counter() - began_at
+    found_hash = trace_hash(header, recorder.events) if recorder is not None else ""
+    return SimulationReport(seed, drawn, run.coverage, run.simulated_s, seconds, run.inputs, run.steps, found_hash)
 
 
-def _sole(error: Exception) -> Exception:
+def sole_error(error: Exception) -> Exception:
     """Return the one error in a group of one, or the group."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
-def _keep_trace(run: _Run[Any], name: str, header: TraceHeader, error: Exception) -> None:
+def _keep_trace(run: SimulationRun[Any], name: str, header: TraceHeader, error: Exception) -> None:
     """Make the run again, and keep the trace of it."""
     recorder = Recorder(trio.current_time)
     try:
         run.go(recorder)
     except Exception as again:  # noqa: BLE001 - the first error is being raised; this one is compared with it
-        repeated = _sole(again)
+        repeated = sole_error(again)
         if (type(repeated), str(repeated)) != (type(error), str(error)):
             error.add_note(f"made again, the run fails in another way: {repeated!r}. Something in it is not simulated")
     else:
@@ -425,25 +431,32 @@ def _keep_trace(run: _Run[Any], name: str, header: TraceHeader, error: Exception
     keep_failure(name, header, recorder.events, error)
 
 
-@attrs.frozen
-class _Run(Generic[MachineT]):
-    """One seed's run, which can be made again."""
+@attrs.define(eq=False)
+class SimulationRun(Generic[MachineT]):
+    """One seed's run, which can be made again. What it counts is of the last time, up to the failure if there was one.
+
+    Args:
+        seed, world, machine, scenario, check, digest: As in ``simulate``.
+    """
 
     seed: int
     world: SimulatedWorld
     machine: Callable[[], MachineT]
     scenario: Callable[[Simulation[MachineT]], Awaitable[None]]
-    check: Callable[[Simulation[MachineT]], Awaitable[None]] | None
-    digest: Callable[[MachineT], object] | None
+    check: Callable[[Simulation[MachineT]], Awaitable[None]] | None = None
+    digest: Callable[[MachineT], object] | None = None
+    # See ``SimulationReport``.
+    coverage: Counter[str] = attrs.field(factory=Counter, init=False)
+    simulated_s: float = attrs.field(default=0.0, init=False)
+    inputs: int = attrs.field(default=0, init=False)
+    steps: int = attrs.field(default=0, init=False)
 
-    def go(self, recorder: Recorder | None) -> SimulationReport:
-        """Make the run."""
+    def go(self, recorder: Recorder | None) -> None:
+        """Make the run. Raises what breaks it, perhaps in groups."""
         clusters: list[SimulatedCluster[MachineT]] = []
         watch = Watch(lambda: {each.name: each.disk.synced for each in clusters[0].machines.values()})
-        schedulers: list[Scheduler] = []
 
         def make(nursery: trio.Nursery, scheduler: Scheduler) -> SimulatedCluster[MachineT]:
-            schedulers.append(scheduler)
             cluster = SimulatedCluster(
                 nursery,
                 scheduler,
@@ -459,25 +472,28 @@ class _Run(Generic[MachineT]):
             clusters.append(cluster)
             return cluster
 
-        began_at = time.perf_counter()
-        with watch.watching(Wiretap(recorder) if recorder is not None else None):
-            coverage, simulated_s = run_cluster(make, lambda cluster: self._main(cluster, watch), seed=self.seed)
-        seconds = time.perf_counter() - began_at
-        return SimulationReport(
-            self.seed, self.world, coverage, simulated_s, seconds, watch.inputs, schedulers[0].steps
-        )
+        async def main(cluster: SimulatedCluster[MachineT]) -> None:
+            simulation = Simulation(cluster, self.world, watch, self.seed)
+            faults = Faults(cluster, self.world, Chance(f"{self.seed}/faults"), simulation.look, watch)
+            leadership = _Leadership(simulation)
+            try:
+                await self._main(simulation, faults, leadership)
+            finally:
+                self.simulated_s = trio.current_time()
+                self.inputs, self.steps = watch.inputs, cluster.scheduler.steps
+                self.coverage = Counter(_coverage(watch, cluster, leadership)) + faults.seen
 
-    async def _main(self, cluster: SimulatedCluster[MachineT], watch: Watch) -> tuple[Counter[str], float]:
-        simulation = Simulation(cluster, self.world, watch, self.seed)
-        faults = Faults(cluster, self.world, Chance(f"{self.seed}/faults"), simulation.look, watch.state_of)
-        leadership = _Leadership(simulation)
-        await cluster.start_all()
+        with watch.watching(Wiretap(recorder) if recorder is not None else None):
+            run_cluster(make, main, seed=self.seed)
+
+    async def _main(self, simulation: Simulation[MachineT], faults: Faults, leadership: _Leadership) -> None:
+        await simulation.cluster.start_all()
         async with trio.open_nursery() as nursery:
             if self.world.has_true_clocks:
-                for name in cluster.names:
+                for name in simulation.cluster.names:
                     nursery.start_soon(leadership.run, name)
             async with trio.open_nursery() as trouble:
-                trouble.start_soon(self._run_faults, simulation, faults)
+                trouble.start_soon(_run_faults, simulation, faults)
                 await self.scenario(simulation)
                 trouble.cancel_scope.cancel()
             await simulation.check_live()
@@ -486,18 +502,21 @@ class _Run(Generic[MachineT]):
             await self.check(simulation)
         await simulation.check_alike(self.digest)
         simulation.look()
-        coverage = Counter(
-            elections=watch.elections,
-            commits=watch.commits,
-            restores=watch.restores,
-            crashes=sum(each.crashes for each in cluster.machines.values()),
-            leadings=leadership.begun,
-            lost=cluster.network.lost,
-            repeated=cluster.network.repeated,
-            resets=cluster.network.resets,
-        )
-        return coverage + faults.seen, trio.current_time()
 
-    async def _run_faults(self, simulation: Simulation[MachineT], faults: Faults) -> None:
-        await faults.run()
-        simulation.faults_ended.set()
+
+async def _run_faults(simulation: Simulation[Any], faults: Faults) -> None:
+    await faults.run()
+    simulation.faults_ended.set()
+
+
+def _coverage(watch: Watch, cluster: SimulatedCluster[Any], leadership: _Leadership) -> dict[str, int]:
+    return {
+        "elections": watch.elections,
+        "commits": watch.commits,
+        "restores": watch.restores,
+        "crashes": sum(each.crashes for each in cluster.machines.values()),
+        "leadings": leadership.begun,
+        "lost": cluster.network.lost,
+        "repeated": cluster.network.repeated,
+        "resets": cluster.network.resets,
+    }

@@ -45,6 +45,8 @@ class Watch:
         self._leaders: dict[Term, NodeId] = {}
         # What was handed to a state machine first, for each index; the command is None where a snapshot had it.
         self._applied: dict[LogIndex, Entry] = {}
+        # What was on disks that were lost: what it acknowledged before counts for what is committed after.
+        self._lost: dict[str, StoredState] = {}
         # How much the run did.
         self.elections = self.commits = self.restores = self.inputs = 0
 
@@ -67,6 +69,23 @@ class Watch:
         """Return what the core of a machine knows, or knew when it ended; None if it never ran."""
         seen = self._seen.get(NodeId(name))
         return None if seen is None else seen.state
+
+    def is_full_member(self, name: str) -> bool:
+        """Say whether a machine knows itself as a voter with the disk it has, by a committed configuration."""
+        state = self.state_of(name)
+        if state is None or not state.is_configuration_committed:
+            return False
+        server = state.configuration.get(state.node_id)
+        return server is not None and server.is_voter and server.incarnation == state.incarnation
+
+    def has_lost_disk(self, name: str) -> bool:
+        """Say whether a machine has lost a disk and is no full member since."""
+        return name in self._lost and not self.is_full_member(name)
+
+    def forget(self, name: str) -> None:
+        """Take what a machine's core knew for nothing: its disk is about to be lost."""
+        self._seen.pop(NodeId(name), None)
+        self._lost[name] = self._disks()[name]
 
     def started(self, state: RaftState) -> None:
         """Begin anew with a node."""
@@ -105,7 +124,11 @@ class Watch:
         """What a leader takes for committed is on a majority's disks at this moment; and so all before it."""
         index, configuration, disks = state.commit_index, state.configuration, self._disks()
         term = state.log.term_at(index)
-        holders = {name for name, stored in disks.items() if _holds(stored, index, term)}
+        holders = {
+            name
+            for name, stored in disks.items()
+            if _holds(stored, index, term) or (name in self._lost and _holds(self._lost[name], index, term))
+        }
         for voters in (configuration.voters, configuration.old_voters):
             if voters and 2 * len(holders & {str(voter) for voter in voters}) <= len(voters):
                 self._fail(

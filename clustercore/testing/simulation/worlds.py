@@ -39,7 +39,9 @@ class SimulatedWorld:
     network: NetworkOptions = attrs.field(factory=NetworkOptions)
     # How fast each machine counts its timeouts: at 2 they run out in half the time.
     clock_rates: tuple[float, ...] = ()
-    # How long there are faults, in virtual seconds; one comes after ``pause_s`` on the average.
+    # How long nothing goes wrong at first, so that there is a cluster, in virtual seconds.
+    calm_s: float = 0.0
+    # How long there are faults after that; one comes after ``pause_s`` on the average.
     faults_s: float = 30.0
     pause_s: float = 1.0
     # Which faults there are (``clustercore.testing.simulation.faults``), each with its share.
@@ -113,6 +115,7 @@ def draw_world(seed: int, *, nodes: int | None = None, faults_s: float | None = 
         write_s=chance.choice([0.0, 0.0, 0.001, 0.01, 0.1]),
         write_jitter_s=chance.choice([0.0, 0.002, 0.05]),
         network=_draw_network(chance),
+        calm_s=chance.choice([0.0, 3.0, 3.0, 3.0]),
         faults_s=faults_s if faults_s is not None else chance.choice([20.0, 40.0, 60.0]),
         pause_s=chance.choice([0.3, 1.0, 1.0, 3.0]),
         faults=_draw_faults(chance),
@@ -159,9 +162,12 @@ _FAULTS = {
     "rot": 1,
     "lose_disk": 1,
 }
-_MENDING = {"heal": 3, "start_one": 6, "rest": 2}
+# What mends, as parts of all that does harm: a cluster that is always broken shows nothing.
+_MENDING = {"heal": 0.25, "start_one": 0.3, "rest": 0.15}
 
 
 def _draw_faults(chance: Chance) -> dict[str, int]:
     share = chance.choice([0.3, 0.6, 1.0])
-    return _MENDING | {name: weight for name, weight in _FAULTS.items() if chance.happens(share)}
+    drawn = {name: weight for name, weight in _FAULTS.items() if chance.happens(share)}
+    harm = sum(drawn.values())
+    return drawn | {name: max(1, round(part * harm)) for name, part in _MENDING.items()}
