@@ -22,9 +22,11 @@ from clustercore.testing.invariants.leader_append_only import LeaderAppendOnly
 from clustercore.testing.invariants.leader_completeness import LeaderCompleteness
 from clustercore.testing.invariants.leases import Leases
 from clustercore.testing.invariants.log_matching import LogMatching
+from clustercore.testing.invariants.loyalty import Loyalty
 from clustercore.testing.invariants.match_index import MatchIndex
 from clustercore.testing.invariants.never_backwards import NeverBackwards
 from clustercore.testing.invariants.newest_members import NewestMembers
+from clustercore.testing.invariants.one_answer import OneAnswer
 from clustercore.testing.invariants.one_vote import OneVote
 from clustercore.testing.invariants.only_voters_lead import OnlyVotersLead
 from clustercore.testing.invariants.quorum_intersection import QuorumIntersection
@@ -63,7 +65,9 @@ PROPERTIES: tuple[type[Invariant], ...] = (
     StaleMessages,
     CheckQuorum,
     CouldWin,
+    Loyalty,
     HandOver,
+    OneAnswer,
     Bookkeeping,
     Leases,
 )

@@ -209,6 +209,10 @@ def _rest(world: World) -> None:
             world.deliver(0)
         if any(world.nodes[name].writes for name in members):
             _fail_quiet(world, "somebody writes")
+        for name in members - {leader.node_id}:
+            # Before the next heartbeat nobody need wake but the leader.
+            if world.due_at(world.nodes[name]) <= world.due_at(leader):
+                _fail_quiet(world, f"{name} wants to be woken between two heartbeats")
     if (state.role, state.current_term, state.log.last_index) != (Role.LEADER, term, last_index):
         _fail_quiet(world, f"{leader.node_id} does not go on leading in term {term} with {last_index} entries")
 
