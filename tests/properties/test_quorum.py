@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain, combinations
+from functools import cache
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
@@ -19,15 +20,18 @@ EXAMPLES = 10_000 if settings.default is not None and settings.default.max_examp
 NODES = tuple(NodeId(name) for name in "abcdefg")
 
 
+SUBSETS = [frozenset(some) for size in range(len(NODES) + 1) for some in combinations(NODES, size)]
+
+
 def quorums(configuration: Configuration) -> list[frozenset[NodeId]]:
     """Return every set of nodes that holds more than half of the voters, and of the old voters if there are any."""
-    groups = [group for group in (configuration.voters, configuration.old_voters) if group]
-    subsets = chain.from_iterable(combinations(NODES, size) for size in range(len(NODES) + 1))
-    return [
-        frozenset(subset)
-        for subset in subsets
-        if all(2 * len(group.intersection(subset)) > len(group) for group in groups)
-    ]
+    return quorums_of(configuration.voters, configuration.old_voters)
+
+
+@cache
+def quorums_of(*groups: frozenset[NodeId]) -> list[frozenset[NodeId]]:
+    """Return every set of nodes that holds more than half of each group that has anybody in it."""
+    return [some for some in SUBSETS if all(2 * len(group & some) > len(group) for group in groups if group)]
 
 
 @pytest.mark.slow
