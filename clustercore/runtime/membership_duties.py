@@ -180,7 +180,7 @@ class MembershipDuties:
     def _note_removed(self, index: LogIndex | None) -> None:
         if index is not None and self.removed.value is None:
             node_id = self._identity().node_id
-            logger.warning("node %s was removed from its cluster, at index %d at the latest", node_id, index)
+            logger.info("node %s was removed from its cluster, at index %d at the latest", node_id, index)
         if index != self.removed.value:
             self.removed.set(index)
 
