@@ -94,10 +94,10 @@ def reads_before_it_has_applied(patch: Patch) -> None:
     [
         (answers_before_it_is_durable, 1),
         (calls_a_write_durable_before_it_is, 0),
-        (forwards_again_what_may_have_arrived, 0),
-        (proposes_again_what_was_in_its_log, 1),
+        (forwards_again_what_may_have_arrived, 17),
+        (proposes_again_what_was_in_its_log, 2),
         (forgets_to_restore, 0),
-        (reads_without_asking, 11),
+        (reads_without_asking, 9),
         (reads_before_it_has_applied, 0),
     ],
 )
