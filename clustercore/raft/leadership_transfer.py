@@ -170,7 +170,9 @@ def best_successor(state: RaftState, now: float) -> NodeId | None:
 def receive_timeout_now(state: RaftState, request: TimeoutNowRequest, now: float) -> None:
     """Stand at once, without asking around, if the one who says so leads this very term and this node is a voter.
 
-    A word that a later heartbeat has overtaken does not count: the transfer may have been given up since.
+    A word that a later heartbeat has overtaken does not count: the transfer may have been given up since. Nor does one
+    that reaches a node which knows of no cluster: it was for one that had the leader's whole log, so the disk was wiped
+    since. If this node stood, its vote for itself would make it a founder, whose vote counts.
     """
     if (
         request.term == state.current_term
@@ -179,6 +181,7 @@ def receive_timeout_now(state: RaftState, request: TimeoutNowRequest, now: float
         and state.role is Role.FOLLOWER
         and state.leader_id == request.leader_id
         and state.may_stand
+        and state.configuration.is_formed
     ):
         stand_for_election(state, now, is_leadership_transfer=True)
     state.emit(Reply(TimeoutNowResponse(state.current_term, request.round), after=state.hard_state_gate))

@@ -10,11 +10,13 @@ from clustercore.raft.types import Configuration, Role, WriteId
 from tests.unit.raft.building import (
     B,
     C,
+    append,
     follower,
     no_op,
     picture,
     pre_vote_request,
     pre_vote_response,
+    timeout_now,
     vote_request,
     vote_response,
 )
@@ -91,3 +93,15 @@ def test_formed_node_with_a_log_denies_one_that_has_nothing() -> None:
     core = follower("abc", entries=(no_op(1, 1),), term=1)
 
     assert not granted(core, pre_vote_request(2, "b", (0, 0)))
+
+
+def test_word_to_stand_does_not_make_a_founder_of_a_wiped_disk_issue_4() -> None:
+    """It was for one that had the leader's whole log. Its own vote would make it a founder, whose vote counts."""
+    core = fresh(term=2)
+    core.receive(B, append(2, "b", prev=(3, 2)), 0.5)
+
+    core.receive(B, timeout_now(2, "b"), 0.5)
+
+    assert role_of(core) is Role.FOLLOWER
+    assert not core.state.is_founder
+    assert not granted(core, vote_request(3, "c", last=(3, 2)))
