@@ -14,8 +14,8 @@ from clustercore.interfaces import LogCorrupt, StorageError, StorageFull
 
 __all__ = ["ADVICE", "translate"]
 
-# Ends the text of every LogCorrupt. What may be done is a decision with a risk, too long for an error: an empty disk
-# has forgotten its vote and what it acknowledged.
+# Ends the text of every LogCorrupt. What may be done is too long for an error: an empty disk has forgotten its vote and
+# what it acknowledged, and takes the place of these files only in a cluster whose majority has its own.
 ADVICE = 'do not start from these files; "When a log is corrupt" in docs/reference/errors.md says what is left to do'
 
 # The low byte of an extended result code is its primary code (sqlite.org/rescode.html).
