@@ -139,26 +139,8 @@ class Assembly:
         self._rng = rng
         self._lanes = Lanes(self._make_lane, farewell_s=config.raft.election_timeout_s)
         self._lanes.follow(self._core.state.configuration.peers_of(node.node_id))
-        self._forwarder = Forwarder(
-            node.node_id,
-            self.proposals,
-            leader_id=lambda: self._core.state.leader_id,
-            outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.BULK),
-            wake_engine=lambda: self.engine.wake(),
-            timeout_s=config.forward_timeout_s,
-            # Twice what passes at most between two words of a leader: by then the old one has heard of the new, and
-            # said what became of what it was given.
-            farewell_s=2 * config.raft.heartbeat_interval_s,
-            # What a transport carries is known for entries, and a request with as many bytes of commands is no larger.
-            max_request_bytes=min(MAX_REQUEST_BYTES, config.raft.max_append_bytes),
-        )
-        self.read_indexes = ReadIndexes(
-            node.node_id,
-            leader_id=lambda: self._core.state.leader_id,
-            ask_core=lambda read_id: self.engine.read(read_id),
-            outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
-            timeout_s=config.raft.election_timeout_s,
-        )
+        self._forwarder = self._make_forwarder()
+        self.read_indexes = self._make_read_indexes()
         # A step of the clocks of up to so much stays unnoticed, and each lease is shorter by as much: what it leaves to
         # the drift of the clocks is for the drift alone.
         self._unnoticed_step_s = config.raft.election_timeout_s * _UNNOTICED_STEP
@@ -170,13 +152,7 @@ class Assembly:
             snapshot_index=snapshot_index,
             on_durable=lambda write_id: self.engine.storage_done(write_id),
         )
-        self._snapshots = Snapshots(
-            self._writer,
-            chunk_bytes=config.snapshot_chunk_bytes,
-            label=self._label_snapshot,
-            first_index_to_keep=self._first_index_to_keep,
-            on_saved=lambda metadata, keep_from: self.engine.snapshot_saved(metadata, keep_from),
-        )
+        self._snapshots = self._make_snapshots()
         self.applier = Applier(
             self.replicated,
             last_applied=snapshot_index,
@@ -188,31 +164,7 @@ class Assembly:
         )
         if stored.snapshot is not None:
             self._members_committed(stored.snapshot.configuration)
-        self.engine = Engine(
-            self._core,
-            applier=self.applier,
-            proposals=self.proposals,
-            post_job=self._writer.post,
-            post_message=self._post,
-            snapshot_sender=SnapshotSender(
-                node_id=node.node_id,
-                chunk_bytes=config.snapshot_chunk_bytes,
-                post_job=self._writer.post,
-                post_message=self._post,
-                on_gone=lambda peer, snapshot_id: self.engine.snapshot_gone(peer, snapshot_id),
-                takes_chunks=self._takes_chunks,
-                max_message_bytes=transport.max_message_bytes,
-            ),
-            on_role_change=self._role_changed,
-            wake_forwarder=self._forwarder.wake,
-            on_heard=self.leaderships.renew,
-            on_read_index=self.read_indexes.answered_by_core,
-            session_limits=SessionLimits(
-                config.max_sessions, config.max_session_outstanding, config.max_session_result_bytes
-            ),
-            on_configuration_change=self._configuration_changed,
-            on_transfer_given_up=self._transfer_given_up,
-        )
+        self.engine = self._make_engine()
         self.submitter = Submitter(node.node_id, self.proposals, self.engine.propose)
         self.hand_overs = HandOvers(
             node.node_id,
@@ -228,16 +180,7 @@ class Assembly:
             enabled=lambda: self.replicated.command_version,
             enable=self.engine.enable_version,
         )
-        self.members_desk = MembersDesk(
-            node.node_id,
-            engine=self.engine,
-            introductions=self._introductions,
-            ask_core=self.read_indexes.ask_core,
-            status=self.status,
-            outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
-            address_of=self._told_address_of,
-            timeout_s=config.raft.election_timeout_s,
-        )
+        self.members_desk = self._make_members_desk()
         self.members = MemberChanges(self.members_desk.answer)
         self.duties = MembershipDuties(
             transport=transport,
@@ -247,18 +190,100 @@ class Assembly:
             join=join,
             election_timeout_s=config.raft.election_timeout_s,
         )
-        self.acceptor = Acceptor(
+        self.acceptor = self._make_acceptor()
+        if isinstance(transport, ServiceTransport):
+            transport.offer(machine.services(node))
+
+    # --- What the parts are made with. A callback may name a part that is made later ---
+
+    def _make_forwarder(self) -> Forwarder:
+        return Forwarder(
+            self._node_id,
+            self.proposals,
+            leader_id=lambda: self._core.state.leader_id,
+            outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.BULK),
+            wake_engine=lambda: self.engine.wake(),
+            timeout_s=self._config.forward_timeout_s,
+            # Twice what passes at most between two words of a leader: by then the old one has heard of the new, and
+            # said what became of what it was given.
+            farewell_s=2 * self._config.raft.heartbeat_interval_s,
+            # What a transport carries is known for entries, and a request with as many bytes of commands is no larger.
+            max_request_bytes=min(MAX_REQUEST_BYTES, self._config.raft.max_append_bytes),
+        )
+
+    def _make_read_indexes(self) -> ReadIndexes:
+        return ReadIndexes(
+            self._node_id,
+            leader_id=lambda: self._core.state.leader_id,
+            ask_core=lambda read_id: self.engine.read(read_id),
+            outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
+            timeout_s=self._config.raft.election_timeout_s,
+        )
+
+    def _make_snapshots(self) -> Snapshots:
+        return Snapshots(
+            self._writer,
+            chunk_bytes=self._config.snapshot_chunk_bytes,
+            label=self._label_snapshot,
+            first_index_to_keep=self._first_index_to_keep,
+            on_saved=lambda metadata, keep_from: self.engine.snapshot_saved(metadata, keep_from),
+        )
+
+    def _make_engine(self) -> Engine:
+        return Engine(
+            self._core,
+            applier=self.applier,
+            proposals=self.proposals,
+            post_job=self._writer.post,
+            post_message=self._post,
+            snapshot_sender=self._make_snapshot_sender(),
+            on_role_change=self._role_changed,
+            wake_forwarder=self._forwarder.wake,
+            on_heard=self.leaderships.renew,
+            on_read_index=self.read_indexes.answered_by_core,
+            session_limits=SessionLimits(
+                self._config.max_sessions, self._config.max_session_outstanding, self._config.max_session_result_bytes
+            ),
+            on_configuration_change=self._configuration_changed,
+            on_transfer_given_up=self._transfer_given_up,
+        )
+
+    def _make_snapshot_sender(self) -> SnapshotSender:
+        return SnapshotSender(
+            node_id=self._node_id,
+            chunk_bytes=self._config.snapshot_chunk_bytes,
+            post_job=self._writer.post,
+            post_message=self._post,
+            on_gone=lambda peer, snapshot_id: self.engine.snapshot_gone(peer, snapshot_id),
+            takes_chunks=self._takes_chunks,
+            max_message_bytes=self._transport.max_message_bytes,
+        )
+
+    def _make_members_desk(self) -> MembersDesk:
+        return MembersDesk(
+            self._node_id,
+            engine=self.engine,
+            introductions=self._introductions,
+            ask_core=self.read_indexes.ask_core,
+            status=self.status,
+            outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
+            address_of=self._told_address_of,
+            timeout_s=self._config.raft.election_timeout_s,
+        )
+
+    def _make_acceptor(self) -> Acceptor:
+        return Acceptor(
             introductions=self._introductions,
             engine=self.engine,
             proposals=self.proposals,
             read_indexes=self.read_indexes,
             answer_members=self.members_desk.answer,
             status=self.status,
-            max_command_bytes=config.max_command_bytes,
-            max_message_bytes=transport.max_message_bytes,
+            max_command_bytes=self._config.max_command_bytes,
+            max_message_bytes=self._transport.max_message_bytes,
         )
-        if isinstance(transport, ServiceTransport):
-            transport.offer(machine.services(node))
+
+    # --- Life ---
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start all tasks."""
