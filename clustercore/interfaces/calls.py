@@ -52,7 +52,10 @@ class OfferedServices:
             self._services[service.name] = service
 
     async def answer_unary(self, method: str, request: bytes) -> bytes | CallFailure:
-        """Run the handler of a unary method such as "clustercore.v1.KeyValue/Put"; return its response."""
+        """Run the handler of a unary method such as "clustercore.v1.KeyValue/Put"; return its response.
+
+        Cancellation: the handler is cancelled.
+        """
         service_name, _, name = method.rpartition("/")
         service = self._services.get(service_name)
         handler = None if service is None else service.unary.get(name)
@@ -69,6 +72,7 @@ class OfferedServices:
         A TransportError that ``send`` raises is raised: the connection's end is no failure of the handler.
 
         Returns: None after a good end.
+        Cancellation: the handler is cancelled.
         """
         service_name, _, name = method.rpartition("/")
         service = self._services.get(service_name)

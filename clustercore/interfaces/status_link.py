@@ -13,7 +13,10 @@ __all__ = ["StatusLink", "ask_status"]
 
 
 async def ask_status(accept: AcceptLink, peer: str, *, timeout_s: float) -> NodeStatus | None:
-    """Ask the node behind ``accept`` for its status, on behalf of ``peer``; None if it does not answer in time."""
+    """Ask the node behind ``accept`` for its status, on behalf of ``peer``; None if it does not answer in time.
+
+    Cancellation: nothing happened.
+    """
     link = StatusLink(peer)
     with trio.move_on_after(timeout_s):
         await accept(link)
