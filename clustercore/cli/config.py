@@ -21,7 +21,7 @@ from clustercore.runtime.node import Node
 from clustercore.runtime.plugins import DISCOVERY, STATE_MACHINE, STORAGE, TRANSPORT, PluginInterface, make_plugin
 from clustercore.runtime.structure import construct
 
-__all__ = ["NodePlan", "read_client_transport", "read_node_plan"]
+__all__ = ["NodePlan", "read_client_transport", "read_node_plan", "read_toml"]
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ def read_node_plan(path: Path) -> NodePlan:
     Raises: ConfigError if the file cannot be read or anything in it is wrong; PluginError if a plugin is not installed
         or cannot be loaded.
     """
-    file = construct(_File, _read_toml(path), str(path))
+    file = construct(_File, read_toml(path), str(path))
     return NodePlan(
         source=path,
         node_id=file.node_id,
@@ -133,13 +133,14 @@ def read_client_transport(path: Path) -> Transport:
 
     Raises: as ``read_node_plan``.
     """
-    table = _read_toml(path).get("transport")
+    table = read_toml(path).get("transport")
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: transport is missing; it must be a table")
     return _make(TRANSPORT, path, "transport", {key: value for key, value in table.items() if key != "listen"})
 
 
-def _read_toml(path: Path) -> Mapping[str, object]:
+def read_toml(path: Path) -> Mapping[str, object]:
+    """Read a file of TOML. Raises: ConfigError, with its path and what is wrong."""
     try:
         with path.open("rb") as stream:
             return tomllib.load(stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import attrs
 import click
 from rich.table import Table
 
+from clustercore.cli.config import read_toml
 from clustercore.cli.exits import leave
 from clustercore.cli.options import json_option
 from clustercore.cli.output import console, print_json, print_line
@@ -108,17 +108,10 @@ def explain(
 
 def _policy(name: str, options_file: Path | None) -> RetryPolicy:
     try:
-        options = {} if options_file is None else _read_options(options_file)
+        options = {} if options_file is None else dict(read_toml(options_file))
         return make_plugin(RETRY_POLICY, name, options, str(options_file or f"--policy {name}"))
     except ClusterError as error:
         leave(error)
-
-
-def _read_options(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
 
 
 # --- In words --------------------------------------------------------------------------------------------------------

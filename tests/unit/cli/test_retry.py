@@ -100,7 +100,7 @@ def test_explain_says_in_words_what_happens(words: list[str], lines: list[str]) 
         (["type:trio.sleep"], "'trio.sleep' is no exception"),
         (["errno:EPIPE", "--retry-after", "1"], "'errno:EPIPE' cannot say when to come back; only grpc and http can"),
         (["http:500", "--policy", "spam"], "no retry policy is called 'spam'"),
-        (["http:500", "--options", "no/such.toml"], "no/such.toml: cannot be read as TOML"),
+        (["http:500", "--options", "no/such.toml"], "no/such.toml: cannot be read: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
