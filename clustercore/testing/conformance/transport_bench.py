@@ -9,12 +9,7 @@ from typing import ClassVar
 
 import trio
 
-from clustercore.interfaces import (
-    AcceptLink,
-    Lane,
-    Link,
-    Transport,
-)
+from clustercore.interfaces import AcceptLink, Lane, Link, Transport, split_address
 from clustercore.testing.conformance.base import Conformance
 
 __all__ = ["MANY", "STUCK_S", "TransportBench"]
@@ -48,8 +43,7 @@ class TransportBench(Conformance, ABC):
 
     async def send_nonsense(self, address: str, nonsense: bytes) -> None:
         """Send bytes that are no message to one who serves, and hang up. The default does so over TCP."""
-        host, _, port = address.rpartition(":")
-        async with await trio.open_tcp_stream(host, int(port)) as stream:
+        async with await trio.open_tcp_stream(*split_address(address)) as stream:
             # It may hang up at any time.
             with suppress(trio.BrokenResourceError):
                 await stream.send_all(nonsense)
