@@ -91,9 +91,11 @@ def _count_vote(state: RaftState, voter: NodeId, vote_granted: bool, now: float)
 def _wins_with(state: RaftState, voter: NodeId, vote_granted: bool) -> bool:
     """Note a vote, each voter's first answer only, and say whether the election is won.
 
-    One that cannot be won any more just runs out: the election deadline is already random.
+    One that cannot be won any more just runs out: the election deadline is already random. The vote of a disk that was
+    wiped counts for nothing. Its node does not give any as soon as it knows; but where its log ends while it is sent
+    again, it may be named as the learner it was, of whose storage nothing was known yet.
     """
-    state.votes.setdefault(voter, vote_granted)
+    state.votes.setdefault(voter, vote_granted and not state.is_wiped(voter))
     configuration = state.configuration
     if not configuration.is_formed:
         # Every voter: whoever forms a cluster must know that none of them is in one already, and each of them must

@@ -19,7 +19,17 @@ from clustercore.raft.effects import (
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.errors import InvariantError
 from clustercore.raft.messages import AppendEntriesRequest, TimeoutNowRequest
-from clustercore.raft.types import ChangeRefusal, Configuration, LogIndex, NodeId, Role, Server, Term, TransferFailure
+from clustercore.raft.types import (
+    ChangeRefusal,
+    Configuration,
+    LogIndex,
+    NodeId,
+    Role,
+    Server,
+    Term,
+    TransferFailure,
+    WriteId,
+)
 from tests.unit.raft.building import (
     A,
     B,
@@ -31,6 +41,8 @@ from tests.unit.raft.building import (
     leader,
     no_op,
     picture,
+    pre_vote_request,
+    pre_vote_response,
     refused,
     vote_request,
     vote_response,
@@ -389,6 +401,35 @@ def test_voter_whose_disk_was_wiped_does_not_vote() -> None:
     (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
     assert reply.message == vote_response(1, False)
     assert core.deadline == float("inf")
+
+
+def test_vote_of_a_wiped_disk_elects_nobody_issue_3() -> None:
+    """What it had acknowledged is gone, and where its new log ends so far, nobody knew yet which storage it had.
+
+    It once voted there, and its vote counted: entry 4, committed by a and c, was lost when b was elected without it.
+    """
+    known = {"a": "A", "b": "B"}
+    learner = members_entry(2, 1, members("ab", promoted="c", incarnations=known))
+    voter = members_entry(3, 1, members("abc", incarnations=known | {"c": "C"}))
+    wiped = follower("", configuration=Configuration(), node="c", incarnation="new")
+    wiped.receive(A, append(1, "a", entries=(no_op(1, 1), learner)), 0.0)
+    wiped.storage_done(WriteId(wiped.state.last_write_id), 0.0)
+    core = follower("ab", node="b", entries=(no_op(1, 1), learner, voter), term=1, incarnation="B")
+    core.peer_identified(C, "new")
+    core.time_passed(core.deadline)
+
+    asked = wiped.receive(B, pre_vote_request(2, "b", (3, 1)), 10.0)
+    core.receive(C, pre_vote_response(1, 2, True), 10.0)
+
+    assert asked == (Reply(pre_vote_response(1, 2, True)),)
+    assert role_of(core) is Role.PRE_CANDIDATE
+
+    core.receive(A, pre_vote_response(1, 2, True), 10.0)
+    core.storage_done(WriteId(core.state.last_write_id), 10.0)
+    core.receive(C, vote_response(2, True), 10.0)
+    assert role_of(core) is Role.CANDIDATE
+    core.receive(A, vote_response(2, True), 10.0)
+    assert role_of(core) is Role.LEADER
 
 
 # --- Members in the log of a follower --------------------------------------------------------------------------------
