@@ -474,7 +474,14 @@ class Assembly:
             self._writer.post(SaveIdentity(self._introductions.join(configuration.cluster_id)))
 
     def _configuration_changed(self, configuration: Configuration) -> None:
-        self._lanes.follow(configuration.peers_of(self._node_id))
+        peers = configuration.peers_of(self._node_id)
+        self._lanes.follow(peers)
+        for peer in peers:
+            # The core forgot the storage of a member that was removed, and if the links to it are open still when it is
+            # added again, nobody says Hello.
+            said = self._introductions.get(peer)
+            if said is not None:
+                self.engine.peer_identified(peer, said.incarnation)
         # Whoever kept a version from being switched on may be a member no more, or a new one may not understand it.
         self.command_versions.look()
 

@@ -12,6 +12,7 @@ from clustercore.interfaces import (
     InvalidChange,
     LogIndex,
     Members,
+    NodeId,
     NodeStopped,
     OutcomeUnknown,
 )
@@ -515,3 +516,21 @@ def test_index_of_the_members_stays_when_the_entry_is_compacted() -> None:
         assert names_of(members) == ("abc", "d")
 
     simulate(main, config=small_config(snapshot_entries=10, snapshot_tail_entries=2))
+
+
+def test_storage_of_a_node_that_is_added_again_at_once_is_known_issue_3() -> None:
+    """The links to it are still open, so it says no Hello again. A voter of unknown storage could lose it unseen."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        await cluster.start_all()
+        leader, first, _ = await others(cluster)
+        await leader.running.members.remove(first.name)
+
+        members = await leader.running.members.add(first.name, first.name)
+
+        voter = members.configuration.get(NodeId(first.name))
+        assert voter is not None
+        assert voter.is_voter
+        assert voter.incarnation
+
+    simulate(main)
