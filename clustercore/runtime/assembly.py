@@ -427,8 +427,8 @@ class Assembly:
         if said is not None:
             self.command_versions.announce(peer, said.command_version)
 
-    async def _receive(self, peer: NodeId, message: Message) -> None:
-        """Take what a peer answers on a link this node opened."""
+    async def _receive(self, peer: NodeId, incarnation: str, message: Message) -> None:
+        """Take what a peer, with this storage, answers on a link this node opened."""
         match message:
             case (
                 AppendEntriesResponse()
@@ -437,7 +437,9 @@ class Assembly:
                 | InstallSnapshotResponse()
                 | TimeoutNowResponse()
             ):
-                await self.engine.receive(peer, message)
+                await self.engine.receive(
+                    peer, message, is_current=lambda: self._introductions.is_storage_of(peer, incarnation)
+                )
             case ProposalsApplied() | ProposalsFailed():
                 self._forwarder.receive(peer, message)
             case ReadIndexReady() | ReadIndexRefused():

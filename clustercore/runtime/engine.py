@@ -186,10 +186,27 @@ class Engine:
 
     # --- Inputs ---
 
-    async def receive(self, sender: NodeId, message: RaftMessage, respond: Respond | None = None) -> None:
-        """Queue a message from a peer, waiting while too many are queued. ``respond`` takes the answer to a request."""
+    async def receive(
+        self,
+        sender: NodeId,
+        message: RaftMessage,
+        respond: Respond | None = None,
+        *,
+        is_current: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Queue a message from a peer, waiting while too many are queued.
+
+        Args:
+            sender: The peer.
+            message: What it said.
+            respond: Takes the answer to a request.
+            is_current: Whether the peer still has the storage it had when it said so. If not, after the wait, it does
+                not count: the core may know of the other one by now.
+        """
         while self._waiting_messages >= MAX_WAITING_MESSAGES:
             await self._message_room.park()
+        if not is_current():
+            return
         self._waiting_messages += 1
         self._queue(lambda: self._receive(sender, message, respond))
 

@@ -137,6 +137,11 @@ class Introductions:
         """Return what a peer said of itself last; None if it was not heard since this node started."""
         return self._known.get(peer)
 
+    def is_storage_of(self, peer: NodeId, incarnation: str) -> bool:
+        """Whether a storage is the one that a peer said last that it has."""
+        known = self._known.get(peer)
+        return known is not None and known.incarnation == incarnation
+
     def hello(self, peer: NodeId) -> Hello:
         """Return what begins a link to a peer."""
         return Hello(self._identity.node_id, peer, *self._told_of_itself(), self._election_timeout_s)

@@ -39,12 +39,12 @@ class PeerLane:
         introductions: Introductions,
         transport: Transport,
         addresses_of: Callable[[NodeId], Sequence[str]],
-        on_message: Callable[[NodeId, Message], Awaitable[None]],
+        on_message: Callable[[NodeId, str, Message], Awaitable[None]],
         on_lost: Callable[[NodeId, Lane], None],
         config: NodeConfig,
         rng: Random,
     ) -> None:
-        """Prepare a lane; ``run`` makes it live."""
+        """Prepare a lane; ``run`` makes it live. ``on_message`` is told from which storage of the peer a message is."""
         self.peer = peer
         self.lane = lane
         self.outbox = Outbox()
@@ -68,7 +68,7 @@ class PeerLane:
         while True:
             await self.outbox.wait()
             try:
-                link, version = await self._connect()
+                link, version, incarnation = await self._connect()
             except TransportError as error:
                 logger.debug("no %s link to %s: %s", self.lane.value, self.peer, error)
                 self._misses += 1
@@ -82,13 +82,13 @@ class PeerLane:
             try:
                 async with link, trio.open_nursery() as nursery:
                     nursery.start_soon(self.outbox.send_all, link, partial(_is_understood, version))
-                    nursery.start_soon(self._receive_all, link)
+                    nursery.start_soon(self._receive_all, link, incarnation)
             except* TransportError as group:
                 logger.info("%s link to %s lost: %s", self.lane.value, self.peer, group.exceptions[0])
             self._lost()
 
-    async def _connect(self) -> tuple[Link, int]:
-        """Return a link to the peer, and the version of the protocol to speak on it."""
+    async def _connect(self) -> tuple[Link, int, str]:
+        """Return a link to the peer, the version of the protocol to speak on it, and the peer's storage."""
         addresses = self._addresses_of(self.peer)
         if not addresses:
             raise TransportError(f"no address is known for node {self.peer!r}")
@@ -96,24 +96,28 @@ class PeerLane:
         with trio.move_on_after(self._config.connect_timeout_s):
             link = await self._transport.connect(address, self.lane)
             try:
-                version = await self._introduce(link, address)
+                version, incarnation = await self._introduce(link, address)
             except BaseException:
                 await link.aclose()
                 raise
-            return link, version
+            return link, version, incarnation
         raise PeerTimeout(f"{self.peer!r} at {address} did not answer within {self._config.connect_timeout_s} s")
 
-    async def _introduce(self, link: Link, address: str) -> int:
+    async def _introduce(self, link: Link, address: str) -> tuple[int, str]:
         """Make sure that the peer is the one that is meant, before a word of it counts as that peer's."""
         await link.send(self._introductions.hello(self.peer))
         answer = await link.receive()
         if not isinstance(answer, HelloResponse):
             self._introductions.refuse(self.peer, f"{address} answers a Hello with {type(answer).__name__}")
-        return self._introductions.check(self.peer, address, answer)
+        return self._introductions.check(self.peer, address, answer), answer.incarnation
 
-    async def _receive_all(self, link: Link) -> None:
+    async def _receive_all(self, link: Link, incarnation: str) -> None:
         while True:
-            await self._on_message(self.peer, await link.receive())
+            message = await link.receive()
+            if not self._introductions.is_storage_of(self.peer, incarnation):
+                # What was still on its way when the peer came back without its disk, and was heard on another link.
+                raise TransportError(f"node {self.peer!r} has another storage by now")
+            await self._on_message(self.peer, incarnation, message)
 
     def _lost(self) -> None:
         self.outbox.drop_all()

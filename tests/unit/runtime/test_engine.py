@@ -241,6 +241,24 @@ async def test_word_that_names_no_round_heard_here_makes_nothing_fresh(autojump_
         assert bench.engine.lag_s() == 0.5
 
 
+async def test_word_of_a_storage_that_was_lost_while_it_waited_does_not_count_issue_3(
+    autojump_clock: MockClock,
+) -> None:
+    """The core knows of the new storage by then, and would take it for that one's."""
+    async with running() as bench:
+        await bench.stand()
+        await bench.durable()
+        vote = RequestVoteResponse(bench.core.state.current_term, True)
+
+        await bench.engine.receive(B, vote, is_current=lambda: False)
+        await wait_all_tasks_blocked()
+        assert not bench.engine.is_leader
+
+        await bench.engine.receive(B, vote, is_current=lambda: True)
+        await wait_all_tasks_blocked()
+        assert bench.engine.is_leader
+
+
 # --- Durable before visible ---
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -73,7 +73,14 @@ class FakeEngine(Engine):
     def is_leader(self) -> bool:
         return self.leads
 
-    async def receive(self, sender: NodeId, message: RaftMessage, respond: Respond | None = None) -> None:
+    async def receive(
+        self,
+        sender: NodeId,
+        message: RaftMessage,
+        respond: Respond | None = None,
+        *,
+        is_current: Callable[[], bool] = lambda: True,
+    ) -> None:
         await trio.lowlevel.checkpoint()
         self.received.append((sender, message, respond))
 

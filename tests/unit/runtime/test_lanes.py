@@ -51,7 +51,7 @@ async def running(*peers: NodeId) -> AsyncIterator[Bench]:
         links.setdefault((address, lane), []).append(FakeLink())
         return links[address, lane][-1]
 
-    async def take(peer: NodeId, message: Message) -> None:
+    async def take(peer: NodeId, incarnation: str, message: Message) -> None:
         await trio.lowlevel.checkpoint()
 
     def make(peer: NodeId, lane: Lane) -> PeerLane:

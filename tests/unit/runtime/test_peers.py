@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from clustercore.interfaces import Hello, HelloResponse, Lane, Link, Message, NodeId, PeerUnreachable, StatusRequest
 from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.introductions import Introductions
 from clustercore.runtime.peers import PeerLane
 from tests.snapshots import install_request, snapshot
 from tests.unit.runtime.fakes import FakeLink, FakeTransport, introductions_of
@@ -31,6 +32,7 @@ class Bench:
     transport: FakeTransport
     received: list[tuple[NodeId, Message]]
     lost: list[tuple[NodeId, Lane]]
+    introductions: Introductions
 
 
 @asynccontextmanager
@@ -45,13 +47,14 @@ async def running(
     received: list[tuple[NodeId, Message]] = []
     lost: list[tuple[NodeId, Lane]] = []
 
-    async def take(peer: NodeId, message: Message) -> None:
+    async def take(peer: NodeId, incarnation: str, message: Message) -> None:
         received.append((peer, message))
 
+    introductions = introductions_of("a")
     lane = PeerLane(
         B,
         Lane.BULK,
-        introductions=introductions_of("a"),
+        introductions=introductions,
         transport=transport,
         addresses_of=lambda node_id: addresses,
         on_message=take,
@@ -61,7 +64,7 @@ async def running(
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lane.run)
-        yield Bench(lane, transport, received, lost)
+        yield Bench(lane, transport, received, lost, introductions)
         nursery.cancel_scope.cancel()
 
 
@@ -87,6 +90,29 @@ async def test_messages_go_over_one_link_and_answers_come_back() -> None:
         assert [(address, lane) for _, address, lane in bench.transport.attempts] == [("b:1", Lane.BULK)]
         assert bench.lost == []
     assert link.is_closed
+
+
+async def test_word_of_a_storage_that_is_gone_does_not_count_issue_3() -> None:
+    """It may still be on its way on one lane while the peer, with an empty disk, is back on the other.
+
+    An acknowledgement was once taken for the new storage's: the leader believed it to hold what it had lost.
+    """
+    old, new = (FakeLink(hello_response=HelloResponse(B, incarnation=name)) for name in ("old", "new"))
+    links = [old, new]
+    async with running(lambda address, lane: links.pop(0)) as bench:
+        bench.lane.outbox.post(StatusRequest(1))
+        await wait_all_tasks_blocked()
+        bench.introductions.check(B, "b:1", HelloResponse(B, incarnation="new"))
+        old.deliver(StatusRequest(2))
+        await wait_all_tasks_blocked()
+
+        assert bench.received == []
+        assert old.is_closed
+        bench.lane.outbox.post(StatusRequest(3))
+        await wait_all_tasks_blocked()
+        new.deliver(StatusRequest(4))
+        await wait_all_tasks_blocked()
+        assert bench.received == [(B, StatusRequest(4))]
 
 
 async def test_link_begins_with_who_calls_whom() -> None:
