@@ -37,14 +37,19 @@ class Target:
         async with open_kv_client(self.transport, self.nodes) as client:
             with trio.move_on_after(self.timeout_s):
                 return await ask(client)
-        raise PeerTimeout(f"no answer from {', '.join(self.nodes)} within {self.timeout_s:g} s")
+        raise self.no_answer(client)
 
     async def write(self, ask: Callable[[KvClient], Awaitable[T]]) -> T:
         """Ask for a change. Raises: OutcomeUnknown, also when the time is over."""
         try:
             return await self.read(ask)
         except PeerTimeout as error:
-            raise OutcomeUnknown(f"{error}: the write may or may not be carried out") from None
+            raise OutcomeUnknown(f"{error}; the write may or may not be carried out") from None
+
+    def no_answer(self, client: KvClient) -> PeerTimeout:
+        """Return the error that says for each node why it did not answer in time."""
+        reasons = (f"{address}: {client.failures.get(address, 'no answer yet')}" for address in self.nodes)
+        return PeerTimeout(f"no answer within {self.timeout_s:g} s: {'; '.join(reasons)}")
 
 
 @click.group()
@@ -198,7 +203,7 @@ async def _watch(target: Target, prefix: str, after_revision: int | None, count:
                     left -= 1
                     if left <= 0:
                         return
-    raise PeerTimeout(f"no answer from {', '.join(target.nodes)} within {target.timeout_s:g} s")
+    raise target.no_answer(client)
 
 
 def _target(options: dict[str, Any]) -> Target:

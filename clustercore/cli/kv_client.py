@@ -7,7 +7,7 @@ rely on is written down here. ``clustercore_kv`` says what each method promises.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, cast
 
@@ -100,6 +100,10 @@ class KvEvent(Revised, Protocol):
 
 class KvClient(Protocol):
     """A client of the key-value service. It tries again what is known not to be done, until it is cancelled."""
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Why each node failed last, by address; one that answered since is missing."""
 
     async def put(self, key: str, value: bytes, *, retry_unknown: bool = False) -> Revised:
         """Set a key's value. Raises: OutcomeUnknown, InvalidCommand, ServiceError."""

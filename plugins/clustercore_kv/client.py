@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
+from types import MappingProxyType
 from typing import TypeVar
 
 from clustercore.interfaces import (
@@ -82,6 +83,11 @@ class KeyValueClient:
     ) -> None:
         self._transport = transport
         self._router = Router(addresses, rng or Random(), first_pause_s, max_pause_s)
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Why each node failed last, by address; one that answered since, or was never asked, is missing."""
+        return MappingProxyType(self._router.failures)
 
     async def put(self, key: str, value: bytes, *, retry_unknown: bool = False) -> PutResult:
         """Set a key's value, whatever it was."""
@@ -200,17 +206,20 @@ class KeyValueClient:
             response = await self._transport.call(address, f"{SERVICE}/{method}", request)
             outcome = decode_unary_response(response)
             result = outcome if isinstance(outcome, Failure) else decode(outcome)
-        except PeerUnreachable:
+        except PeerUnreachable as error:
+            route.failed(str(error))
             return None
         except (LinkClosed, PeerTimeout, MalformedMessage) as error:
             unknown = OutcomeUnknown(f"{method} at {address} got no answer, and may or may not be carried out: {error}")
             unknown.__cause__ = error
+            route.failed(str(error))
             return unknown
         if not isinstance(result, Failure):
             route.arrived()
             return result
         if result.code == KvErrorCode.INVALID:
             raise InvalidCommand(result.message)
+        route.failed(result.message)
         if result.code == KvErrorCode.NOT_DONE:
             return None
         return OutcomeUnknown(f"{method} at {address}: {result.message}")

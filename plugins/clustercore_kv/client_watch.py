@@ -118,8 +118,9 @@ class _Follower:
             while self._reason is None:
                 try:
                     self._reason = await self._follow_one()
-                except (PeerUnreachable, PeerTimeout, LinkClosed):
-                    pass  # Nothing is lost: the next stream begins where this one ended.
+                except (PeerUnreachable, PeerTimeout, LinkClosed) as error:
+                    # Nothing is lost: the next stream begins where this one ended.
+                    self._route.failed(str(error))
                 except TransportError as error:
                     self._reason = error
                 if self._reason is None:
@@ -147,13 +148,18 @@ class _Follower:
             while True:
                 try:
                     told = decode_watch_response(await responses.receive())
-                except (trio.EndOfChannel, LinkClosed, PeerTimeout, MalformedMessage):
+                except trio.EndOfChannel:
+                    self._route.failed("it ended the watch")
+                    return None
+                except (LinkClosed, PeerTimeout, MalformedMessage) as error:
+                    self._route.failed(str(error))
                     return None
                 except TransportError as error:
                     return error
                 if isinstance(told, WatchFellBehind):
                     return told
                 if isinstance(told, Failure):
+                    self._route.failed(told.message)
                     return InvalidCommand(told.message) if told.code == KvErrorCode.INVALID else None
                 await self._pass_on(*told)
 

@@ -39,6 +39,8 @@ class Router:
         self.addresses = tuple(dict.fromkeys(addresses))
         # An index of addresses: where the next request begins.
         self.preferred = 0
+        # Why each address failed last; one that answered since, or was never asked, is missing.
+        self.failures: dict[str, str] = {}
         self._rng = rng
         self._first_pause_s = first_pause_s
         self._max_pause_s = max_pause_s
@@ -65,7 +67,12 @@ class Route:
     def arrived(self) -> None:
         """Take note that this node answered: other requests begin with it."""
         self._router.preferred = self._position
+        self._router.failures.pop(self.address, None)
         self._failures = 0
+
+    def failed(self, reason: str) -> None:
+        """Take note of why this node did not answer, for whoever waits in vain."""
+        self._router.failures[self.address] = reason
 
     async def advance(self) -> None:
         """Turn to the next node. Waits first, once every node has failed."""

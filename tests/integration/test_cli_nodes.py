@@ -315,8 +315,15 @@ def test_kv_without_a_node_tells_what_is_known() -> None:
     """When nothing answers in time, a read has failed, and of a write nothing is known."""
     at = ("--node", "127.0.0.1:1", "--timeout", "0.5")
 
-    assert clustercore("kv", "get", "k", *at).code == 1
-    assert clustercore("kv", "put", "k", "v", *at).code == 4
+    read, written = clustercore("kv", "get", "k", *at), clustercore("kv", "put", "k", "v", *at)
+    nowhere = clustercore("kv", "get", "k", "--node", "nowhere", "--timeout", "0.5")
+
+    assert read.code == 1
+    assert "no answer within 0.5 s: 127.0.0.1:1: no connection to 127.0.0.1:1: " in read.err
+    assert written.code == 4
+    assert "; the write may or may not be carried out" in written.err
+    assert nowhere.code == 1
+    assert "expected host:port" in nowhere.err
     assert clustercore("kv", "put", "", "v", *at).code == 2
 
 

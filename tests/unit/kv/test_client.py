@@ -112,6 +112,20 @@ async def test_client_begins_with_the_node_that_answered() -> None:
     assert cluster.transport.asked == ["a", "b", "b", "b", "c"]
 
 
+async def test_client_tells_why_each_node_failed(autojump_clock: trio.testing.MockClock) -> None:
+    """Who gives up waiting can say what is wrong with each node; one that answers is fine again."""
+    cluster = Cluster()
+    assert not cluster.client.failures
+    cluster.transport.down("a")
+    cluster.node.errors.extend([ProposalRefused("full"), LinkClosed("cut"), ProposalRefused("still full")])
+
+    await cluster.client.put("k", b"v", retry_unknown=True)
+
+    assert cluster.transport.asked == ["a", "b", "c", "a", "b", "c"]
+    assert cluster.client.failures.keys() == {"a", "b"}
+    assert cluster.client.failures["b"] == "still full"
+
+
 @pytest.mark.parametrize("error", NOT_DONE, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("operation", READS + WRITES)
 async def test_not_done_is_tried_again(
