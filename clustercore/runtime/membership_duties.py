@@ -168,7 +168,14 @@ class MembershipDuties:
         own, theirs = self._identity().cluster_id, members.configuration.cluster_id
         if own != theirs:
             # Its addresses lead elsewhere, or it has an empty disk: what they say is nothing to this node.
-            self._tell(f"whom it asks for its cluster belongs to {theirs or 'none'}, and it to {own or 'none'}")
+            if own:
+                itself, remedy = f"to cluster {own}", "give it an empty storage and add it there"
+            else:
+                itself, remedy = "to no cluster yet", "add it there"
+            self._tell(
+                f"it belongs {itself}, and whom it asks to {theirs or 'none'}; {remedy}, or correct the addresses at "
+                "which it looks for the others"
+            )
             return
         if known is None:
             self._note_removed(members.index)

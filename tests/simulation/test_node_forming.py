@@ -56,9 +56,9 @@ async def test_node_of_another_cluster_is_refused(tmp_path: Path, caplog: pytest
     for folder in folders:
         folder.mkdir()
         await form_cluster(folder)
-    ids = {await cluster_id_of(folder, name) for folder in folders for name in "abc"}
-    assert len(ids) == 2
-    assert "" not in ids
+    ids = [await cluster_id_of(folder, "a") for folder in folders]
+    assert [await cluster_id_of(folder, name) for folder in folders for name in "bc"] == [*ids[:1] * 2, *ids[1:] * 2]
+    assert len({"", *ids}) == 3
 
     network = MemoryNetwork()
     async with AsyncExitStack() as running:
@@ -71,9 +71,28 @@ async def test_node_of_another_cluster_is_refused(tmp_path: Path, caplog: pytest
         assert stranger.status().leader_id is None
         # Who does not belong there is told nothing about itself there.
         assert not stranger.status().is_removed
-        assert "whom it asks for its cluster belongs to" in caplog.text
+        assert f"it belongs to cluster {ids[1]}, and whom it asks to {ids[0]}" in caplog.text
         assert stranger.status().last_applied < nodes[0].status().last_applied
         assert re.search(r"node .c. belongs to cluster \w+, node .[ab]. to", caplog.text)
+
+
+@pytest.mark.slow
+async def test_newcomer_whom_nobody_added_is_told_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A node that takes itself for a member of a cluster that was formed without it says so, and changes nothing."""
+    await form_cluster(tmp_path)
+    cluster_id = await cluster_id_of(tmp_path, "a")
+    network = MemoryNetwork()
+    async with AsyncExitStack() as running:
+        nodes = [await running.enter_async_context(member(network, name, tmp_path)) for name in "abcd"]
+        with trio.fail_after(60):
+            await eventually(
+                lambda: (
+                    f"node d: it belongs to no cluster yet, and whom it asks to {cluster_id}; add it there"
+                    in caplog.text
+                )
+            )
+            members = await nodes[0].members.get()
+        assert members.configuration.voters == set("abc")
 
 
 @pytest.mark.slow
