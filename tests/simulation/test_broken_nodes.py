@@ -97,7 +97,7 @@ def reads_before_it_has_applied(patch: Patch) -> None:
         (forwards_again_what_may_have_arrived, 17),
         (proposes_again_what_was_in_its_log, 2),
         (forgets_to_restore, 0),
-        (reads_without_asking, 9),
+        (reads_without_asking, 10),
         (reads_before_it_has_applied, 0),
     ],
 )
