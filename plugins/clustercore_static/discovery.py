@@ -45,6 +45,12 @@ class StaticDiscovery(Discovery):
         await trio.lowlevel.checkpoint()
         if self._addresses.get(member.node_id) == member.address:
             return
+        other_id = self._other_at(member.address, member.node_id)
+        if other_id is not None:
+            raise ConfigError(
+                f"node {member.node_id!r} is at {member.address!r}, and members has node {other_id!r} there; give it "
+                "that id, or an address of its own"
+            )
         self._check(member.node_id, member.address)
         self._addresses[member.node_id] = member.address
         self._publish()
@@ -79,9 +85,12 @@ class StaticDiscovery(Discovery):
             raise ConfigError(f"members: node id {node_id!r}: expected a text that is not empty")
         if not isinstance(address, str) or not address:
             raise ConfigError(f"members.{node_id} = {address!r}: expected an address, such as '127.0.0.1:7001'")
-        for other_id, other_address in self._addresses.items():
-            if other_address == address and other_id != node_id:
-                raise ConfigError(
-                    f"members.{node_id} = {address!r}: members.{other_id} has this address already; "
-                    "each node needs its own"
-                )
+        other_id = self._other_at(address, node_id)
+        if other_id is not None:
+            raise ConfigError(
+                f"members.{node_id} = {address!r}: members.{other_id} has this address already; each node needs its own"
+            )
+
+    def _other_at(self, address: str, node_id: str) -> NodeId | None:
+        """Return who else is known to be at an address."""
+        return next((other for other, where in self._addresses.items() if where == address and other != node_id), None)

@@ -32,7 +32,9 @@ async def test_static_discovery_checks_what_is_registered() -> None:
     async with StaticDiscovery({"a": "host:1"}) as discovery:
         before = await discovery.members()
 
-        with pytest.raises(ConfigError):
+        with pytest.raises(
+            ConfigError, match="node 'b' is at 'host:1', and members has node 'a' there; give it that id"
+        ):
             await discovery.register(Member(NodeId("b"), "host:1"))
         with pytest.raises(ConfigError):
             await discovery.register(Member(NodeId("b"), ""))
