@@ -17,7 +17,7 @@ __all__ = ["hears_quorum_of", "maybe_step_down"]
 def hears_quorum_of(state: RaftState, configuration: Configuration, now: float) -> bool:
     """Say whether a quorum of these members answered this leader within the last election timeout."""
     since = now - state.config.election_timeout_s
-    heard = {peer: progress.last_contact > since for peer, progress in state.progress.items()}
+    heard = {peer: progress.last_contact > since for peer, progress in state.trusted_progress.items()}
     heard[state.node_id] = True
     return vote_result(configuration, heard) is VoteResult.WON
 

@@ -17,7 +17,7 @@ def maybe_commit(state: RaftState) -> bool:
     term is committed by counting; those before it are then committed too. A majority on an entry of an earlier term
     proves nothing, as a later leader may still replace it (Raft §5.4.2, Figure 8).
     """
-    match_indexes = {peer: progress.match_index for peer, progress in state.progress.items()}
+    match_indexes = {peer: progress.match_index for peer, progress in state.trusted_progress.items()}
     match_indexes[state.node_id] = state.durable_index
     index = LogIndex(quorum_value(state.configuration, match_indexes))
     if index <= state.commit_index or state.log.term_at(index) != state.current_term:

@@ -98,7 +98,9 @@ def _maybe_start_round(state: RaftState, now: float) -> None:
 def _confirmed_round(state: RaftState, among: Collection[NodeId] | None = None) -> Round:
     """Return the newest round that a majority has answered in this term, this node counting as having answered all."""
     answered = {
-        peer: progress.answered_round for peer, progress in state.progress.items() if among is None or peer in among
+        peer: progress.answered_round
+        for peer, progress in state.trusted_progress.items()
+        if among is None or peer in among
     }
     answered[state.node_id] = state.last_round
     return Round(quorum_value(state.configuration, answered))

@@ -219,6 +219,15 @@ class RaftState:
         return self.incarnations.get(voter, server.incarnation) != server.incarnation
 
     @property
+    def trusted_progress(self) -> dict[NodeId, Progress]:
+        """The followers whose answers count in a majority: all but voters whose disk was wiped.
+
+        Such a disk has forgotten its votes, and so its term. It may have helped to elect a leader of a later term, and
+        then follow this one again: what it answers proves nothing of who leads, and so of what stays in the log.
+        """
+        return {peer: progress for peer, progress in self.progress.items() if not self.is_wiped(peer)}
+
+    @property
     def may_stand(self) -> bool:
         """Whether this node may stand for election: its own vote counts, or did before a change not known committed.
 

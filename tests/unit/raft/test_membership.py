@@ -24,6 +24,7 @@ from clustercore.raft.types import (
     Configuration,
     LogIndex,
     NodeId,
+    ReadId,
     Role,
     Server,
     Term,
@@ -272,16 +273,19 @@ def test_leader_that_is_replaced_leads_until_the_new_members_have_it() -> None:
 
 
 def test_removed_leader_without_a_fit_successor_just_steps_down() -> None:
-    """A node whose disk was wiped is not told to stand."""
+    """One whose connection broke is not told to stand: it may not be told for long."""
     core = committed_leader(members("ab", incarnations={"a": "A", "b": "B"}), incarnation="A")
     core.change_configuration(members("b"), 1.0)
-    core.storage_done(core.state.last_write_id, 1.0)
-    core.peer_identified(B, "new")
+    core.transfer_leadership(B, 1.0)
+    committed(core, "b", 1.0)
+    core.peer_unreachable(B)
 
-    effects = core.receive(B, appended(1, 2, 2), 1.0)
+    effects = core.time_passed(1.25)
 
     assert role_of(core) is Role.FOLLOWER
-    assert of(effects, Send) == []
+    assert not [
+        effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, TimeoutNowRequest)
+    ]
 
 
 def test_new_leader_that_finds_a_committed_joint_configuration_leaves_it() -> None:
@@ -336,6 +340,41 @@ def test_voter_with_another_storage_becomes_a_learner() -> None:
     assert core.state.progress[C].match_index == 0
 
 
+def test_word_of_a_wiped_voter_counts_for_nothing_issue_4() -> None:
+    """It has forgotten its votes: it may have elected a leader of a later term, and follow this one again.
+
+    Seed 105631: it voted for ``b``, lost its disk, and then gave ``a`` a lease while ``b`` led and committed.
+    """
+    core = committed_leader(members("abc", incarnations={"a": "A", "b": "B", "c": "C"}), incarnation="A")
+    core.peer_identified(C, "new")
+    core.propose([b"x"], 1.3)
+    core.storage_done(core.state.last_write_id, 1.3)
+    core.read([ReadId(1)], 1.3)
+
+    answer(core, "c", 1.3)
+
+    assert core.state.commit_index == 1
+    assert core.quorum_heard_at(1.3) < 1.3
+    assert core.state.reads_under_way is not None
+
+    answer(core, "b", 1.4)
+
+    assert core.state.commit_index == 2
+    assert core.quorum_heard_at(1.4) == 1.3
+    assert core.state.reads_under_way is None
+
+
+def test_leader_whom_only_a_wiped_voter_answers_steps_down_issue_4() -> None:
+    """It can commit nothing, and another may have been elected with the vote that was forgotten."""
+    core = committed_leader(members("abc", incarnations={"a": "A", "b": "B", "c": "C"}), incarnation="A")
+    core.peer_identified(C, "new")
+    answer(core, "c", 2.1)
+
+    core.time_passed(2.2)
+
+    assert role_of(core) is Role.FOLLOWER
+
+
 def test_member_with_another_storage_is_asked_at_once_issue_4() -> None:
     """Its log is found to be empty by its next answer, though nothing new is appended. It once waited for that."""
     core = committed_leader(members("abc", incarnations={"a": "A", "b": "B", "c": "C"}), incarnation="A")
@@ -370,7 +409,7 @@ def test_wiped_voter_is_no_target_of_a_transfer() -> None:
 
 
 def test_change_to_voters_who_could_elect_nobody_is_refused_issue_4() -> None:
-    """Those whose disk was wiped acknowledge entries, and so commit the change, but do not vote after it."""
+    """Those whose disk was wiped do not vote, and what they acknowledge commits nothing."""
     core = committed_leader(members("abc", incarnations={"a": "A", "b": "B", "c": "C"}), incarnation="A")
     core.peer_identified(C, "new")
 
