@@ -6,6 +6,7 @@ the values they exchange are frozen. A user's own plugin has exactly the rights 
 
 from clustercore.interfaces.calls import CallFailure, OfferedServices
 from clustercore.interfaces.codec import decode_body, decode_message, encode_body, encode_message
+from clustercore.interfaces.companion import NodeCompanion, NodeSite
 from clustercore.interfaces.conflict import ConflictDecision, ConflictResolver, Edit, EditStamp, HybridTime
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
 from clustercore.interfaces.errors import (
@@ -203,8 +204,10 @@ __all__ = [
     "MembersResponse",
     "Message",
     "NeverApplied",
+    "NodeCompanion",
     "NodeHandle",
     "NodeId",
+    "NodeSite",
     "NodeStatus",
     "NodeStopped",
     "NotLeader",

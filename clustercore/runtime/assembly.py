@@ -8,6 +8,7 @@ from random import Random
 
 import trio
 
+from clustercore.interfaces.companion import NodeCompanion, NodeSite
 from clustercore.interfaces.discovery import DiscoverySnapshot
 from clustercore.interfaces.errors import InvariantError, LogCorrupt
 from clustercore.interfaces.messages import (
@@ -106,6 +107,7 @@ class Assembly:
         identity: StorageIdentity,
         known: DiscoverySnapshot,
         join: Sequence[str] | None,
+        companions: Sequence[NodeCompanion],
         config: NodeConfig,
         rng: Random,
         wall_clock: Callable[[], float],
@@ -191,8 +193,12 @@ class Assembly:
             election_timeout_s=config.raft.election_timeout_s,
         )
         self.acceptor = self._make_acceptor()
+        self._companions = companions
+        self._site = NodeSite(node, transport, self._peer_addresses)
         if isinstance(transport, ServiceTransport):
             transport.offer(machine.services(node))
+            for companion in companions:
+                transport.offer(companion.services(node))
 
     # --- What the parts are made with. A callback may name a part that is made later ---
 
@@ -299,6 +305,8 @@ class Assembly:
             nursery.start_soon(run)
         nursery.start_soon(self._lanes.run)
         nursery.start_soon(self.duties.run, self.address)
+        for companion in self._companions:
+            nursery.start_soon(companion.run, self._site)
         if self._introductions.identity.election_timeout_s > self._config.raft.election_timeout_s:
             nursery.start_soon(self._keep_earlier_promise)
 
@@ -414,6 +422,12 @@ class Assembly:
         """Return where others are told that a member is; None if this node does not know."""
         addresses = [self.address] if member == self._node_id else self._addresses_of(member)
         return next(filter(is_for_peers, addresses), None)
+
+    def _peer_addresses(self) -> dict[NodeId, str]:
+        """Return the other members, and where each is reached, as far as this node knows."""
+        peers = self._core.state.configuration.peers_of(self._node_id)
+        found = {peer: self._told_address_of(peer) for peer in peers}
+        return {peer: address for peer, address in found.items() if address is not None}
 
     def _addresses_of(self, peer: NodeId) -> list[str]:
         """Return where a peer may be: as discovery knows it now, and as the members agreed on."""

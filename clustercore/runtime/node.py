@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Self
 import attrs
 import trio
 
+from clustercore.interfaces.companion import NodeCompanion
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
 from clustercore.interfaces.errors import (
     ConfigError,
@@ -27,7 +28,7 @@ from clustercore.interfaces.members import MembersHandle
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
-from clustercore.interfaces.transport import Transport
+from clustercore.interfaces.transport import ServiceTransport, Transport
 from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult, RoleChange, SessionToken
 from clustercore.raft.entry import EntryKind
 from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Role, Term
@@ -65,6 +66,7 @@ class Node(NodeHandle):
         voters: Iterable[str] | None = None,
         join: bool | Iterable[str] = False,
         advertise: str | None = None,
+        companions: Sequence[NodeCompanion] = (),
         config: NodeConfig | None = None,
         rng: Random | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -84,12 +86,13 @@ class Node(NodeHandle):
                 stays so, until it is added elsewhere or starts with an empty storage.
             advertise: Where peers and clients are to reach this node, if that is not where the transport says that it
                 listens: behind a translation of addresses, or when it listens on all interfaces.
+            companions: What else runs in the node's nursery and answers on its listener, such as a sync service.
             config: Limits and timing.
             wall_clock: The time of day in seconds, against which the monotonic clock is checked for lease reads.
             rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
 
         Raises: ConfigError if the node id is empty, ``voters`` and ``join`` are given both, or the transport carries
-            less than the configuration allows.
+            less than the configuration allows, or does not carry the services of companions.
         """
         if not node_id:
             raise ConfigError("node_id is empty; it must be this node's unique name")
@@ -104,6 +107,9 @@ class Node(NodeHandle):
             raise ConfigError(f"join is {join!r}; it must be a list of addresses, or True")
         self._join = None if join is False else () if join is True else tuple(join)
         self._advertise = advertise
+        if companions and not isinstance(transport, ServiceTransport):
+            raise ConfigError(f"{type(transport).__name__} carries no services, and the companions need one that does")
+        self._companions = tuple(companions)
         self._voters = None if voters is None else frozenset(NodeId(voter) for voter in voters)
         self._config = config if config is not None else NodeConfig()
         self._config.check_transport(transport.max_message_bytes)
@@ -166,6 +172,7 @@ class Node(NodeHandle):
                     identity=identity,
                     known=known,
                     join=self._join,
+                    companions=self._companions,
                     config=self._config,
                     rng=self._rng,
                     wall_clock=self._wall_clock,

@@ -26,9 +26,9 @@ PUBLIC = {
         HelloResponse HybridTime IdleConnections InstallSnapshotRequest InstallSnapshotResponse InvalidChange
         InvalidCommand InvariantError LOST Lane LimitChange Link LinkClosed LogCorrupt LogIndex
         MEMBERS_PROTOCOL_VERSION MalformedConfiguration MalformedEntry MalformedMessage Member Members
-        MembersFailed MembersHandle MembersRequest MembersResponse Message NeverApplied NodeHandle NodeId
-        NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OfferedServices OutcomeUnknown PROTOCOL_VERSION
-        PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest PreVoteResponse ProposalError
+        MembersFailed MembersHandle MembersRequest MembersResponse Message NeverApplied NodeCompanion NodeHandle NodeId
+        NodeSite NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OfferedServices OutcomeUnknown
+        PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest PreVoteResponse ProposalError
         ProposalRefused ProposalsApplied ProposalsFailed ReadIndexReady ReadIndexRefused ReadIndexRequest
         ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall RetryDecision RetryEvent
         RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server Service ServiceError

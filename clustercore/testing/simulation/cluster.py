@@ -15,7 +15,16 @@ from typing import Generic, TypeVar
 import attrs
 import trio
 
-from clustercore.interfaces import ClusterError, HardState, LogCorrupt, NodeId, Role, StateMachine, StoredState
+from clustercore.interfaces import (
+    ClusterError,
+    HardState,
+    LogCorrupt,
+    NodeCompanion,
+    NodeId,
+    Role,
+    StateMachine,
+    StoredState,
+)
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.node import Node
 from clustercore.testing.simulation.chance import Chance
@@ -146,6 +155,8 @@ class SimulatedCluster(Generic[MachineT]):
         self.strangers: dict[str, Sequence[str] | None] = {}
         # Where a machine serves, if it is not at its name.
         self.addresses: dict[str, str] = {}
+        # What runs beside the node of a machine that is started from now on.
+        self.make_companions: Callable[[str], Sequence[NodeCompanion]] = lambda _: ()
         # Who was seen to lead each term, on any node.
         self.leaders: dict[int, str] = {}
         # Every vote that was durable, by voter, its disk and term.
@@ -183,6 +194,11 @@ class SimulatedCluster(Generic[MachineT]):
     def address_of(self, name: str) -> str:
         """Return where a machine serves."""
         return self.addresses.get(name, name)
+
+    def time_of_day(self, name: str) -> float:
+        """Return what a machine's clock on the wall says, in seconds."""
+        machine = self.machines[name]
+        return trio.current_time() * machine.clock_rate + machine.clock_step_s + self.clock_step_s
 
     async def start_all(self) -> None:
         """Switch on every machine that is off."""
@@ -226,7 +242,8 @@ class SimulatedCluster(Generic[MachineT]):
             join=False if join is None else join,
             config=self.config_of(machine.name),
             rng=Chance(self.rng.getrandbits(64)),
-            wall_clock=lambda: trio.current_time() * machine.clock_rate + machine.clock_step_s + self.clock_step_s,
+            companions=self.make_companions(machine.name),
+            wall_clock=lambda: self.time_of_day(machine.name),
         )
         has_started = False
         try:

@@ -1,0 +1,46 @@
+"""NodeCompanion: what runs beside a node, in its nursery and on its listener, and is not replicated by Raft."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+
+from clustercore.interfaces.node import NodeHandle
+from clustercore.interfaces.transport import Service, Transport
+from clustercore.raft.types import NodeId
+
+__all__ = ["NodeCompanion", "NodeSite"]
+
+
+@attrs.frozen
+class NodeSite:
+    """Where a companion runs: the node, and the ways to the others."""
+
+    node: NodeHandle
+    # The node's own, which it enters and leaves; a ServiceTransport if the companion has services.
+    transport: Transport
+    # The other members, voters and learners alike, and where each is reached, as this node knows it at the moment of
+    # the call; one whose address nobody knows is left out.
+    peers: Callable[[], Mapping[NodeId, str]]
+
+
+class NodeCompanion(ABC):
+    """Lives as long as a node does. Used once, as the node is."""
+
+    def services(self, node: NodeHandle) -> Sequence[Service]:
+        """Return the services to answer on the node's own listener. The default has none.
+
+        Called by: the node, once, before it serves. Requests may come as soon as it does, before ``run``.
+        """
+        return ()
+
+    @abstractmethod
+    async def run(self, site: NodeSite) -> None:
+        """Do what is to be done while the node runs. May return earlier.
+
+        Cancellation: the node stops.
+        Called by: the node, once, in a task of its own nursery, when it serves.
+        Raises: a ClusterError ends the node, and leaves its block.
+        """
