@@ -42,9 +42,11 @@ lock: ## Rewrite requirements.lock from pyproject.toml
 demo: $(READY) ## Three processes, a kill -9, and every acknowledged write read back
 	$(BIN)/clustercore demo
 
+# On every core, but not on more than eight: many tests start clusters of processes of their own. The debugger and `-s`
+# need one process: TESTS='-n 0 ...'.
 .PHONY: test
 test: $(READY) ## All tests; TESTS='tests/unit -k name' for some
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(TESTS)
 
 # -- Check: only reads --
 
