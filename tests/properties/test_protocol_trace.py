@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import clustercore
 from clustercore.cli.commands import root
-from clustercore.testing.invariants import Facts, Invariant, Invariants, watcher
+from clustercore.testing.invariants import Facts, Invariant, Invariants, facts, watcher
 from clustercore.testing.protocol import Kind, World, WorldPlan, draw_plan, draw_schedule
 from clustercore.testing.protocol.runs import ProtocolRun, run_schedule, run_seed
 from clustercore.testing.protocol.shrinking import shrink_run
@@ -125,15 +125,15 @@ class NothingCommitted(Invariant):
     name = "nothing is committed"
     source = "this test"
 
-    def __init__(self, facts: Facts) -> None:
-        super().__init__(facts)
+    def __init__(self, known: Facts) -> None:
+        super().__init__(known)
         self.starts = 0
 
-    def started(self, world: World, node: Node) -> None:
+    def started(self, world: facts.World, node: facts.Node) -> None:
         """Count."""
         self.starts += 1
 
-    def committed(self, world: World, node: Node, first: int, last: int) -> None:
+    def committed(self, world: facts.World, node: facts.Node, first: int, last: int) -> None:
         """Fail for any, once somebody has started again."""
         if self.starts > len(world.nodes):
             self.fail(f"{node.node_id} commits {last}", node)

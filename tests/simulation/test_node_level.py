@@ -47,7 +47,7 @@ def test_trace_of_a_seed_can_be_read(tmp_path: Path) -> None:
 def answers_before_it_is_durable(patch: pytest.MonkeyPatch) -> str:
     """Votes and acknowledgements leave at once."""
     patch.setattr(engine.Engine, "_leave", lambda self, after, leave: leave())
-    return "committed is durable"
+    return "durable before visible"
 
 
 def reads_before_it_has_applied(patch: pytest.MonkeyPatch) -> str:

@@ -7,8 +7,7 @@ import math
 from clustercore.raft.progress import Progress, ProgressState
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import BEFORE_LOG, Role
-from clustercore.testing.invariants.facts import Invariant, Seen
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Invariant, Node, Seen, World
 
 __all__ = ["Bookkeeping"]
 

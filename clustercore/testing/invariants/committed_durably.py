@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from clustercore.raft.types import LogIndex, NodeId, Term
-from clustercore.testing.invariants.facts import Invariant
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Invariant, Node, World
 
 __all__ = ["CommittedDurably"]
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from clustercore.raft.entry import Entry
 from clustercore.raft.types import LogIndex, Term
-from clustercore.testing.invariants.facts import Invariant
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Invariant, Node, World
 
 __all__ = ["CommittedForever"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from clustercore.raft.effects import Effects, PersistHardState
 from clustercore.raft.messages import PreVoteResponse, TimeoutNowRequest
 from clustercore.raft.types import NodeId, Term
-from clustercore.testing.invariants.facts import Facts, Invariant
-from clustercore.testing.protocol.world import Node, Packet, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Packet, World
 
 __all__ = ["CouldWin"]
 

@@ -12,8 +12,7 @@ from clustercore.raft.messages import (
     RequestVoteResponse,
 )
 from clustercore.raft.types import NodeId
-from clustercore.testing.invariants.facts import Invariant
-from clustercore.testing.protocol.world import Node, Packet, World
+from clustercore.testing.invariants.facts import Invariant, Node, Packet, World
 
 __all__ = ["DurableBeforeVisible"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from clustercore.raft.messages import RequestVoteResponse
 from clustercore.raft.types import Configuration, LogIndex, NodeId, Term
-from clustercore.testing.invariants.facts import Facts, Invariant
-from clustercore.testing.protocol.world import Node, Packet, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Packet, World
 
 __all__ = ["ElectedByQuorum"]
 
@@ -22,22 +21,22 @@ class ElectedByQuorum(Invariant):
     def __init__(self, facts: Facts) -> None:
         super().__init__(facts)
         # By term and candidate: who let it know that it has their vote, and with which storage.
-        self._votes: dict[tuple[Term, NodeId], set[tuple[NodeId, int]]] = {}
+        self._votes: dict[tuple[Term, NodeId], set[tuple[NodeId, str]]] = {}
 
     def released(self, world: World, node: Node, packet: Packet) -> None:
         """Remember votes."""
         message = packet.message
         if type(message) is RequestVoteResponse and message.vote_granted:
-            self._votes.setdefault((message.term, packet.to), set()).add((node.node_id, node.storage))
+            self._votes.setdefault((message.term, packet.to), set()).add((node.node_id, node.incarnation))
 
     def took_office(self, world: World, node: Node) -> None:
         """Count them. The last entry is the leader's own, and may have changed the members."""
         state, stored = node.core.state, node.disk.hard_state
         votes = set(self._votes.get((state.current_term, node.node_id), ()))
         if (stored.current_term, stored.voted_for) == (state.current_term, node.node_id):
-            votes.add((node.node_id, node.storage))
+            votes.add((node.node_id, node.incarnation))
         configuration = state.configurations.at(LogIndex(state.log.last_index - 1))
-        granted = {voter for voter, storage in votes if _is_counted_on(configuration, voter, storage)}
+        granted = {voter for voter, incarnation in votes if _is_counted_on(configuration, voter, incarnation)}
         for voters in (configuration.voters, configuration.old_voters):
             # Whoever forms a cluster needs them all.
             needed = len(voters) if not configuration.is_formed else len(voters) // 2 + bool(voters)
@@ -49,6 +48,6 @@ class ElectedByQuorum(Invariant):
                 )
 
 
-def _is_counted_on(configuration: Configuration, voter: NodeId, storage: int) -> bool:
+def _is_counted_on(configuration: Configuration, voter: NodeId, incarnation: str) -> bool:
     server = configuration.get(voter)
-    return server is None or server.incarnation in ("", f"{voter}/{storage}")
+    return server is None or server.incarnation in ("", incarnation)

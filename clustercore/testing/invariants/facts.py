@@ -1,5 +1,9 @@
 """What an observer of every node knows, and the shape of a check.
 
+The protocols say what a check may look at. Both levels of simulation offer that: the one of cores alone with its worlds
+(``clustercore.testing.protocol``), and the one of whole nodes with what it sees of them
+(``clustercore.testing.simulation``). So a property is written once, and holds in both.
+
 The facts are gathered once, by ``Invariants``; each check is a class in a module of its own that looks at them when
 something happened that it is about. So a check costs nothing when nothing changed, and all can be made after every
 event.
@@ -7,19 +11,184 @@ event.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import attrs
 
+from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Effects
 from clustercore.raft.entry import Entry
-from clustercore.raft.types import BEFORE_LOG, NO_TERM, LogIndex, NodeId, Role, Term
+from clustercore.raft.messages import RaftMessage
+from clustercore.raft.types import (
+    BEFORE_LOG,
+    NO_TERM,
+    Configuration,
+    HardState,
+    LogIndex,
+    NodeId,
+    ReadId,
+    Role,
+    Term,
+)
 from clustercore.testing.protocol.disk import Write
-from clustercore.testing.protocol.world import Node, Packet, World
 from clustercore.testing.violation import PropertyViolated
 
-__all__ = ["Facts", "Invariant", "Seen"]
+__all__ = ["Disk", "Facts", "Invariant", "Machine", "Node", "Packet", "Seen", "World"]
+
+
+class Disk(Protocol):
+    """What is durable on a node at this moment."""
+
+    @property
+    def hard_state(self) -> HardState:
+        """The term and the vote."""
+        ...
+
+    @property
+    def snapshot_index(self) -> LogIndex:
+        """The last index that the stored snapshot covers; BEFORE_LOG without one."""
+        ...
+
+    @property
+    def last_index(self) -> LogIndex:
+        """The last index stored, in the log or the snapshot."""
+        ...
+
+    @property
+    def end(self) -> tuple[Term, LogIndex]:
+        """What the stored log is compared by in an election (Raft §5.4.1)."""
+        ...
+
+    @property
+    def configuration(self) -> Configuration | None:
+        """The newest members that the disk names; None if it names none."""
+        ...
+
+    @property
+    def named_members(self) -> Sequence[tuple[LogIndex, Configuration]]:
+        """The members that the disk names, ascending by index: the snapshot's first, if there is one."""
+        ...
+
+    def term_at(self, index: LogIndex) -> Term | None:
+        """Return the term of a stored entry, or None if only a snapshot covers it, or nothing does."""
+        ...
+
+    def holds(self, index: LogIndex, term: Term) -> bool:
+        """Say whether the entry ``index`` of ``term`` is stored, itself or within the snapshot."""
+        ...
+
+
+class Machine(Protocol):
+    """What a state machine was given."""
+
+    @property
+    def index(self) -> LogIndex:
+        """The last entry that was handed to it, by itself or within a snapshot."""
+        ...
+
+    @property
+    def digest(self) -> bytes:
+        """The same for all machines that were given the same; always empty where nobody computes it."""
+        ...
+
+
+class Node(Protocol):
+    """One node, or what is left of it while it is off."""
+
+    @property
+    def node_id(self) -> NodeId:
+        """Its name."""
+        ...
+
+    @property
+    def configuration(self) -> Configuration:
+        """The members that it is started with while its disk names none."""
+        ...
+
+    @property
+    def core(self) -> RaftCore:
+        """The core that runs, or ran last."""
+        ...
+
+    @property
+    def disk(self) -> Disk:
+        """What is durable."""
+        ...
+
+    @property
+    def lost_disks(self) -> Sequence[Disk]:
+        """What was durable on disks that are lost."""
+        ...
+
+    @property
+    def storage(self) -> int:
+        """The number of the disk it has now."""
+        ...
+
+    @property
+    def incarnation(self) -> str:
+        """The identity of that disk's storage."""
+        ...
+
+    @property
+    def known_storages(self) -> Mapping[NodeId, int]:
+        """The disk of each peer that this process has heard of, by number."""
+        ...
+
+    @property
+    def machine(self) -> Machine:
+        """What its state machine was given."""
+        ...
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its process lives."""
+        ...
+
+
+class Packet(Protocol):
+    """A message between two cores."""
+
+    @property
+    def sender(self) -> NodeId:
+        """Who sends it."""
+        ...
+
+    @property
+    def to(self) -> NodeId:
+        """Whom it is for."""
+        ...
+
+    @property
+    def message(self) -> RaftMessage:
+        """What it says."""
+        ...
+
+
+class World(Protocol):
+    """All nodes. ``Any`` stands for a node of this world: what it takes for one is its own affair."""
+
+    @property
+    def nodes(self) -> Mapping[NodeId, Node]:
+        """Every node that ever was, by name."""
+        ...
+
+    def clock_of(self, node: Any) -> float:
+        """Return a node's own time, in seconds."""
+        ...
+
+    def lease_until(self, node: Any) -> float:
+        """Return until when a node believes that no other can lead, by its own clock; minus infinity for not at all."""
+        ...
+
+    def asked_at(self, node: Any, read_id: ReadId) -> LogIndex:
+        """Return what was committed anywhere when a node was asked for an index to read at."""
+        ...
+
+    def is_answered(self, node: Any, read_id: ReadId) -> bool:
+        """Say whether it has answered that."""
+        ...
 
 
 @attrs.define(eq=False)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from clustercore.raft.effects import Effects, ProposalsAppended, Send
 from clustercore.raft.messages import TimeoutNowRequest
 from clustercore.raft.types import NodeId
-from clustercore.testing.invariants.facts import Invariant
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Invariant, Node, World
 
 __all__ = ["HandOver"]
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from clustercore.raft.types import LogIndex, Role
-from clustercore.testing.invariants.facts import Invariant, Seen
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Invariant, Node, Seen, World
 
 __all__ = ["Leases"]
 
@@ -44,5 +41,4 @@ class Leases(Invariant):
 def _holds_lease(world: World, node: Node) -> bool:
     if node.core.state.role is not Role.LEADER or not node.is_up:
         return False
-    clock = world.clock_of(node)
-    return node.core.lease_until(clock, heard_since=-math.inf) > clock
+    return world.lease_until(node) > world.clock_of(node)

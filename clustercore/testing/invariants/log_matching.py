@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.types import NO_TERM, LogIndex, Term
-from clustercore.testing.invariants.facts import Facts, Invariant
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, World
 
 __all__ = ["LogMatching"]
 

@@ -11,8 +11,7 @@ from clustercore.raft.messages import (
     RequestVoteResponse,
 )
 from clustercore.raft.types import NodeId, Role
-from clustercore.testing.invariants.facts import Facts, Invariant
-from clustercore.testing.protocol.world import Node, Packet, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Packet, World
 
 __all__ = ["Loyalty"]
 

@@ -8,8 +8,7 @@ import attrs
 
 from clustercore.raft.entry import Entry
 from clustercore.raft.types import BEFORE_LOG, NO_TERM, LogIndex, NodeId, Role, Term
-from clustercore.testing.invariants.facts import Facts, Invariant, Seen
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Seen, World
 
 __all__ = ["MatchIndex"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from clustercore.raft.messages import PreVoteRequest
 from clustercore.raft.types import NO_TERM, NodeId, Term
-from clustercore.testing.invariants.facts import Facts, Invariant, Seen
-from clustercore.testing.protocol.world import Node, Packet, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Packet, Seen, World
 
 __all__ = ["NeverBackwards"]
 

@@ -8,8 +8,7 @@ from clustercore.raft.configuration import configurations_in
 from clustercore.raft.effects import Effects, PersistSnapshot
 from clustercore.raft.entry import Entry
 from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Term
-from clustercore.testing.invariants.facts import Facts, Invariant, Seen
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Seen, World
 
 __all__ = ["NewestMembers"]
 
@@ -30,12 +29,10 @@ class NewestMembers(Invariant):
     def started(self, world: World, node: Node) -> None:
         """Read the disk."""
         disk = node.disk
-        since, members = BEFORE_LOG, node.configuration
-        if disk.snapshot is not None:
-            since = disk.snapshot_index
-            members = disk.snapshot.metadata.configuration
-        later = [entry for entry in disk.entries if entry.index > since]
-        self._named[node.node_id] = [(since, members), *configurations_in(later)]
+        named = list(disk.named_members)
+        if not named or disk.snapshot_index == BEFORE_LOG:
+            named.insert(0, (BEFORE_LOG, node.configuration))
+        self._named[node.node_id] = named
         self._compare(node)
 
     def appended(self, world: World, node: Node, entries: Sequence[Entry], cut: Sequence[Term]) -> None:

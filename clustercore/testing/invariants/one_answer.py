@@ -5,8 +5,7 @@ from __future__ import annotations
 from clustercore.raft.effects import Effects, Reply
 from clustercore.raft.messages import RaftRequest
 from clustercore.raft.types import NodeId
-from clustercore.testing.invariants.facts import Facts, Invariant
-from clustercore.testing.protocol.world import Node, Packet, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Packet, World
 
 __all__ = ["OneAnswer"]
 

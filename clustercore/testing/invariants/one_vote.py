@@ -5,9 +5,8 @@ from __future__ import annotations
 from clustercore.raft.effects import PersistHardState
 from clustercore.raft.messages import RequestVoteRequest, RequestVoteResponse
 from clustercore.raft.types import NodeId, Term
-from clustercore.testing.invariants.facts import Facts, Invariant
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Packet, World
 from clustercore.testing.protocol.disk import Write
-from clustercore.testing.protocol.world import Node, Packet, World
 
 __all__ = ["OneVote"]
 

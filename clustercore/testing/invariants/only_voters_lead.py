@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from clustercore.raft.types import LogIndex, NodeId, Role
-from clustercore.testing.invariants.facts import Facts, Invariant, Seen
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Seen, World
 
 __all__ = ["OnlyVotersLead"]
 

@@ -11,8 +11,7 @@ from itertools import chain, combinations
 
 from clustercore.raft.entry import Entry, EntryKind
 from clustercore.raft.types import Configuration, LogIndex, NodeId, Role, Term
-from clustercore.testing.invariants.facts import Invariant
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Invariant, Node, World
 
 __all__ = ["QuorumIntersection", "do_quorums_intersect"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from clustercore.raft.effects import Effects, ReadReady, ReadRefused
 from clustercore.raft.types import NodeId, ReadId
-from clustercore.testing.invariants.facts import Invariant
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Invariant, Node, World
 
 __all__ = ["ReadIndex"]
 
@@ -24,10 +23,10 @@ class ReadIndex(Invariant):
                 assert isinstance(effect, ReadReady)
                 for read_id in effect.read_ids:
                     self._once(world, node, read_id)
-                    if effect.read_index < world.asked[read_id]:
+                    if effect.read_index < world.asked_at(node, read_id):
                         self.fail(
                             f"{node.node_id} answers read {read_id} with index {effect.read_index}; "
-                            f"{world.asked[read_id]} was committed before it was asked",
+                            f"{world.asked_at(node, read_id)} was committed before it was asked",
                             node,
                         )
             elif kind is ReadRefused:
@@ -36,5 +35,5 @@ class ReadIndex(Invariant):
                     self._once(world, node, read_id)
 
     def _once(self, world: World, node: Node, read_id: ReadId) -> None:
-        if read_id in world.answered:
+        if world.is_answered(node, read_id):
             self.fail(f"{node.node_id} answers read {read_id} twice", node)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from clustercore.raft.entry import Entry
 from clustercore.raft.messages import AppendEntriesResponse, RequestVoteRequest, RequestVoteResponse
 from clustercore.raft.types import BEFORE_LOG, LogIndex, NodeId, Term
-from clustercore.testing.invariants.facts import Facts, Invariant
-from clustercore.testing.protocol.world import Node, Packet, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Packet, World
 
 __all__ = ["Recovery"]
 

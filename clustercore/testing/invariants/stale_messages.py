@@ -6,8 +6,7 @@ from clustercore.raft.effects import Effects, ReadReady, Reply, Send
 from clustercore.raft.messages import PreVoteRequest, PreVoteResponse
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import NodeId, Role
-from clustercore.testing.invariants.facts import Facts, Invariant
-from clustercore.testing.protocol.world import Node, Packet, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Packet, World
 
 __all__ = ["StaleMessages"]
 

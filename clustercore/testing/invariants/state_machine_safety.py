@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from clustercore.raft.effects import Apply, Effects
 from clustercore.raft.types import LogIndex, NodeId, Term
-from clustercore.testing.invariants.facts import Facts, Invariant, Seen
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Seen, World
 
 __all__ = ["StateMachineSafety"]
 

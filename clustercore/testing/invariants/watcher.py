@@ -16,7 +16,7 @@ from clustercore.testing.invariants.could_win import CouldWin
 from clustercore.testing.invariants.durable_before_visible import DurableBeforeVisible
 from clustercore.testing.invariants.elected_by_quorum import ElectedByQuorum
 from clustercore.testing.invariants.election_safety import ElectionSafety
-from clustercore.testing.invariants.facts import Facts, Invariant, Seen
+from clustercore.testing.invariants.facts import Facts, Invariant, Node, Packet, Seen, World
 from clustercore.testing.invariants.hand_over import HandOver
 from clustercore.testing.invariants.leader_append_only import LeaderAppendOnly
 from clustercore.testing.invariants.leader_completeness import LeaderCompleteness
@@ -36,7 +36,7 @@ from clustercore.testing.invariants.snapshot_keeps_suffix import SnapshotKeepsSu
 from clustercore.testing.invariants.stale_messages import StaleMessages
 from clustercore.testing.invariants.state_machine_safety import StateMachineSafety
 from clustercore.testing.protocol.disk import Write
-from clustercore.testing.protocol.world import Node, Packet, Watcher, World
+from clustercore.testing.protocol.world import Watcher
 from clustercore.testing.violation import PropertyViolated
 
 __all__ = ["PROPERTIES", "Invariants"]

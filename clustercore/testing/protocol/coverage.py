@@ -20,7 +20,8 @@ from clustercore.raft.effects import (
 from clustercore.raft.entry import Entry
 from clustercore.raft.messages import RaftMessage, TimeoutNowRequest
 from clustercore.raft.types import NodeId, Role, Term
-from clustercore.testing.invariants.facts import Facts, Invariant
+from clustercore.testing.invariants import facts
+from clustercore.testing.invariants.facts import Invariant
 from clustercore.testing.protocol.disk import OwnSnapshot, Write
 from clustercore.testing.protocol.world import Node, Packet, Watcher, World
 
@@ -109,12 +110,12 @@ class Coverage(Watcher):
         """Count."""
         self.counts["links cut"] += bool(world.cut)
 
-    def result(self, world: World, facts: Facts, truncations: Truncations) -> dict[str, int]:
+    def result(self, world: World, known: facts.Facts, truncations: Truncations) -> dict[str, int]:
         """Return all counts, by name."""
         counts = Counter(self.counts)
-        counts["elections"] = len(facts.leaders)
-        counts["elections after the first"] = max(0, len(facts.leaders) - 1)
-        counts["entries committed"] = len(facts.committed)
+        counts["elections"] = len(known.leaders)
+        counts["elections after the first"] = max(0, len(known.leaders) - 1)
+        counts["entries committed"] = len(known.committed)
         counts["entries cut"] = truncations.count
         counts["disks lost"] = sum(len(node.lost_disks) for node in world.nodes.values())
         counts["messages delivered"] = self._delivered.total()
@@ -132,11 +133,11 @@ class Truncations(Invariant):
     name = "truncations"
     source = ""
 
-    def __init__(self, facts: Facts) -> None:
-        super().__init__(facts)
+    def __init__(self, known: facts.Facts) -> None:
+        super().__init__(known)
         self.count = 0
 
-    def appended(self, world: World, node: Node, entries: Sequence[Entry], cut: Sequence[Term]) -> None:
+    def appended(self, world: facts.World, node: facts.Node, entries: Sequence[Entry], cut: Sequence[Term]) -> None:
         """Count."""
         self.count += len(cut)
 

@@ -83,6 +83,14 @@ class Disk:
         return self._members[-1][0] if self._members else self.snapshot_index
 
     @property
+    def named_members(self) -> list[tuple[LogIndex, Configuration]]:
+        """The members that the disk names, ascending by index: the snapshot's first, if there is one."""
+        if self.snapshot is None:
+            return list(self._members)
+        since = self.snapshot_index
+        return [(since, self.snapshot.metadata.configuration), *(item for item in self._members if item[0] > since)]
+
+    @property
     def snapshot_index(self) -> LogIndex:
         """The last index that the snapshot covers."""
         return self.snapshot.last_included_index if self.snapshot is not None else BEFORE_LOG

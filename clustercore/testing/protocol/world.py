@@ -309,6 +309,10 @@ class World:
         node.clock = max(node.clock, self.now * node.clock_rate)
         return node.clock
 
+    def lease_until(self, node: Node) -> float:
+        """Return until when a node believes that no other can lead, by its own clock."""
+        return node.core.lease_until(self.clock_of(node), heard_since=-math.inf)
+
     def due_at(self, node: Node) -> float:
         """Return the world's time at which a node wants to be woken."""
         return node.core.deadline / node.clock_rate
@@ -514,6 +518,14 @@ class World:
         return True
 
     # --- What is seen from outside ---
+
+    def asked_at(self, node: Node, read_id: ReadId) -> LogIndex:
+        """Return what was committed anywhere when a read was asked for."""
+        return self.asked[read_id]
+
+    def is_answered(self, node: Node, read_id: ReadId) -> bool:
+        """Say whether a read was answered."""
+        return read_id in self.answered
 
     def leader(self) -> Node | None:
         """Return the running leader of the highest term, if there is one."""

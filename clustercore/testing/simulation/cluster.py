@@ -8,6 +8,7 @@ are the same.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -33,6 +34,7 @@ from clustercore.testing.simulation.disk import SimulatedCrash, SimulatedDisk, S
 from clustercore.testing.simulation.network import NetworkOptions, SimulatedNetwork
 from clustercore.testing.simulation.scheduler import Process, Scheduler
 from clustercore.testing.simulation.transport import SimulatedTransport
+from clustercore.testing.simulation.watching import Watch
 from clustercore.testing.trace import Recorder
 from clustercore.testing.violation import PropertyViolated
 
@@ -48,10 +50,13 @@ PATIENCE_S = 120.0
 
 
 class _WatchedStorage(SimulatedStorage):
-    """Tells which term and vote are durable, each time."""
+    """Tells which term and vote are about to be durable, and which are."""
 
-    def __init__(self, disk: SimulatedDisk, on_vote: Callable[[HardState], None]) -> None:
+    def __init__(
+        self, disk: SimulatedDisk, on_storing: Callable[[HardState], None], on_vote: Callable[[HardState], None]
+    ) -> None:
         super().__init__(disk)
+        self._on_storing = on_storing
         self._on_vote = on_vote
 
     async def load(self) -> StoredState:
@@ -61,7 +66,8 @@ class _WatchedStorage(SimulatedStorage):
         return stored
 
     async def save_hard_state(self, hard_state: HardState) -> None:
-        """Tell what was saved."""
+        """Tell what is to be saved, and what was."""
+        self._on_storing(hard_state)
         await super().save_hard_state(hard_state)
         self._on_vote(hard_state)
 
@@ -102,6 +108,12 @@ class SimulatedNode(Generic[MachineT]):
         assert self.node is not None, f"{self.name} is off"
         return self.node
 
+    @property
+    def lease_until(self) -> float:
+        """Until when its node believes that no other can lead; minus infinity if it is off or does not know."""
+        assembled = self.node._assembly if self.node is not None else None
+        return assembled.lease_until() if assembled is not None else -math.inf
+
 
 class SimulatedCluster(Generic[MachineT]):
     """Nodes "a", "b", ... on a network with faults, and what was seen of them."""
@@ -119,6 +131,7 @@ class SimulatedCluster(Generic[MachineT]):
         write_jitter_s: float = 0,
         network: NetworkOptions | None = None,
         recorder: Recorder | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Prepare the machines; ``start`` switches one on.
 
@@ -132,10 +145,12 @@ class SimulatedCluster(Generic[MachineT]):
             write_s, write_jitter_s: How long a write takes, in seconds, and the mean of what comes on top.
             network: How the wires are.
             recorder: Is told what is done to the cluster; what the nodes do it has to see for itself.
+            watch: Checks what the nodes do; it sees their cores by itself, if it is ``watching``.
         """
         if not 1 <= size <= MAX_NODES:
             raise ValueError(f"size is {size}; it must be from 1 to {MAX_NODES}")
         self._recorder = recorder
+        self._watch = watch
         self.nursery = nursery
         self.seed = seed
         self.rng = Chance(seed)
@@ -144,6 +159,8 @@ class SimulatedCluster(Generic[MachineT]):
         self.config_of: Callable[[str], NodeConfig] = chosen if callable(chosen) else lambda _: chosen
         self.network = SimulatedNetwork(self.rng.part("network"), network)
         nursery.start_soon(self.network.run)
+        if watch is not None:
+            self.network.on_send = watch.released
         self.names = _NAMES[:size]
         # What a node that is started from now on runs.
         self.make_machine = machine
@@ -236,7 +253,11 @@ class SimulatedCluster(Generic[MachineT]):
             machine.name,
             machine=machine.machine,
             transport=SimulatedTransport(self.network, self.address_of(machine.name)),
-            storage=_WatchedStorage(machine.disk, lambda hard_state: self._note_vote(machine, hard_state)),
+            storage=_WatchedStorage(
+                machine.disk,
+                lambda hard_state: self._watch.storing(machine.name, hard_state) if self._watch is not None else None,
+                lambda hard_state: self._note_vote(machine, hard_state),
+            ),
             discovery=SimulatedDiscovery(() if join is not None else self.names),
             voters=() if machine.name in self.strangers and join is None else None,
             join=False if join is None else join,
@@ -261,6 +282,8 @@ class SimulatedCluster(Generic[MachineT]):
             machine.process.cancel_call()
             machine.crashes += machine.disk.crashed
             machine.ended.set()
+            if self._watch is not None:
+                self._watch.ended(machine.name)
             if self._recorder is not None:
                 self._recorder.crashed(NodeId(machine.name), is_orderly=not machine.disk.crashed)
         if not has_started:
@@ -293,6 +316,8 @@ class SimulatedCluster(Generic[MachineT]):
             self.network.power_off(self.address_of(machine.name))
         else:
             self.network.end_links(self.address_of(machine.name))
+        if self._watch is not None:
+            self._watch.ended(machine.name)
         machine.process.cancel_call()
         self.resume(machine.name)
         machine.power.cancel()

@@ -280,7 +280,7 @@ class Faults:
         self._note(fault, machine.name)
         self._convalescent = machine.name
         await self.cluster.crash(machine.name)
-        self.watch.forget(machine.name)
+        self.watch.lost_disk(machine.name)
         harm(machine)
 
     # --- Quiet ---

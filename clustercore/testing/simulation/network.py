@@ -94,6 +94,8 @@ class SimulatedNetwork:
         self._sent = 0
         self._next_arrival = trio.CancelScope()
         self._changed = trio.Event()
+        # Is told of each message that leaves an address for another.
+        self.on_send: Callable[[str, str, object], None] | None = None
         # How much went wrong.
         self.lost = self.repeated = self.resets = 0
 

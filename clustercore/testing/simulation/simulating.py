@@ -454,7 +454,12 @@ class SimulationRun(Generic[MachineT]):
     def go(self, recorder: Recorder | None) -> None:
         """Make the run. Raises what breaks it, perhaps in groups."""
         clusters: list[SimulatedCluster[MachineT]] = []
-        watch = Watch(lambda: {each.name: each.disk.synced for each in clusters[0].machines.values()})
+        watch = Watch(
+            "abcdefg"[: self.world.nodes],
+            lambda name: clusters[0][name].disk.synced,
+            lambda name: clusters[0][name].lease_until,
+            has_true_clocks=self.world.has_true_clocks,
+        )
 
         def make(nursery: trio.Nursery, scheduler: Scheduler) -> SimulatedCluster[MachineT]:
             cluster = SimulatedCluster(
@@ -468,6 +473,7 @@ class SimulationRun(Generic[MachineT]):
                 write_jitter_s=self.world.write_jitter_s,
                 network=self.world.network,
                 recorder=recorder,
+                watch=watch,
             )
             clusters.append(cluster)
             return cluster

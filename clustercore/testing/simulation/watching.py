@@ -1,54 +1,133 @@
 """What must hold between the nodes of a cluster, looked at after every input of every core.
 
-The protocol level checks more, on cores alone. Here is what whole nodes can break although their cores do not: what is
-on the disks when something is taken for committed, and what reaches the state machines.
+The properties are those of the level of cores alone (``clustercore.testing.invariants``): the same modules serve both.
+What whole nodes add is that disks, wires and state machines are not the core's, and may do what it did not ask for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from random import Random
 from typing import Any
 
 import attrs
+import trio
 
-from clustercore.interfaces import Applied, Entry, LogIndex, NodeId, Role, StoredState, Term
+from clustercore.interfaces import Applied, Configuration, Entry, HardState, LogIndex, NodeId, StoredState
+from clustercore.raft.config import RaftConfig
 from clustercore.raft.core import RaftCore
-from clustercore.raft.effects import Apply, Effects, RestoreSnapshot
+from clustercore.raft.effects import Apply, Effects, PersistHardState, ReadReady, ReadRefused, RestoreSnapshot
+from clustercore.raft.messages import RaftMessage, RaftRequest, RaftResponse
 from clustercore.raft.state import RaftState
+from clustercore.raft.types import BEFORE_LOG, ReadId, WriteId
 from clustercore.runtime import assembly
+from clustercore.testing.invariants.watcher import PROPERTIES, Invariants
+from clustercore.testing.simulation.disk_view import DiskView
 from clustercore.testing.trace import ObservedCore, Wiretap
 from clustercore.testing.violation import PropertyViolated
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "WatchedNode"]
+
+
+@attrs.frozen
+class _Handed:
+    """What a state machine was given: up to here; the entries themselves are compared as they are handed out."""
+
+    state: RaftState
+    digest: bytes = b""
+
+    @property
+    def index(self) -> LogIndex:
+        """The last entry that the core handed out."""
+        return self.state.last_applied
+
+
+@attrs.frozen
+class _Packet:
+    sender: NodeId
+    to: NodeId
+    message: RaftMessage
 
 
 @attrs.define(eq=False)
-class _Seen:
-    """What a running core showed last."""
+class WatchedNode:
+    """One machine, as the checks see it: what its running node knows, or knew when it ended, and its disk."""
 
-    state: RaftState
-    term: Term
-    commit_index: LogIndex
+    node_id: NodeId
+    disk: DiskView
+    core: RaftCore
+    machine: _Handed
+    # The identity of the disk it has now; one that no node has started on yet has none that anybody could know.
+    incarnation: str
+    # The members that it is started with while its disk names none.
+    configuration: Configuration = attrs.field(factory=Configuration)
+    storage: int = 1
+    lost_disks: list[DiskView] = attrs.field(factory=list)
+    known_storages: dict[NodeId, int] = attrs.field(factory=dict)
+    is_up: bool = False
+    # What was committed anywhere when this process was asked for each index to read at, and which it has answered.
+    asked: dict[ReadId, LogIndex] = attrs.field(factory=dict)
+    answered: set[ReadId] = attrs.field(factory=set)
+    # Whether a node ever ran on the disk it has now.
+    has_run: bool = False
+
+    @property
+    def state(self) -> RaftState:
+        """What it knows, or knew."""
+        return self.core.state
 
 
 class Watch:
-    """Sees every core of one run.
+    """Sees every core of one run, and has the invariants checked.
 
     Args:
-        disks: Returns what is synced on each machine's disk, by name, at this moment.
+        names: The machines.
+        stored: Returns what is synced on a machine's disk at this moment.
+        lease_until: Returns until when a machine's node believes that no other can lead; minus infinity while it does
+            not, or is off.
+        has_true_clocks: Whether leases may be relied on, and so are checked.
     """
 
-    def __init__(self, disks: Callable[[], dict[str, StoredState]]) -> None:
-        self._disks = disks
-        self._seen: dict[NodeId, _Seen] = {}
-        self._leaders: dict[Term, NodeId] = {}
-        # What was handed to a state machine first, for each index; the command is None where a snapshot had it.
+    def __init__(
+        self,
+        names: Sequence[str],
+        stored: Callable[[str], StoredState],
+        lease_until: Callable[[str], float],
+        *,
+        has_true_clocks: bool = True,
+    ) -> None:
+        self._stored = stored
+        self._lease_until = lease_until
+        self._invariants = Invariants(properties=PROPERTIES, has_true_drift=has_true_clocks)
+        # Every machine that ever was.
+        self.nodes: dict[NodeId, WatchedNode] = {}
+        for name in names:
+            self.add(name)
+        # The machine and the number of the disk of each identity that a storage was given.
+        self._storages: dict[str, int] = {}
+        # The highest index that was ever committed anywhere.
+        self._committed = BEFORE_LOG
+        # What was handed to a state machine first, for each index.
         self._applied: dict[LogIndex, Entry] = {}
-        # What was on disks that were lost: what it acknowledged before counts for what is committed after.
-        self._lost: dict[str, StoredState] = {}
         # How much the run did.
-        self.elections = self.commits = self.restores = self.inputs = 0
+        self.restores = self.inputs = 0
+
+    def add(self, name: str) -> None:
+        """Watch one more machine."""
+        node_id = NodeId(name)
+        # Until its first node starts, the core of one that belongs to nobody.
+        core = RaftCore(
+            node_id=node_id,
+            configuration=Configuration(),
+            config=RaftConfig(),
+            rng=Random(0),
+            now=0.0,
+            new_cluster_id="unused",
+        )
+        disk = DiskView(lambda: self._stored(name))
+        self.nodes[node_id] = WatchedNode(node_id, disk, core, _Handed(core.state), f"{name}/1, not named yet")
 
     @contextmanager
     def watching(self, wiretap: Wiretap | None) -> Iterator[None]:
@@ -65,10 +144,125 @@ class Watch:
         finally:
             names["RaftCore"] = real
 
+    # --- How much the run did ---
+
+    @property
+    def elections(self) -> int:
+        """Terms that somebody led."""
+        return len(self._invariants.facts.leaders)
+
+    @property
+    def commits(self) -> int:
+        """Entries that were handed to a state machine."""
+        return len(self._applied)
+
+    # --- For the invariants ---
+
+    def clock_of(self, node: WatchedNode) -> float:
+        """Return the run's time: a clock that goes at another rate does so in its node's numbers."""
+        return trio.current_time()
+
+    def lease_until(self, node: WatchedNode) -> float:
+        """Return until when a node believes that no other can lead."""
+        return self._lease_until(node.node_id) if node.is_up else -math.inf
+
+    def asked_at(self, node: WatchedNode, read_id: ReadId) -> LogIndex:
+        """Return what was committed anywhere when a node was asked for an index to read at."""
+        return node.asked[read_id]
+
+    def is_answered(self, node: WatchedNode, read_id: ReadId) -> bool:
+        """Say whether it has answered that."""
+        return read_id in node.answered
+
+    # --- What happens ---
+
+    def started(self, core: RaftCore, configuration: Configuration) -> None:
+        """Begin anew with a node."""
+        state = core.state
+        node = self.nodes[state.node_id]
+        node.core, node.machine, node.configuration = core, _Handed(state), configuration
+        node.incarnation, node.is_up, node.has_run = state.incarnation, True, True
+        self._storages[state.incarnation] = node.storage
+        for memory in (node.known_storages, node.asked, node.answered):
+            memory.clear()
+        self._invariants.started(self, node)
+
+    def ended(self, name: str) -> None:
+        """A machine's node is no more, by a crash or as its operator wished."""
+        self.nodes[NodeId(name)].is_up = False
+
+    def lost_disk(self, name: str) -> None:
+        """A machine that is off gets an empty disk: what its disk held still counts for what it had acknowledged."""
+        node = self.nodes[NodeId(name)]
+        left = self._stored(name)
+        node.lost_disks.append(DiskView(lambda: left))
+        node.storage += 1
+        node.incarnation, node.has_run = f"{name}/{node.storage}, not named yet", False
+
+    def identified(self, core: RaftCore, peer: NodeId, incarnation: str) -> None:
+        """A node hears which disk a peer has."""
+        storage = self._storages.get(incarnation)
+        if storage is not None:
+            self.nodes[core.state.node_id].known_storages[peer] = storage
+
+    def received(self, core: RaftCore, sender: NodeId, message: RaftMessage) -> None:
+        """A core is about to be given a message."""
+        node = self.nodes[core.state.node_id]
+        self._invariants.received(self, node, _Packet(sender, node.node_id, message))
+
+    def asked(self, core: RaftCore, read_ids: Sequence[ReadId]) -> None:
+        """A core is about to be asked for an index to read at."""
+        self.nodes[core.state.node_id].asked |= dict.fromkeys(read_ids, self._committed)
+
+    def acted(self, core: RaftCore, effects: Effects, origin: NodeId | None) -> None:
+        """Look at a core after an input."""
+        self.inputs += 1
+        state = core.state
+        node = self.nodes[state.node_id]
+        if node.core is not core or not node.is_up:
+            # What is left of a process that was killed does no harm: nothing of it leaves, or reaches the disk.
+            return
+        self._invariants.acted(self, node, effects, origin)
+        for effect in effects:
+            if isinstance(effect, Apply):
+                self._apply(state, effect.entries)
+            elif isinstance(effect, RestoreSnapshot):
+                self.restores += 1
+            elif isinstance(effect, ReadReady | ReadRefused):
+                node.answered.update(effect.read_ids)
+        if state.commit_index > self._committed:
+            self._committed = state.commit_index
+        self._invariants.settled(self, node)
+
+    def released(self, source: str, target: str, message: object) -> None:
+        """Something leaves a machine."""
+        node = self.nodes.get(NodeId(source))
+        if node is not None and node.is_up and isinstance(message, RaftRequest | RaftResponse):
+            self._invariants.released(self, node, _Packet(node.node_id, NodeId(target), message))
+
+    def storing(self, name: str, hard_state: HardState) -> None:
+        """A term and a vote are about to be durable."""
+        self._invariants.stored(self, self.nodes[NodeId(name)], PersistHardState(WriteId(0), hard_state))
+
+    def _apply(self, state: RaftState, entries: tuple[Entry, ...]) -> None:
+        for entry in entries:
+            first = self._applied.setdefault(entry.index, entry)
+            if first is not entry and first != entry:
+                text = f"{state.node_id} applies {entry}, and another applied {first}"
+                raise PropertyViolated("state machine safety", text, "Raft Figure 3, §5.4.3", state.node_id)
+
+    # --- What a run asks ---
+
+    def check_acknowledged(self, applied: Applied, command: bytes | None = None) -> None:
+        """Check that what a client was told is what was applied there: it can never be lost then."""
+        entry = self._applied.get(applied.index)
+        if entry is None or entry.term != applied.term or command not in (None, entry.command):
+            raise PropertyViolated("acknowledged is kept", f"a client was told {applied}; applied was {entry}")
+
     def state_of(self, name: str) -> RaftState | None:
-        """Return what the core of a machine knows, or knew when it ended; None if it never ran."""
-        seen = self._seen.get(NodeId(name))
-        return None if seen is None else seen.state
+        """Return what a machine's core knows, or knew when it ended; None if none ever ran on the disk it has."""
+        node = self.nodes[NodeId(name)]
+        return node.state if node.has_run else None
 
     def is_full_member(self, name: str) -> bool:
         """Say whether a machine knows itself as a voter with the disk it has, by a committed configuration."""
@@ -80,117 +274,43 @@ class Watch:
 
     def has_lost_disk(self, name: str) -> bool:
         """Say whether a machine has lost a disk and is no full member since."""
-        return name in self._lost and not self.is_full_member(name)
-
-    def forget(self, name: str) -> None:
-        """Take what a machine's core knew for nothing: its disk is about to be lost."""
-        self._seen.pop(NodeId(name), None)
-        self._lost[name] = self._disks()[name]
-
-    def started(self, state: RaftState) -> None:
-        """Begin anew with a node."""
-        self._seen[state.node_id] = _Seen(state, state.current_term, state.commit_index)
-
-    def acted(self, state: RaftState, effects: Effects) -> None:
-        """Look at a core after an input."""
-        self.inputs += 1
-        seen = self._seen[state.node_id]
-        if state.current_term != seen.term:
-            if state.current_term < seen.term:
-                self._fail("never backwards", f"the term fell from {seen.term} to {state.current_term}", "", state)
-            seen.term = state.current_term
-        if state.role is Role.LEADER and self._leaders.get(state.current_term) != state.node_id:
-            self._take_office(state)
-        if state.commit_index != seen.commit_index:
-            if state.commit_index < seen.commit_index:
-                self._fail("never backwards", f"the commit index fell from {seen.commit_index}", "", state)
-            seen.commit_index = state.commit_index
-            if state.role is Role.LEADER:
-                self._check_durable(state)
-        for effect in effects:
-            if isinstance(effect, Apply):
-                self._check_applied(state, effect.entries)
-            elif isinstance(effect, RestoreSnapshot):
-                self.restores += 1
-
-    def _take_office(self, state: RaftState) -> None:
-        other = self._leaders.setdefault(state.current_term, state.node_id)
-        if other != state.node_id:
-            text = f"{other} and {state.node_id} both lead in term {state.current_term}"
-            self._fail("election safety", text, "Raft Figure 3, §5.2", state)
-        self.elections += 1
-
-    def _check_durable(self, state: RaftState) -> None:
-        """What a leader takes for committed is on a majority's disks at this moment; and so all before it."""
-        index, configuration, disks = state.commit_index, state.configuration, self._disks()
-        term = state.log.term_at(index)
-        holders = {
-            name
-            for name, stored in disks.items()
-            if _holds(stored, index, term) or (name in self._lost and _holds(self._lost[name], index, term))
-        }
-        for voters in (configuration.voters, configuration.old_voters):
-            if voters and 2 * len(holders & {str(voter) for voter in voters}) <= len(voters):
-                self._fail(
-                    "committed is durable",
-                    f"entry {index} of term {term} is committed, and of {sorted(voters)} it is on the disks of "
-                    f"{sorted(holders)} only",
-                    "thesis §10.2.1",
-                    state,
-                )
-
-    def _check_applied(self, state: RaftState, entries: tuple[Entry, ...]) -> None:
-        for entry in entries:
-            first = self._applied.get(entry.index)
-            if first is None:
-                self._applied[entry.index] = entry
-                self.commits += 1
-            elif first is not entry and first != entry:
-                text = f"{state.node_id} applies {entry}, and another applied {first}"
-                self._fail("state machine safety", text, "Raft Figure 3, §5.4.3", state)
-
-    def check_acknowledged(self, applied: Applied, command: bytes | None = None) -> None:
-        """Check that what a client was told is what was applied there: it can never be lost then."""
-        entry = self._applied.get(applied.index)
-        if entry is None or entry.term != applied.term or command not in (None, entry.command):
-            raise PropertyViolated("acknowledged is kept", f"a client was told {applied}; applied was {entry}")
-
-    def _fail(self, name: str, text: str, source: str, state: RaftState) -> None:
-        raise PropertyViolated(name, text, source, state.node_id)
-
-
-def _holds(stored: StoredState, index: LogIndex, term: Term | None) -> bool:
-    if stored.snapshot is not None and index <= stored.snapshot.last_included_index:
-        return True
-    if not stored.entries:
-        return False
-    place = index - stored.entries[0].index
-    return 0 <= place < len(stored.entries) and stored.entries[place].term == term
+        return bool(self.nodes[NodeId(name)].lost_disks) and not self.is_full_member(name)
 
 
 class _WatchedCore(RaftCore):
     """A core that is watched. It does what a RaftCore does, to the letter."""
 
-    def __init__(self, watch: Watch, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, watch: Watch, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self._watch = watch
-        watch.started(self.state)
+        self._is_receiving = False
+        watch.started(self, named["configuration"])
+
+    def receive(self, sender: NodeId, message: RaftMessage, now: float) -> Effects:
+        """Tell of the message before and after."""
+        self._watch.received(self, sender, message)
+        self._is_receiving = True
+        effects = super().receive(sender, message, now)
+        self._is_receiving = False
+        self._watch.acted(self, effects, sender)
+        return effects
+
+    def read(self, read_ids: Sequence[ReadId], now: float) -> Effects:
+        """Tell of the reads before."""
+        self._watch.asked(self, read_ids)
+        return super().read(read_ids, now)
+
+    def peer_identified(self, peer: NodeId, incarnation: str) -> Effects:
+        """Tell of the peer before."""
+        self._watch.identified(self, peer, incarnation)
+        return super().peer_identified(peer, incarnation)
 
     def _finish(self) -> Effects:
         effects = super()._finish()
-        self._watch.acted(self.state, effects)
+        if not self._is_receiving:
+            self._watch.acted(self, effects, None)
         return effects
 
 
-class _TracedCore(ObservedCore):
+class _TracedCore(_WatchedCore, ObservedCore):
     """A core that is watched and traced."""
-
-    def __init__(self, watch: Watch, wiretap: Wiretap, **arguments: Any) -> None:
-        super().__init__(wiretap, **arguments)
-        self._watch = watch
-        watch.started(self.state)
-
-    def _finish(self) -> Effects:
-        effects = super()._finish()
-        self._watch.acted(self.state, effects)
-        return effects
