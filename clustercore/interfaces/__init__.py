@@ -8,7 +8,7 @@ from clustercore.interfaces.calls import CallFailure, OfferedServices
 from clustercore.interfaces.codec import decode_body, decode_message, encode_body, encode_message
 from clustercore.interfaces.companion import NodeCompanion, NodeSite
 from clustercore.interfaces.conflict import ConflictDecision, ConflictResolver, Edit, EditStamp, HybridTime
-from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
+from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member, MemberMetadata
 from clustercore.interfaces.errors import (
     ChangeRefused,
     ClusterError,
@@ -41,6 +41,7 @@ from clustercore.interfaces.errors import (
     TransportError,
     VersionNotEnabled,
 )
+from clustercore.interfaces.known_members import KnownMembers
 from clustercore.interfaces.members import Members, MembersHandle
 from clustercore.interfaces.messages import (
     MEMBERS_PROTOCOL_VERSION,
@@ -187,6 +188,7 @@ __all__ = [
     "InvalidChange",
     "InvalidCommand",
     "InvariantError",
+    "KnownMembers",
     "Lane",
     "LimitChange",
     "Link",
@@ -197,6 +199,7 @@ __all__ = [
     "MalformedEntry",
     "MalformedMessage",
     "Member",
+    "MemberMetadata",
     "Members",
     "MembersFailed",
     "MembersHandle",

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from clustercore.interfaces.companion import NodeCompanion
-from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
+from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member, MemberMetadata
 from clustercore.interfaces.errors import (
     ConfigError,
     InvalidCommand,
@@ -25,6 +25,7 @@ from clustercore.interfaces.errors import (
     VersionNotEnabled,
 )
 from clustercore.interfaces.members import MembersHandle
+from clustercore.interfaces.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
@@ -185,7 +186,17 @@ class Node(NodeHandle):
                             f"{self._address} is nowhere that others reach this node; advertise an address"
                         )
                     assembly.address = self._address
-                    await self._discovery.register(Member(self._node_id, self._address))
+                    await self._discovery.register(
+                        Member(
+                            self._node_id,
+                            self._address,
+                            MemberMetadata(
+                                cluster_id=identity.cluster_id,
+                                protocol_version=PROTOCOL_VERSION,
+                                oldest_protocol_version=OLDEST_PROTOCOL_VERSION,
+                            ),
+                        )
+                    )
                     assembly.start(nursery)
                     nursery.start_soon(self._follow_discovery, assembly, known.version)
                     self._assembly = assembly

@@ -1,8 +1,17 @@
-"""A transport and a storage inside one process, for tests and examples. Nothing here survives the process."""
+"""A transport, a storage and a discovery inside one process, for tests and examples. Nothing survives the process."""
 
+from clustercore_memory.discovery import MemoryDiscovery, MemoryRegistry, SourceFault
 from clustercore_memory.network import MemoryNetwork
 from clustercore_memory.quality import LinkQuality
 from clustercore_memory.storage import MemoryStorage
 from clustercore_memory.transport import MemoryTransport
 
-__all__ = ["LinkQuality", "MemoryNetwork", "MemoryStorage", "MemoryTransport"]
+__all__ = [
+    "LinkQuality",
+    "MemoryDiscovery",
+    "MemoryNetwork",
+    "MemoryRegistry",
+    "MemoryStorage",
+    "MemoryTransport",
+    "SourceFault",
+]

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 
 import trio
 
-from clustercore.interfaces import ConfigError, Discovery, DiscoverySnapshot, Member, NodeId
+from clustercore.interfaces import ConfigError, Discovery, DiscoverySnapshot, KnownMembers, Member, NodeId
 
 __all__ = ["StaticDiscovery"]
-
-_SOURCE = "static"
 
 
 class StaticDiscovery(Discovery):
     """Knows the members it was given.
 
-    ``register`` and ``deregister`` change this object's table and reach no other process: an address that changes must
-    be changed in every node's configuration.
+    ``register`` and ``deregister`` concern this object alone and reach no other process: an address that changes must
+    be changed in every node's configuration. A member that was given is never removed, only withdrawn.
 
     Args:
         members: Where each node can be reached, by node id: ``{"a": "127.0.0.1:7001", ...}``, in the transport's own
@@ -28,69 +26,49 @@ class StaticDiscovery(Discovery):
     """
 
     is_fixed = True
+    is_read_only = True
 
     def __init__(self, members: Mapping[str, str]) -> None:
         given: object = members
         if not isinstance(given, Mapping):
             raise ConfigError(f"members = {given!r}: expected a table of node id = address")
-        self._addresses: dict[NodeId, str] = {}
+        by_address: dict[str, str] = {}
         for node_id, address in members.items():
-            self._check(node_id, address)
-            self._addresses[NodeId(node_id)] = address
-        self._version = 1
-        # Set, and replaced by a new one, at every change.
-        self._changed = trio.Event()
+            _check(node_id, address)
+            other_id = by_address.setdefault(address, node_id)
+            if other_id != node_id:
+                raise ConfigError(
+                    f"members.{node_id} = {address!r}: members.{other_id} has this address already; each node needs "
+                    "its own"
+                )
+        self._known = KnownMembers("static")
+        self._known.tell(Member(NodeId(node_id), address) for node_id, address in members.items())
 
     async def register(self, member: Member) -> None:
         await trio.lowlevel.checkpoint()
-        if self._addresses.get(member.node_id) == member.address:
-            return
-        other_id = self._other_at(member.address, member.node_id)
-        if other_id is not None:
-            raise ConfigError(
-                f"node {member.node_id!r} is at {member.address!r}, and members has node {other_id!r} there; give it "
-                "that id, or an address of its own"
-            )
-        self._check(member.node_id, member.address)
-        self._addresses[member.node_id] = member.address
-        self._publish()
+        _check(member.node_id, member.address)
+        for other in (await self._known.members()).members:
+            if other.address == member.address and other.node_id != member.node_id:
+                raise ConfigError(
+                    f"node {member.node_id!r} is at {member.address!r}, and members has node {other.node_id!r} there; "
+                    "give it that id, or an address of its own"
+                )
+        self._known.register(member)
 
     async def deregister(self, node_id: NodeId) -> None:
         await trio.lowlevel.checkpoint()
-        if self._addresses.pop(node_id, None) is not None:
-            self._publish()
+        self._known.withdraw(node_id)
 
     async def members(self) -> DiscoverySnapshot:
-        await trio.lowlevel.checkpoint()
-        return self._snapshot()
+        return await self._known.members()
 
     async def changed(self, since: int) -> DiscoverySnapshot:
-        await trio.lowlevel.checkpoint()
-        while self._version <= since:
-            await self._changed.wait()
-        return self._snapshot()
+        return await self._known.changed(since)
 
-    def _publish(self) -> None:
-        self._version += 1
-        self._changed.set()
-        self._changed = trio.Event()
 
-    def _snapshot(self) -> DiscoverySnapshot:
-        members = tuple(Member(node_id, address) for node_id, address in sorted(self._addresses.items()))
-        return DiscoverySnapshot(self._version, members, _SOURCE)
-
-    def _check(self, node_id: object, address: object) -> None:
-        """Refuse what would be found out much later, by a node that nobody reaches."""
-        if not isinstance(node_id, str) or not node_id:
-            raise ConfigError(f"members: node id {node_id!r}: expected a text that is not empty")
-        if not isinstance(address, str) or not address:
-            raise ConfigError(f"members.{node_id} = {address!r}: expected an address, such as '127.0.0.1:7001'")
-        other_id = self._other_at(address, node_id)
-        if other_id is not None:
-            raise ConfigError(
-                f"members.{node_id} = {address!r}: members.{other_id} has this address already; each node needs its own"
-            )
-
-    def _other_at(self, address: str, node_id: str) -> NodeId | None:
-        """Return who else is known to be at an address."""
-        return next((other for other, where in self._addresses.items() if where == address and other != node_id), None)
+def _check(node_id: object, address: object) -> None:
+    """Refuse what would be found out much later, by a node that nobody reaches."""
+    if not isinstance(node_id, str) or not node_id:
+        raise ConfigError(f"members: node id {node_id!r}: expected a text that is not empty")
+    if not isinstance(address, str) or not address:
+        raise ConfigError(f"members.{node_id} = {address!r}: expected an address, such as '127.0.0.1:7001'")

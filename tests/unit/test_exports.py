@@ -24,8 +24,8 @@ PUBLIC = {
         ConfigError Configuration ConflictDecision ConflictResolver Consistency Discovery DiscoverySnapshot Edit
         EditStamp Entry EntryKind ErrorCategory ErrorStatistics ForwardFailure ForwardProposals HardState Hello
         HelloResponse HybridTime IdleConnections InstallSnapshotRequest InstallSnapshotResponse InvalidChange
-        InvalidCommand InvariantError LOST Lane LimitChange Link LinkClosed LogCorrupt LogIndex
-        MEMBERS_PROTOCOL_VERSION MalformedConfiguration MalformedEntry MalformedMessage Member Members
+        InvalidCommand InvariantError KnownMembers LOST Lane LimitChange Link LinkClosed LogCorrupt LogIndex
+        MEMBERS_PROTOCOL_VERSION MalformedConfiguration MalformedEntry MalformedMessage Member MemberMetadata Members
         MembersFailed MembersHandle MembersRequest MembersResponse Message NeverApplied NodeCompanion NodeHandle NodeId
         NodeSite NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OfferedServices OutcomeUnknown
         PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest PreVoteResponse ProposalError
@@ -48,7 +48,7 @@ PUBLIC = {
         read_history register_model render_check sequential_model write_history
     """,
     "clustercore.testing.conformance": """
-        Conformance ConflictResolverConformance DiscoveryConformance RetryPolicyConformance
+        Conformance ConflictResolverConformance DiscoveryConformance DiscoverySource RetryPolicyConformance
         ServiceTransportConformance StateMachineConformance StorageConformance TransportConformance rules_of
     """,
     "clustercore.testing.invariants": "Facts Invariant Invariants PROPERTIES Seen do_quorums_intersect",
@@ -72,7 +72,9 @@ PUBLIC = {
     "clustercore_lww": """
         FunctionResolver LWW_RULES LastWriteWins LatticeResolver MaxResolver MinResolver UnionResolver
     """,
-    "clustercore_memory": "LinkQuality MemoryNetwork MemoryStorage MemoryTransport",
+    "clustercore_memory": """
+        LinkQuality MemoryDiscovery MemoryNetwork MemoryRegistry MemoryStorage MemoryTransport SourceFault
+    """,
     "clustercore_retry": "BudgetConfig CATEGORY_DEFAULTS CategoryRetryPolicy RULES RetryRule",
     "clustercore_sqlite": "SqliteStorage",
     "clustercore_static": "StaticDiscovery",

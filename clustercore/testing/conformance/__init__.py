@@ -26,7 +26,7 @@ pytest.register_assert_rewrite(
 
 from clustercore.testing.conformance.base import Conformance, rules_of  # noqa: E402 - see above
 from clustercore.testing.conformance.conflict import ConflictResolverConformance  # noqa: E402
-from clustercore.testing.conformance.discovery import DiscoveryConformance  # noqa: E402
+from clustercore.testing.conformance.discovery import DiscoveryConformance, DiscoverySource  # noqa: E402
 from clustercore.testing.conformance.retry import RetryPolicyConformance  # noqa: E402
 from clustercore.testing.conformance.service_transport import ServiceTransportConformance  # noqa: E402
 from clustercore.testing.conformance.state_machine import StateMachineConformance  # noqa: E402
@@ -37,6 +37,7 @@ __all__ = [
     "ConflictResolverConformance",
     "Conformance",
     "DiscoveryConformance",
+    "DiscoverySource",
     "RetryPolicyConformance",
     "ServiceTransportConformance",
     "StateMachineConformance",

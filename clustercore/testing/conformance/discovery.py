@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from clustercore.interfaces import Discovery, DiscoverySnapshot, Member, NodeId
+from clustercore.interfaces import Discovery, DiscoverySnapshot, Member, MemberMetadata, NodeId
 from clustercore.testing.conformance.base import Conformance
 from clustercore.testing.conformance.leaks import open_sockets
 from clustercore.testing.conformance.links import cancel_after_turns
 
-__all__ = ["DiscoveryConformance"]
+__all__ = ["DiscoveryConformance", "DiscoverySource"]
 
 A, B, C = (Member(NodeId(name), f"host:{number}") for number, name in enumerate("abc", start=1))
 
 
+class DiscoverySource(ABC):
+    """What is behind a discovery: a file, a server. A rule changes it behind the discovery's back."""
+
+    @abstractmethod
+    async def tell(self, members: Mapping[str, str]) -> None:
+        """Know these members from now on, and no others, and answer: their addresses by their ids."""
+
+    @abstractmethod
+    async def fail(self) -> None:
+        """Do not answer any more, until ``tell``."""
+
+    @abstractmethod
+    async def talk_nonsense(self) -> None:
+        """Answer something that cannot be right, until ``tell``."""
+
+
 class DiscoveryConformance(Conformance, ABC):
-    """Derive from it, and say in ``make`` how the discovery is made.
+    """Derive from it, and say in ``make`` how the discovery is made, and in ``source`` what is behind it.
 
     Members of the rules have addresses like "host:1", at which nobody is.
     """
@@ -29,6 +47,18 @@ class DiscoveryConformance(Conformance, ABC):
     @abstractmethod
     def make(self, members: Mapping[str, str]) -> Discovery:
         """Make a discovery, on a source of its own, that knows these members: their addresses by their ids."""
+
+    def source(self, discovery: Discovery) -> DiscoverySource:
+        """Return what is behind a discovery of ``make``. Without this method, the rules about sources are left out."""
+        raise NotImplementedError
+
+    def left_out(self) -> dict[str, str]:
+        """Leave out the rules about what is behind the discovery, if there is nothing."""
+        reasons = super().left_out()
+        if type(self).source is DiscoveryConformance.source:
+            names = [name for name in dir(self) if name.startswith("test_source_")]
+            reasons |= dict.fromkeys(names, "nothing is behind this discovery: the kit has no `source`")
+        return reasons
 
     # --- What is known ---
 
@@ -71,7 +101,45 @@ class DiscoveryConformance(Conformance, ABC):
             await discovery.deregister(B.node_id)
             await discovery.deregister(B.node_id)
             await discovery.deregister(NodeId("never seen"))
-            assert (await discovery.members()).members == (A,)
+            assert (await discovery.members()).in_service == (A,)
+
+    async def test_metadata_comes_back(self) -> None:
+        """What a member tells of itself is told again, tags that nobody knows included; to change it is a change."""
+        metadata = MemberMetadata("cluster 1", "learner", 4, 2, {"zone": "north", "zweck": "Prüfung"})
+        async with self._open({"a": "host:1"}) as discovery:
+            await discovery.register(attrs.evolve(B, metadata=metadata))
+            before = await discovery.members()
+            await discovery.register(attrs.evolve(B, metadata=attrs.evolve(metadata, role="voter")))
+            after = await discovery.members()
+
+        assert before.get(B.node_id) == attrs.evolve(B, metadata=metadata)
+        assert after.get(B.node_id) == attrs.evolve(B, metadata=attrs.evolve(metadata, role="voter"))
+        assert before.version < after.version
+
+    async def test_deregistered_member_comes_back_as_it_was(self) -> None:
+        """One that is forgotten or withdrawn is not in service; registered again, it is there as before."""
+        async with self._open({"a": "host:1", "b": "host:2"}) as discovery:
+            before = await discovery.members()
+            await discovery.deregister(A.node_id)
+            without = await discovery.members()
+            registration = before.get(A.node_id)
+            assert registration is not None
+            await discovery.register(registration)
+            after = await discovery.members()
+
+        assert without.in_service == (B,)
+        assert without.withdrawn == {member.node_id for member in without.members} - {B.node_id}
+        assert after.in_service == after.members == before.members
+        assert before.version < without.version < after.version
+
+    async def test_tells_when_it_was_confirmed(self) -> None:
+        """What is not stale was confirmed at a time that is past, and not long ago."""
+        began = time.time()
+        async with self._open({"a": "host:1"}) as discovery:
+            snapshot = await discovery.members()
+
+        # Clocks of files and of servers may be coarse, and a little off.
+        assert began - 60 < snapshot.as_of < time.time() + 60
 
     async def test_snapshot_stays_as_it_was(self) -> None:
         """What ``members`` returned is of one moment: later changes make another snapshot."""
@@ -103,7 +171,7 @@ class DiscoveryConformance(Conformance, ABC):
                 for member in many:
                     nursery.start_soon(discovery.register, member)
                 nursery.start_soon(discovery.deregister, A.node_id)
-            assert (await discovery.members()).members == tuple(many)
+            assert (await discovery.members()).in_service == tuple(many)
 
     # --- Changes ---
 
@@ -143,7 +211,7 @@ class DiscoveryConformance(Conformance, ABC):
             since = (await discovery.members()).version
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(discovery.deregister, A.node_id)
-                assert (await discovery.changed(since)).members == (B,)
+                assert (await discovery.changed(since)).in_service == (B,)
 
     async def test_changed_cancelled_loses_nothing(self) -> None:
         """After a cancelled wait the next one returns what it would have."""
@@ -156,6 +224,108 @@ class DiscoveryConformance(Conformance, ABC):
             await discovery.register(B)
 
             assert (await discovery.changed(since)).address_of(NodeId("b")) == "host:2"
+
+    async def test_watch_yields_the_newest(self) -> None:
+        """What is known comes first; whoever was busy during several changes gets the newest alone."""
+        async with self._open({"a": "host:1"}) as discovery:
+            seen = []
+            async for snapshot in discovery.watch():
+                seen.append(snapshot.in_service)
+                if len(seen) == 2:
+                    break
+                await discovery.register(B)
+                await discovery.register(C)
+                await discovery.deregister(A.node_id)
+
+        assert seen == [(A,), (B, C)]
+
+    # --- What is behind it ---
+
+    async def test_source_that_changes_is_followed(self) -> None:
+        """Members that come, move and go elsewhere are learned without anybody asking for it."""
+        async with self._open({"a": "host:1", "b": "host:2"}) as discovery:
+            since = await discovery.members()
+            await self.source(discovery).tell({"b": "host:9", "c": "host:3"})
+            moved = await self._until(discovery, since, lambda newest: len(newest.members) == 2 and newest != since)
+
+        assert {member.node_id: member.address for member in moved.members} == {"b": "host:9", "c": "host:3"}
+        assert not moved.is_stale
+
+    async def test_source_that_says_the_same_is_no_news(self) -> None:
+        """To be told the same again wakes nobody: only what differs is a new version."""
+        async with self._open({"a": "host:1"}) as discovery:
+            seen: list[DiscoverySnapshot] = []
+            async with trio.open_nursery() as nursery:
+
+                async def follow() -> None:
+                    async for snapshot in discovery.watch():
+                        seen.append(snapshot)
+                        if snapshot.address_of(B.node_id) is not None:
+                            nursery.cancel_scope.cancel()
+
+                nursery.start_soon(follow)
+                await wait_all_tasks_blocked()
+                for members in ({"a": "host:1"}, {"a": "host:1"}, {"a": "host:1", "b": "host:2"}):
+                    await self.source(discovery).tell(members)
+                    await wait_all_tasks_blocked()
+
+        assert [snapshot.members for snapshot in seen] == [(A,), (A, B)]
+
+    async def test_source_that_fails_keeps_its_last_members(self) -> None:
+        """While it does not answer, what it told last holds, as stale and as old as it is; then it is asked again."""
+        await self._check_that_members_stay(lambda source: source.fail())
+
+    async def test_source_that_talks_nonsense_keeps_its_last_members(self) -> None:
+        """An answer that cannot be right is none: what was told before holds, as stale."""
+        await self._check_that_members_stay(lambda source: source.talk_nonsense())
+
+    async def test_source_that_empties_keeps_its_last_members(self) -> None:
+        """That there is suddenly nobody is taken for an accident: what was told before holds, as stale."""
+        await self._check_that_members_stay(lambda source: source.tell({}))
+
+    async def _check_that_members_stay(self, fail: Callable[[DiscoverySource], Awaitable[None]]) -> None:
+        async with self._open({"a": "host:1", "b": "host:2"}) as discovery:
+            before = await discovery.members()
+            source = self.source(discovery)
+            await fail(source)
+            stale = await self._until(discovery, before, lambda newest: newest.is_stale or newest != before)
+            assert stale.members == before.members
+            assert stale.is_stale
+            assert stale.as_of <= time.time()
+            assert await discovery.members() == stale
+
+            await source.tell({"a": "host:1", "c": "host:3"})
+            after = await self._until(discovery, stale, lambda newest: not newest.is_stale)
+
+        assert after.members == (A, C)
+        assert after.as_of >= stale.as_of
+        assert before.version < stale.version < after.version
+
+    async def test_source_that_fails_lets_registrations_wait(self) -> None:
+        """Whoever registers or deregisters meanwhile gets no error: it is done at once, or when it answers again."""
+        async with self._open({"a": "host:1", "b": "host:2"}) as discovery:
+            before = await discovery.members()
+            source = self.source(discovery)
+            await source.fail()
+            await self._until(discovery, before, lambda newest: newest.is_stale)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(discovery.register, C)
+                nursery.start_soon(discovery.deregister, A.node_id)
+                await wait_all_tasks_blocked()
+                await source.tell({"a": "host:1", "b": "host:2"})
+            newest = await discovery.members()
+
+            assert newest.get(C.node_id) == C
+            assert A not in newest.in_service
+
+    async def _until(
+        self, discovery: Discovery, since: DiscoverySnapshot, holds: Callable[[DiscoverySnapshot], bool]
+    ) -> DiscoverySnapshot:
+        """Return the first snapshot for which something holds, from one that is known."""
+        newest = since
+        while not holds(newest):
+            newest = await discovery.changed(newest.version)
+        return newest
 
     # --- Cancellation, and the end ---
 

@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "reference" / "conformance.md"
 KITS: list[type[Conformance]] = [
     kit
     for name in conformance.__all__
-    if isinstance(kit := getattr(conformance, name), type) and kit is not Conformance
+    if isinstance(kit := getattr(conformance, name), type) and issubclass(kit, Conformance) and kit is not Conformance
 ]
 _HEAD = """\
 # Rules of the kits
