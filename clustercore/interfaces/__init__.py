@@ -4,6 +4,7 @@ Each contract is an abstract class that says its ordering, durability, cancellat
 the values they exchange are frozen. A user's own plugin has exactly the rights of a shipped one.
 """
 
+from clustercore.interfaces.backoff import Backoff
 from clustercore.interfaces.calls import CallFailure, OfferedServices
 from clustercore.interfaces.codec import decode_body, decode_message, encode_body, encode_message
 from clustercore.interfaces.companion import NodeCompanion, NodeSite
@@ -28,6 +29,7 @@ from clustercore.interfaces.errors import (
     PluginError,
     ProposalError,
     ProposalRefused,
+    QueueFull,
     ResultLost,
     ServiceError,
     SessionExpired,
@@ -83,6 +85,7 @@ from clustercore.interfaces.retry_values import (
     TargetStatistics,
 )
 from clustercore.interfaces.socket_options import SocketOptions
+from clustercore.interfaces.socket_transport import HostPortTransport, SocketServiceTransport, SocketTransport
 from clustercore.interfaces.sockets import (
     LOST,
     IdleConnections,
@@ -93,6 +96,7 @@ from clustercore.interfaces.sockets import (
     split_address,
 )
 from clustercore.interfaces.state_machine import SnapshotHandle, StateMachine
+from clustercore.interfaces.statistics import CallStatistics, Counters, Ledger
 from clustercore.interfaces.status_link import StatusLink, ask_status
 from clustercore.interfaces.storage import SnapshotReader, Storage, StorageIdentity, StoredState
 from clustercore.interfaces.tls import TlsFiles, certificate_names, check_claim
@@ -115,6 +119,7 @@ from clustercore.interfaces.values import (
     RoleChange,
     SessionToken,
 )
+from clustercore.interfaces.watched import WatchedConnection
 from clustercore.interfaces.wire import encode_field, encode_varint, split_fields
 from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
 from clustercore.raft.entry import Entry, EntryKind, MalformedEntry, decode_entry
@@ -155,7 +160,9 @@ __all__ = [
     "Applied",
     "Attempt",
     "Attempts",
+    "Backoff",
     "CallFailure",
+    "CallStatistics",
     "CategoryLimits",
     "CategoryStatistics",
     "ChangeMembers",
@@ -168,6 +175,7 @@ __all__ = [
     "ConflictDecision",
     "ConflictResolver",
     "Consistency",
+    "Counters",
     "Discovery",
     "DiscoverySnapshot",
     "Edit",
@@ -181,6 +189,7 @@ __all__ = [
     "HardState",
     "Hello",
     "HelloResponse",
+    "HostPortTransport",
     "HybridTime",
     "IdleConnections",
     "InstallSnapshotRequest",
@@ -190,6 +199,7 @@ __all__ = [
     "InvariantError",
     "KnownMembers",
     "Lane",
+    "Ledger",
     "LimitChange",
     "Link",
     "LinkClosed",
@@ -226,6 +236,7 @@ __all__ = [
     "ProposalRefused",
     "ProposalsApplied",
     "ProposalsFailed",
+    "QueueFull",
     "ReadIndexReady",
     "ReadIndexRefused",
     "ReadIndexRequest",
@@ -257,6 +268,8 @@ __all__ = [
     "SnapshotReader",
     "SocketConnection",
     "SocketOptions",
+    "SocketServiceTransport",
+    "SocketTransport",
     "StateMachine",
     "StateMachineError",
     "StatusLink",
@@ -281,6 +294,7 @@ __all__ = [
     "TransportError",
     "UnaryHandler",
     "VersionNotEnabled",
+    "WatchedConnection",
     "ask_status",
     "certificate_names",
     "check_claim",

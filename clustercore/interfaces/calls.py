@@ -24,11 +24,13 @@ class CallFailure:
     # The request can never be answered; otherwise this one was not, and another may be.
     is_refusal: bool
     text: str
+    # How long to wait before another attempt, in seconds: the ``retry_after_s`` of the handler's error.
+    retry_after_s: float | None = None
 
     def error(self, what: str) -> TransportError:
         """Return the error of ``ServiceTransport.call`` for whoever asked ``what``."""
-        text = f"{what}: {self.text}"
-        return ServiceError(text) if self.is_refusal else LinkClosed(text)
+        kind = ServiceError if self.is_refusal else LinkClosed
+        return kind(f"{what}: {self.text}", retry_after_s=self.retry_after_s)
 
 
 class OfferedServices:
@@ -96,7 +98,8 @@ class OfferedServices:
 
 def _failure_of(method: str, exc: Exception) -> CallFailure:
     if isinstance(exc, ClusterError):
-        return CallFailure(isinstance(exc, ServiceError), str(exc))
+        hint = exc.retry_after_s if isinstance(exc, TransportError) else None
+        return CallFailure(isinstance(exc, ServiceError), str(exc), hint)
     # A bug in one request of one application; the node goes on, the caller and the log are told.
     log.error("the handler of %s failed", method, exc_info=exc)
     return CallFailure(False, f"the handler of {method} failed")

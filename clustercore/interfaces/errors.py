@@ -29,6 +29,7 @@ __all__ = [
     "PluginError",
     "ProposalError",
     "ProposalRefused",
+    "QueueFull",
     "ResultLost",
     "ServiceError",
     "SessionExpired",
@@ -206,11 +207,23 @@ class LogCorrupt(StorageError):
 
 
 class TransportError(ClusterError):
-    """A message could not be carried. Raft sends what matters again by itself."""
+    """A message could not be carried. Raft sends what matters again by itself.
+
+    ``retry_after_s`` is how long the peer asks to wait before another attempt, in seconds; infinite: it asks for none;
+    None: it does not say.
+    """
+
+    def __init__(self, *args: object, retry_after_s: float | None = None) -> None:
+        super().__init__(*args)
+        self.retry_after_s = retry_after_s
 
 
 class PeerUnreachable(TransportError):
     """No connection to the peer can be made now: nothing was sent. Back off, then try again."""
+
+
+class QueueFull(PeerUnreachable):
+    """Not sent: as many calls to this peer wait here already as the transport allows. Ask for less at once."""
 
 
 class LinkClosed(TransportError):

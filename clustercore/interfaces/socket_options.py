@@ -17,6 +17,8 @@ __all__ = ["SocketOptions"]
 # A message must fit a length of four bytes; more than this in one piece is no longer a message.
 MAX_MESSAGE_BYTES = 1 << 30
 MAX_TOKEN_BYTES = 1024
+# A cluster's id is 32 characters; more is for those who choose their own.
+MAX_CLUSTER_ID_BYTES = 128
 
 
 @attrs.frozen
@@ -37,6 +39,8 @@ class SocketOptions:
     token: bytes = attrs.field(repr=False)
     # None for a transport in the clear.
     tls: TlsFiles | None
+    # What is said of the cluster that is meant when a connection is opened; empty: nothing.
+    cluster_id: str = ""
 
     @classmethod
     def checked(
@@ -51,6 +55,7 @@ class SocketOptions:
         tls_certificate: Path | str,
         tls_key: Path | str,
         tls_authority: Path | str,
+        cluster_id: str = "",
     ) -> SocketOptions:
         """Check the values as they came from a user.
 
@@ -64,7 +69,11 @@ class SocketOptions:
         _check_int("keepalive_time_ms", keepalive_time_ms, 10, 86_400_000)
         _check_int("keepalive_timeout_ms", keepalive_timeout_ms, 10, 86_400_000)
         _check_int("max_message_bytes", max_message_bytes, 1024, MAX_MESSAGE_BYTES)
-        if not _is_token_text(token):
+        if not _is_plain_text(cluster_id, MAX_CLUSTER_ID_BYTES):
+            raise ConfigError(
+                f"cluster_id = {cluster_id!r}: expected at most {MAX_CLUSTER_ID_BYTES} printable ASCII characters"
+            )
+        if not _is_plain_text(token, MAX_TOKEN_BYTES):
             # Not the value: it is a secret.
             raise ConfigError(f"token: expected at most {MAX_TOKEN_BYTES} printable ASCII characters")
         return cls(
@@ -76,6 +85,7 @@ class SocketOptions:
             max_message_bytes,
             token.encode(),
             TlsFiles.checked(tls_certificate, tls_key, tls_authority),
+            cluster_id,
         )
 
     def is_token(self, token: bytes) -> bool:
@@ -92,8 +102,8 @@ def _split_listen(listen: object) -> tuple[str, int]:
         raise ConfigError(f"listen = {listen!r}: {exc}") from None
 
 
-def _is_token_text(token: object) -> bool:
-    return isinstance(token, str) and token.isascii() and token.isprintable() and len(token) <= MAX_TOKEN_BYTES
+def _is_plain_text(text: object, max_bytes: int) -> bool:
+    return isinstance(text, str) and text.isascii() and text.isprintable() and len(text) <= max_bytes
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:

@@ -23,7 +23,9 @@ import attrs
 import trio
 import trio.abc
 
+from clustercore.interfaces.errors import ConfigError
 from clustercore.interfaces.messages import Message
+from clustercore.interfaces.statistics import CallStatistics
 
 __all__ = ["AcceptLink", "Lane", "Link", "Service", "ServiceTransport", "StreamHandler", "Transport", "UnaryHandler"]
 
@@ -106,6 +108,31 @@ class Transport(ABC):
     def max_message_bytes(self) -> int | None:
         """The largest encoded message that a link carries; None, the default, if there is no limit."""
         return None
+
+    def check_address(self, address: str) -> None:
+        """Make sure that a text can be where a node of this transport serves, before anybody relies on it.
+
+        It says nothing of whether somebody serves there. The default takes everything but an empty text.
+
+        Called by: whoever takes an address from a person: the command line, a change of the members.
+        Raises: ConfigError, naming the text and what is allowed.
+        """
+        if not address:
+            raise ConfigError("the address is empty; expected where a node serves")
+
+    def name_cluster(self, cluster_id: str) -> None:
+        """Take note of the cluster that the node here belongs to, to refuse those who say that they mean another.
+
+        The default does nothing: links begin with a Hello, in which nodes tell each other. A transport that carries
+        calls of services, which have none, may let its clients say whom they mean.
+
+        Called by: the node, before ``serve`` if it knows, else when it learns.
+        """
+        return
+
+    def statistics(self) -> Mapping[str, CallStatistics]:
+        """Return what was counted of each address that was dialled; the default counts nothing."""
+        return {}
 
     @abstractmethod
     async def serve(self, accept: AcceptLink, *, task_status: trio.TaskStatus[str]) -> None:

@@ -138,6 +138,8 @@ class Assembly:
             command_version=machine.version,
         )
         self._transport = transport
+        if identity.cluster_id:
+            transport.name_cluster(identity.cluster_id)
         self._rng = rng
         self._lanes = Lanes(self._make_lane, farewell_s=config.raft.election_timeout_s)
         self._lanes.follow(self._core.state.configuration.peers_of(node.node_id))
@@ -488,6 +490,7 @@ class Assembly:
         """Belong to the cluster of a committed configuration: an older version's snapshot tells of none."""
         if configuration.cluster_id not in ("", self._introductions.identity.cluster_id):
             self._writer.post(SaveIdentity(self._introductions.join(configuration.cluster_id)))
+            self._transport.name_cluster(configuration.cluster_id)
 
     def _configuration_changed(self, configuration: Configuration) -> None:
         peers = configuration.peers_of(self._node_id)

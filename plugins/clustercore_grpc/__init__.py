@@ -3,8 +3,8 @@
 Everything asyncio stays behind ``loop``; nothing that grpclib, h2, asyncio or a socket raises gets out.
 """
 
+from clustercore_grpc.channel import ChannelState
 from clustercore_grpc.raft_client import RaftClient, RaftClientConfig
-from clustercore_grpc.statistics import CallStatistics
 from clustercore_grpc.transport import GrpcTransport
 
-__all__ = ["CallStatistics", "GrpcTransport", "RaftClient", "RaftClientConfig"]
+__all__ = ["ChannelState", "GrpcTransport", "RaftClient", "RaftClientConfig"]

@@ -1,18 +1,19 @@
-"""The dialling side: connections of their own for links, shared ones for calls."""
+"""The dialling side: connections of their own for links, shared ones for calls (see ``channel``)."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import attrs
 import trio
 import trio.abc
 from grpclib.metadata import USER_AGENT, encode_timeout
 from grpclib.protocol import AbstractHandler
 
 from clustercore.interfaces import (
+    Ledger,
     Link,
     LinkClosed,
     PeerTimeout,
@@ -22,20 +23,28 @@ from clustercore.interfaces import (
     TransportError,
     split_address,
 )
+from clustercore_grpc.channel import Channel, ChannelState, PoolOptions
 from clustercore_grpc.errors import StreamBroken, outcome_of
 from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import StreamLink
 from clustercore_grpc.loop import SocketLoop
-from clustercore_grpc.statistics import Ledger
 from clustercore_grpc.stream import CONTENT_TYPE, MessageStream
 
-__all__ = ["Client"]
+__all__ = ["CLUSTER_HEADER", "Client"]
+
+log = logging.getLogger(__name__)
 
 EXCHANGE = "/clustercore.v1.Raft/Exchange"
 
 # Addresses to which a connection for calls is kept. A cluster has few; a program that walks through many loses the one
 # unused for longest.
 MAX_CHANNELS = 64
+
+# The cluster that a client means, if it means a certain one.
+CLUSTER_HEADER = "clustercore-cluster-id"
+
+# Addresses whose keepalive is remembered to be slower; beyond that the first to be slowed is forgotten.
+_MAX_SLOWED = 256
 
 # Added to the deadline a server is told, so that at the deadline it is the caller's clock that speaks: a Trio scope of
 # the caller's then ends the call as Trio does, instead of racing with the server's DEADLINE_EXCEEDED.
@@ -62,32 +71,35 @@ class _NoRequests(AbstractHandler):
         pass
 
 
-@attrs.define(eq=False)
-class _Channel:
-    """The shared connection to one address."""
-
-    connection: Http2Protocol | None = None
-    # Held while connecting, so that calls at the same time share what the first one opens.
-    lock: trio.Lock = attrs.field(factory=trio.Lock)
-    users: int = 0
-
-
 class Client:
     """Opens links and makes calls, and knows every connection it opened."""
 
-    def __init__(self, loop: SocketLoop, options: SocketOptions) -> None:
+    def __init__(self, loop: SocketLoop, options: SocketOptions, pool: PoolOptions, ledger: Ledger) -> None:
         self._loop = loop
         self._options = options
-        # What was counted, by address.
-        self.ledger = Ledger()
+        self._pool = pool
+        self._ledger = ledger
         self._connections: set[Http2Protocol] = set()
         # By address, the one used last at the end.
-        self._channels: dict[str, _Channel] = {}
+        self._channels: dict[str, Channel] = {}
+        # By what keepalive_time is multiplied for an address that found our pings too many (gRFC A8).
+        self._slowed: dict[str, int] = {}
 
     @property
     def connection_count(self) -> int:
         """How many connections are open or being opened."""
         return len(self._connections)
+
+    @property
+    def states(self) -> Mapping[str, ChannelState]:
+        """How things are with the addresses that are called."""
+        return {address: channel.state for address, channel in sorted(self._channels.items())}
+
+    def heard_from(self, host: str) -> None:
+        """Take note that a peer on this host has called us: whoever serves there is up again."""
+        for address, channel in self._channels.items():
+            if split_address(address)[0] == host:
+                channel.heard()
 
     def abort(self, reason: str) -> None:
         """End every connection at once. Never blocks."""
@@ -119,6 +131,8 @@ class Client:
             stream.stop_receiving(reason)
             connection.abort(reason)
 
+        if address in self._channels:
+            self._channels[address].heard()
         return StreamLink(stream, address, close)
 
     async def _dial(self, address: str) -> Http2Protocol:
@@ -127,13 +141,15 @@ class Client:
             host, port = split_address(address)
         except ValueError as exc:
             raise self._unreachable(address, str(exc)) from exc
-        counters = self.ledger.of(address)
+        counters = self._ledger.of(address)
         connection = Http2Protocol(
             _NoRequests(),
             self._options,
             self._loop,
             client_side=True,
             on_end=self._connections.discard,
+            on_too_many_pings=lambda: self._slow_down(address),
+            keepalive_time_s=self._options.keepalive_time_s * self._slowed.get(address, 1),
             counters=counters,
         )
         self._connections.add(connection)
@@ -151,6 +167,19 @@ class Client:
         counters.connects += 1
         return connection
 
+    def _slow_down(self, address: str) -> None:
+        """Ping this address half as often, on connections to come (gRFC A8)."""
+        factor = 2 * self._slowed.pop(address, 1)
+        if len(self._slowed) >= _MAX_SLOWED:
+            del self._slowed[next(iter(self._slowed))]
+        self._slowed[address] = factor
+        log.warning(
+            "%s finds our pings too many; from now on they come after %g s of silence. Set keepalive_time_ms to what "
+            "it permits",
+            address,
+            self._options.keepalive_time_s * factor,
+        )
+
     @staticmethod
     def _unreachable(address: str, reason: str) -> PeerUnreachable:
         return PeerUnreachable(f"no connection to {address}: {reason}")
@@ -164,6 +193,8 @@ class Client:
         ]
         if self._options.token:
             headers.append(("authorization", f"Bearer {self._options.token.decode()}"))
+        if self._options.cluster_id:
+            headers.append((CLUSTER_HEADER, self._options.cluster_id))
         if timeout_s <= _MAX_TIMEOUT_S:
             headers.append(("grpc-timeout", encode_timeout(max(timeout_s, 0.0))))
         return [*headers, ("te", "trailers"), CONTENT_TYPE, ("user-agent", USER_AGENT)]
@@ -172,7 +203,7 @@ class Client:
 
     async def call(self, address: str, method: str, request: bytes) -> bytes:
         """Make a unary call on the shared connection. See ``ServiceTransport.call``."""
-        with self.ledger.of(address).counted():
+        with self._ledger.of(address).counted():
             return await self._call(address, method, request)
 
     async def _call(self, address: str, method: str, request: bytes) -> bytes:
@@ -183,7 +214,7 @@ class Client:
             try:
                 for _ in range(_TRANSPARENT_ATTEMPTS):
                     deadline = trio.current_effective_deadline() + _DEADLINE_GRACE_S
-                    connection, stream = await self._open(address, channel, what, method, request, deadline)
+                    connection, stream = await self._request(address, channel, what, method, request, deadline)
                     is_sent = True
                     try:
                         return await _response(stream, what)
@@ -200,64 +231,45 @@ class Client:
             raise PeerTimeout(f"{what}: no answer within {self._options.timeout_s:g} s")
         raise self._unreachable(address, f"not ready for {method} within {self._options.timeout_s:g} s")
 
-    async def _open(
-        self, address: str, channel: _Channel, what: str, method: str, request: bytes, deadline: float = float("inf")
+    async def _request(
+        self, address: str, channel: Channel, what: str, method: str, request: bytes, deadline: float = float("inf")
     ) -> tuple[Http2Protocol, MessageStream]:
-        """Send a request on the channel's connection, or on a new one if the peer just closes that in order."""
-        while True:
-            connection = await self._connected(address, channel)
-            try:
-                timeout_s = deadline - trio.current_time()
-                return connection, await self._request(connection, address, what, method, request, timeout_s)
-            except PeerUnreachable:
-                if connection.going_away is None:
-                    raise
+        """Send a whole request. Cancellation: nothing was sent."""
+        if len(request) > self._options.max_message_bytes:
+            allowed = self._options.max_message_bytes
+            raise ServiceError(f"{what}: the request takes {len(request)} bytes; max_message_bytes allows {allowed}")
+        return await channel.open_stream(
+            lambda: self._headers(address, f"/{method}", deadline - trio.current_time()), request
+        )
 
     @asynccontextmanager
     async def open_stream(
         self, address: str, method: str, request: bytes
     ) -> AsyncIterator[trio.abc.ReceiveChannel[bytes]]:
-        """Make a call with a stream of responses on the shared connection. See ``ServiceTransport.open_stream``."""
+        """Make a call with a stream of responses on a shared connection. See ``ServiceTransport.open_stream``."""
         what = f"{method} at {address}"
-        channel = self._channel(address)
-        try:
-            stream: MessageStream | None = None
-            with trio.move_on_after(self._options.timeout_s):
-                connection, stream = await self._open(address, channel, what, method, request)
-            if stream is None:
-                raise self._unreachable(address, f"not ready for {method} within {self._options.timeout_s:g} s")
+        with self._ledger.of(address).counted(is_stream=True):
+            channel = self._channel(address)
             try:
-                yield _Responses(stream, what)
+                stream: MessageStream | None = None
+                with trio.move_on_after(self._options.timeout_s):
+                    connection, stream = await self._request(address, channel, what, method, request)
+                if stream is None:
+                    raise self._unreachable(address, f"not ready for {method} within {self._options.timeout_s:g} s")
+                try:
+                    yield _Responses(stream, what)
+                finally:
+                    connection.close_stream(stream, "the stream was left")
             finally:
-                connection.close_stream(stream, "the stream was left")
-        finally:
-            channel.users -= 1
-
-    async def _request(
-        self,
-        connection: Http2Protocol,
-        address: str,
-        what: str,
-        method: str,
-        request: bytes,
-        timeout_s: float = float("inf"),
-    ) -> MessageStream:
-        """Send a whole request. Cancellation: nothing was sent."""
-        if len(request) > self._options.max_message_bytes:
-            allowed = self._options.max_message_bytes
-            raise ServiceError(f"{what}: the request takes {len(request)} bytes; max_message_bytes allows {allowed}")
-        try:
-            return await connection.open_stream(self._headers(address, f"/{method}", timeout_s), request)
-        except StreamBroken as exc:
-            raise self._unreachable(address, str(exc)) from exc
+                channel.users -= 1
 
     # --- Shared connections ---
 
-    def _channel(self, address: str) -> _Channel:
+    def _channel(self, address: str) -> Channel:
         """Return the channel for an address, with the caller counted among its users."""
         channel = self._channels.pop(address, None)
         if channel is None:
-            channel = _Channel()
+            channel = Channel(address, self._dial, self._pool)
             self._evict()
         self._channels[address] = channel
         channel.users += 1
@@ -270,17 +282,8 @@ class Client:
         for address, channel in self._channels.items():
             if not channel.users:
                 del self._channels[address]
-                if channel.connection is not None:
-                    channel.connection.abort("unused")
+                channel.shut("unused")
                 return
-
-    async def _connected(self, address: str, channel: _Channel) -> Http2Protocol:
-        """Return the channel's connection, opened anew if it has ended."""
-        async with channel.lock:
-            connection = channel.connection
-            if connection is None or connection.end_reason is not None or connection.going_away is not None:
-                channel.connection = connection = await self._dial(address)
-            return connection
 
 
 class _Responses(trio.abc.ReceiveChannel[bytes]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import attrs
@@ -10,7 +11,7 @@ from grpclib.metadata import decode_grpc_message
 
 from clustercore.interfaces import LinkClosed, PeerTimeout, ServiceError, TransportError
 
-__all__ = ["CallFailed", "Headers", "Outcome", "StreamBroken", "outcome_of"]
+__all__ = ["PUSHBACK", "CallFailed", "Headers", "Outcome", "StreamBroken", "outcome_of", "show_pushback"]
 
 Headers = Sequence[tuple[str, str]]
 
@@ -29,13 +30,19 @@ _REFUSALS = frozenset(
 # What an HTTP answer without a gRPC status means (grpc doc/http-grpc-status-mapping.md); all others are UNAVAILABLE.
 _HTTP_STATUSES = {"400": Status.INTERNAL, "401": Status.UNAUTHENTICATED, "404": Status.UNIMPLEMENTED}
 
+# The trailer in which a server says when to try again, in milliseconds (gRFC A6).
+PUSHBACK = "grpc-retry-pushback-ms"
+_MAX_PUSHBACK_MS = (1 << 31) - 1
+
 
 class CallFailed(Exception):
     """Ends a request with a status. Stays inside this plugin."""
 
-    def __init__(self, status: Status, message: str) -> None:
+    def __init__(self, status: Status, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        # See ``TransportError``.
+        self.retry_after_s = retry_after_s
 
 
 class StreamBroken(Exception):
@@ -48,6 +55,8 @@ class Outcome:
 
     status: Status
     message: str
+    # See ``TransportError``.
+    retry_after_s: float | None = None
 
     @property
     def is_ok(self) -> bool:
@@ -57,11 +66,12 @@ class Outcome:
     def error(self, what: str) -> TransportError:
         """Return the error that says so to whoever did ``what``."""
         text = f"{what}: the peer answered {self.status.name}" + (f": {self.message}" if self.message else "")
+        kind: type[TransportError] = LinkClosed
         if self.status in _REFUSALS:
-            return ServiceError(text)
-        if self.status is Status.DEADLINE_EXCEEDED:
-            return PeerTimeout(text)
-        return LinkClosed(text)
+            kind = ServiceError
+        elif self.status is Status.DEADLINE_EXCEEDED:
+            kind = PeerTimeout
+        return kind(text, retry_after_s=self.retry_after_s)
 
 
 def outcome_of(headers: Headers | None, trailers: Headers | None) -> Outcome:
@@ -79,4 +89,16 @@ def outcome_of(headers: Headers | None, trailers: Headers | None) -> Outcome:
         status = Status(int(code))
     except ValueError:
         status = Status.UNKNOWN
-    return Outcome(status, decode_grpc_message(fields.get("grpc-message", "")))
+    return Outcome(status, decode_grpc_message(fields.get("grpc-message", "")), _read_pushback(fields.get(PUSHBACK)))
+
+
+def show_pushback(retry_after_s: float) -> str:
+    """Return the value of the trailer; negative for never."""
+    return str(min(math.ceil(retry_after_s * 1000), _MAX_PUSHBACK_MS)) if math.isfinite(retry_after_s) else "-1"
+
+
+def _read_pushback(value: str | None) -> float | None:
+    """Return how long to wait, in seconds; a number that is negative or none forbids it (gRFC A6)."""
+    if value is None:
+        return None
+    return int(value) / 1000 if value.isascii() and value.isdigit() and len(value) <= 10 else math.inf

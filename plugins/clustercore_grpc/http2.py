@@ -29,11 +29,10 @@ from h2.events import RemoteSettingsChanged
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
-from clustercore.interfaces import SocketOptions, certificate_names
+from clustercore.interfaces import Counters, SocketOptions, certificate_names
 from clustercore_grpc.errors import StreamBroken
 from clustercore_grpc.goaway import Goaway, GoawayFilter
 from clustercore_grpc.loop import SocketLoop
-from clustercore_grpc.statistics import Counters
 from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
 
 __all__ = ["Connection", "Http2Protocol"]
@@ -133,6 +132,8 @@ class Http2Protocol(H2Protocol):
         client_side: bool,
         on_made: Callable[[Http2Protocol], None] = lambda protocol: None,
         on_end: Callable[[Http2Protocol], None],
+        on_too_many_pings: Callable[[], None] = lambda: None,
+        keepalive_time_s: float | None = None,
         counters: Counters,
     ) -> None:
         super().__init__(handler, Configuration().__for_client__(), _CONFIGURATIONS[client_side])
@@ -140,6 +141,8 @@ class Http2Protocol(H2Protocol):
         self._loop = loop
         self._on_made = on_made
         self._on_end = on_end
+        self._on_too_many_pings = on_too_many_pings
+        self._keepalive_time_s = options.keepalive_time_s if keepalive_time_s is None else keepalive_time_s
         self._counters = counters
         # Why the connection has ended, or None.
         self.end_reason: str | None = None
@@ -149,8 +152,9 @@ class Http2Protocol(H2Protocol):
         self._goaway_filter = GoawayFilter() if client_side else None
         # Set when the peer has shown that it speaks HTTP/2, and when the connection has ended.
         self._ready = trio.Event()
-        # Tasks that wait for room for another stream.
+        # Tasks that wait for room for another stream, in order, and how many were woken that have not opened it yet.
         self._stream_waiters = trio.lowlevel.ParkingLot()
+        self._woken = 0
         self._last_read = 0.0
         self._pinged_at = 0.0
 
@@ -205,13 +209,13 @@ class Http2Protocol(H2Protocol):
             if now >= self._pinged_at + options.keepalive_timeout_s:
                 self.abort(f"keepalive: nothing was read for {now - self._last_read:.3f} s")
             return self._pinged_at + options.keepalive_timeout_s
-        if now >= self._last_read + options.keepalive_time_s:
+        if now >= self._last_read + self._keepalive_time_s:
             self.connection.h2.ping(b"clustrkp")
             self.connection.flush()
             self._counters.pings += 1
             self._pinged_at = now
             return now + options.keepalive_timeout_s
-        return self._last_read + options.keepalive_time_s
+        return self._last_read + self._keepalive_time_s
 
     def data_received(self, data: bytes) -> None:
         if self.end_reason is not None:
@@ -236,7 +240,7 @@ class Http2Protocol(H2Protocol):
                 self.processor.process(event)
                 if type(event) is RemoteSettingsChanged:
                     self._ready.set()
-                    self._stream_waiters.unpark_all()
+                    self._wake_waiters(len(self._stream_waiters))
         for goaway in goaways:
             self._go_away(goaway)
         if self.end_reason is None:
@@ -250,10 +254,12 @@ class Http2Protocol(H2Protocol):
             return
         reason = f"the peer sent GOAWAY, code {goaway.error_code}" + (f": {goaway.debug}" if goaway.debug else "")
         if goaway.error_code != ErrorCodes.NO_ERROR:
+            if goaway.error_code == ErrorCodes.ENHANCE_YOUR_CALM and goaway.debug == "too_many_pings":
+                self._on_too_many_pings()
             self.abort(reason)
             return
         self.going_away = reason
-        self._stream_waiters.unpark_all()
+        self._wake_waiters(len(self._stream_waiters))
         for stream_id, stream in list(self.processor.streams.items()):
             if stream_id > goaway.last_stream_id and isinstance(stream, MessageStream):
                 stream.is_unprocessed = True
@@ -288,7 +294,7 @@ class Http2Protocol(H2Protocol):
             self._loop.stop_reading(self.connection.socket)
             self.processor.close(reason)
         self._ready.set()
-        self._stream_waiters.unpark_all()
+        self._wake_waiters(len(self._stream_waiters))
         self._on_end(self)
 
     async def open_stream(self, headers: list[tuple[str, str]], request: bytes | None = None) -> MessageStream:
@@ -300,9 +306,10 @@ class Http2Protocol(H2Protocol):
         Raises: StreamBroken.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        # Whoever comes is behind those who wait.
+        has_turn = self.has_room
         while self.end_reason is None and self.going_away is None:
-            h2_connection = self.connection.h2
-            if h2_connection.open_outbound_streams < h2_connection.remote_settings.max_concurrent_streams:
+            if has_turn and self._has_place():
                 stream = self.connection.create_stream()
                 try:
                     # What is large is written as the socket takes it.
@@ -318,12 +325,32 @@ class Http2Protocol(H2Protocol):
                     break
                 return stream
             await self._stream_waiters.park()
+            self._woken -= 1
+            has_turn = True
         raise StreamBroken(self.end_reason or self.going_away)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another stream would be opened at once."""
+        return self._has_place(self._woken) and not self._stream_waiters
+
+    @property
+    def waiting_count(self) -> int:
+        """How many wait for a place."""
+        return len(self._stream_waiters)
+
+    def _has_place(self, besides: int = 0) -> bool:
+        h2_connection = self.connection.h2
+        taken = h2_connection.open_outbound_streams + besides
+        return taken < h2_connection.remote_settings.max_concurrent_streams
+
+    def _wake_waiters(self, count: int) -> None:
+        self._woken += len(self._stream_waiters.unpark(count=count)) if count else 0
 
     def close_stream(self, stream: MessageStream, reason: str) -> None:
         """Close a stream of ``open_stream`` and let the next one have its place."""
         stream.close(reason)
-        self._stream_waiters.unpark()
+        self._wake_waiters(1)
         self._abort_if_gone()
 
     @property

@@ -21,6 +21,7 @@ import trio
 from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
+    CallStatistics,
     ConfigError,
     Discovery,
     Entry,
@@ -29,6 +30,7 @@ from clustercore.interfaces import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     Lane,
+    Ledger,
     Link,
     LinkClosed,
     LogIndex,
@@ -48,7 +50,6 @@ from clustercore.interfaces import (
     Term,
     TransportError,
 )
-from clustercore_grpc.statistics import CallStatistics, Ledger
 from clustercore_grpc.transport import GrpcTransport
 
 __all__ = ["RaftClient", "RaftClientConfig"]

@@ -24,6 +24,7 @@ from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
     ClusterError,
+    Counters,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     MalformedMessage,
@@ -42,13 +43,13 @@ from clustercore.interfaces import (
     decode_body,
 )
 from clustercore_grpc._proto.descriptor import FILE_DESCRIPTOR
+from clustercore_grpc.client import CLUSTER_HEADER
 from clustercore_grpc.errors import CallFailed, Headers, StreamBroken
 from clustercore_grpc.health import HEALTH_SERVICE, Health
 from clustercore_grpc.http2 import Http2Protocol
 from clustercore_grpc.link import OneShotLink, StreamLink
 from clustercore_grpc.loop import SocketLoop
 from clustercore_grpc.reflection import REFLECTION_SERVICES, Reflection
-from clustercore_grpc.statistics import Counters
 from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
 
 __all__ = ["RAFT_SERVICE", "RESERVED", "RPCS", "Server"]
@@ -82,11 +83,30 @@ class Server:
     """Listens, and answers until cancelled. Used once."""
 
     def __init__(
-        self, loop: SocketLoop, options: SocketOptions, accept: AcceptLink, services: Sequence[Service]
+        self,
+        loop: SocketLoop,
+        options: SocketOptions,
+        accept: AcceptLink,
+        services: Sequence[Service],
+        *,
+        cluster_fault: Callable[[str], str],
+        on_peer: Callable[[str], None],
     ) -> None:
+        """Answer nobody yet.
+
+        Args:
+            loop: Where the sockets are.
+            options: Those of the transport.
+            accept: Serves a link.
+            services: Those of the application.
+            cluster_fault: Says why one who means a certain cluster is refused; empty if it is not.
+            on_peer: Told the host of each peer that connects.
+        """
         self._loop = loop
         self._options = options
         self._accept = accept
+        self._cluster_fault = cluster_fault
+        self._on_peer = on_peer
         self._methods = self._raft_methods()
         health = Health(self._is_answering, [RAFT_SERVICE, *(service.name for service in services)])
         for service in (*services, health.service):
@@ -164,6 +184,10 @@ class Server:
             connection.abort("the server stopped")
         elif len(self._connections) > MAX_CONNECTIONS:
             connection.abort("too many connections")
+        else:
+            peer = connection.connection.socket.get_extra_info("peername")
+            if peer:
+                self._on_peer(peer[0])
 
     # --- Requests ---
 
@@ -177,18 +201,19 @@ class Server:
 
     async def _answer(self, stream: MessageStream, headers: Headers) -> None:
         status, message = Status.UNAVAILABLE, "the node is stopping"
+        retry_after_s: float | None = None
         try:
             answer, timeout_s = self._find(dict(headers))
             await answer(stream, timeout_s)
             status, message = Status.OK, ""
         except CallFailed as exc:
-            status, message = exc.status, str(exc)
+            status, message, retry_after_s = exc.status, str(exc), exc.retry_after_s
         except StreamBroken as exc:
             # Nobody is left to tell.
             status, message = Status.CANCELLED, str(exc)
         finally:
             try:
-                stream.finish(status, message)
+                stream.finish(status, message, retry_after_s)
                 await stream.drain()
             finally:
                 stream.close("the request is done", ErrorCodes.NO_ERROR)
@@ -198,6 +223,9 @@ class Server:
             raise CallFailed(Status.INVALID_ARGUMENT, "this is a gRPC server")
         if self._options.token and not self._options.is_token(_token_of(headers)):
             raise CallFailed(Status.UNAUTHENTICATED, "the token is wrong, or there is none")
+        fault = self._cluster_fault(headers.get(CLUSTER_HEADER, ""))
+        if fault:
+            raise CallFailed(Status.PERMISSION_DENIED, fault)
         path = headers.get(":path", "")
         answer = self._methods.get(path)
         if answer is None:
@@ -339,9 +367,10 @@ def _guarded(name: str, respond: Callable[[MessageStream], Awaitable[None]]) -> 
             try:
                 await respond(stream)
             except ServiceError as exc:
-                raise CallFailed(Status.INVALID_ARGUMENT, str(exc)) from exc
+                raise CallFailed(Status.INVALID_ARGUMENT, str(exc), exc.retry_after_s) from exc
             except ClusterError as exc:
-                raise CallFailed(Status.UNAVAILABLE, str(exc)) from exc
+                hint = exc.retry_after_s if isinstance(exc, TransportError) else None
+                raise CallFailed(Status.UNAVAILABLE, str(exc), hint) from exc
             except (CallFailed, StreamBroken):
                 raise
             except Exception as exc:

@@ -24,7 +24,7 @@ from grpclib.protocol import Stream as GrpclibStream
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
-from clustercore_grpc.errors import Headers, StreamBroken
+from clustercore_grpc.errors import PUSHBACK, Headers, StreamBroken, show_pushback
 
 if TYPE_CHECKING:
     from clustercore_grpc.http2 import Connection
@@ -352,13 +352,15 @@ class MessageStream(GrpclibStream):
         self._ending = ()
         self.pump()
 
-    def finish(self, status: Status, message: str = "") -> None:
+    def finish(self, status: Status, message: str = "", retry_after_s: float | None = None) -> None:
         """End a server's stream with a status, after what is queued. Without effect on a stream that has ended."""
         if self._broken is not None or self._ending is not None:
             return
         trailers = [("grpc-status", str(status.value))]
         if message:
             trailers.append(("grpc-message", encode_grpc_message(message)))
+        if retry_after_s is not None:
+            trailers.append((PUSHBACK, show_pushback(retry_after_s)))
         self._ending = trailers
         self._senders.unpark_all()
         self.pump()

@@ -14,36 +14,39 @@ import trio.abc
 from clustercore.interfaces import (
     AcceptLink,
     ConfigError,
+    HostPortTransport,
     Lane,
     Link,
     Service,
     ServiceTransport,
-    SocketOptions,
     TransportError,
 )
+from clustercore_grpc.channel import ChannelState, PoolOptions
 from clustercore_grpc.client import Client
 from clustercore_grpc.loop import SocketLoop
 from clustercore_grpc.server import RESERVED, Server
-from clustercore_grpc.statistics import CallStatistics
 
 __all__ = ["GrpcTransport"]
 
+# More is a fault of whoever set it.
+_MAX_CONNECTIONS, _MAX_PENDING = 1000, 1_000_000
 
-class GrpcTransport(ServiceTransport):
+
+class GrpcTransport(HostPortTransport, ServiceTransport):
     """Carries messages over gRPC, so that any gRPC client can speak to a node.
 
     A link is one bidirectional stream ``clustercore.v1.Raft/Exchange`` on a TCP connection of its own: the lanes of a
     peer share nothing that could block. The unary RPCs of that service reach the node as links with one request.
+    ``HostPortTransport`` has the other options; ``timeout`` bounds also the node's answer to a unary Raft RPC, and the
+    token is told as ``authorization: Bearer TOKEN``.
 
     Args:
-        listen: Where ``serve`` listens, as host:port; port 0 takes a free one.
-        timeout: Limit in seconds for connecting, for a ``call``, and for the node to answer a unary Raft RPC.
-        keepalive_time_ms: A connection on which nothing was read for so long is pinged ...
-        keepalive_timeout_ms: ... and aborted if then nothing is read for so long.
-        max_message_bytes: Longer messages are neither sent nor taken; it also bounds what a peer can make us hold.
-        token: A secret that all nodes and clients of the cluster share, told as ``authorization: Bearer TOKEN``. It
-            goes over the wire as it is: use TLS.
-        tls_certificate, tls_key, tls_authority: See ``TlsFiles``.
+        max_connections: Calls to one address share a connection; when it carries as many as the peer allows, another is
+            opened, up to so many.
+        max_pending: So many calls to one address may wait for a connection or a place on one; QueueFull beyond that.
+        wait_for_ready: Let calls wait, within ``timeout``, while an address cannot be connected to. Without, a call
+            that comes between two attempts to connect fails at once; these are 0.1 s apart at first, each 1.6 times as
+            long as the one before, and at most 3 s, until the peer is reached or calls us.
 
     Raises: ConfigError if a value is not allowed.
     """
@@ -60,9 +63,13 @@ class GrpcTransport(ServiceTransport):
         tls_certificate: Path | str = "",
         tls_key: Path | str = "",
         tls_authority: Path | str = "",
+        cluster_id: str = "",
+        max_connections: int = 4,
+        max_pending: int = 1000,
+        wait_for_ready: bool = False,
     ) -> None:
-        self._options = SocketOptions.checked(
-            listen=listen,
+        super().__init__(
+            listen,
             timeout=timeout,
             keepalive_time_ms=keepalive_time_ms,
             keepalive_timeout_ms=keepalive_timeout_ms,
@@ -71,9 +78,15 @@ class GrpcTransport(ServiceTransport):
             tls_certificate=tls_certificate,
             tls_key=tls_key,
             tls_authority=tls_authority,
+            cluster_id=cluster_id,
         )
+        _check_count("max_connections", max_connections, _MAX_CONNECTIONS)
+        _check_count("max_pending", max_pending, _MAX_PENDING)
+        if not isinstance(wait_for_ready, bool):
+            raise ConfigError(f"wait_for_ready = {wait_for_ready!r}: expected true or false")
         self._loop = SocketLoop()
-        self._client = Client(self._loop, self._options)
+        pool = PoolOptions(max_connections, max_pending, wait_for_ready)
+        self._client = Client(self._loop, self._options, pool, self._ledger)
         self._services: tuple[Service, ...] = ()
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
@@ -108,21 +121,26 @@ class GrpcTransport(ServiceTransport):
             # What the block raised is not ours to wrap in a group.
             await self._nursery_manager.__aexit__(None, None, None)
 
-    def statistics(self) -> Mapping[str, CallStatistics]:
-        """Return what was counted of each address that was dialled: of calls, and of all connections."""
-        return self._client.ledger.snapshot()
+    @property
+    def channel_states(self) -> Mapping[str, ChannelState]:
+        """How things are with each address that calls are made to."""
+        return self._client.states
 
     @property
     def connection_count(self) -> int:
         """How many dialled connections are open, those that wait for a next call included."""
         return self._client.connection_count
 
-    @property
-    def max_message_bytes(self) -> int:
-        return self._options.max_message_bytes
-
     async def serve(self, accept: AcceptLink, *, task_status: trio.TaskStatus[str]) -> None:
-        await Server(self._loop, self._options, accept, self._services).run(task_status=task_status)
+        server = Server(
+            self._loop,
+            self._options,
+            accept,
+            self._services,
+            cluster_fault=self.cluster_fault,
+            on_peer=self._client.heard_from,
+        )
+        await server.run(task_status=task_status)
 
     async def connect(self, address: str, lane: Lane) -> Link:
         return await self._client.connect(address)
@@ -140,3 +158,8 @@ class GrpcTransport(ServiceTransport):
         self, address: str, method: str, request: bytes
     ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[bytes]]:
         return self._client.open_stream(address, method, request)
+
+
+def _check_count(name: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigError(f"{name} = {value!r}: expected a whole number from 1 to {most}")

@@ -8,64 +8,30 @@ on which nobody waits is not judged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import h11
 import trio
 
-from clustercore.interfaces import LOST, LinkClosed, SocketConnection, SocketOptions, certificate_names
+from clustercore.interfaces import LinkClosed, WatchedConnection
 
 __all__ = ["HttpConnection", "Lines", "size_of"]
 
-_READ_BYTES = 64 * 1024
-# A long body is handed to the socket in pieces of this size, to see that it moves.
-_WRITE_BYTES = 256 * 1024
 
-
-class HttpConnection:
+class HttpConnection(WatchedConnection):
     """Sends and receives HTTP events. One task sends and one receives at a time."""
 
-    def __init__(
-        self, socket: SocketConnection, options: SocketOptions, role: type[h11.CLIENT], on_close: Callable[[], object]
-    ) -> None:
-        self._socket = socket
-        self._options = options
-        self._on_close = on_close
-        self.h11 = h11.Connection(our_role=role)
-        # Why the connection has ended here; None while it is open.
-        self.end_reason: str | None = None
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take over a socket, as ``WatchedConnection`` does."""
+        super().__init__(*args, **kwargs)
+        self.h11 = h11.Connection(our_role=h11.CLIENT if self.is_client else h11.SERVER)
         # Whether a body that lasts is being sent, to which the watch adds empty lines, and whether one is received.
         self.says_lines = False
         self.expects_lines = False
-        self._is_writing = False
-        self._is_receiving = False
-        self._turn = trio.lowlevel.ParkingLot()
-        self._last_read = self._last_written = trio.current_time()
-        # The names in the peer's certificate; None without TLS.
-        self.names = certificate_names(socket.certificate)
-
-    @property
-    def peer(self) -> str:
-        """The peer's address, for messages."""
-        return self._socket.peer
 
     @property
     def is_quiet(self) -> bool:
-        """Whether it is open, and nothing came that was not taken."""
-        return self.end_reason is None and not self.h11.trailing_data[0] and self._socket.is_quiet
-
-    def close(self, reason: str = "closed here") -> None:
-        """End it at once; who sends or receives gets LinkClosed. Idempotent."""
-        if self.end_reason is None:
-            self.end_reason = reason
-            self._socket.close()
-            self._on_close()
-            self._turn.unpark_all()
-
-    def closed(self) -> LinkClosed:
-        """Return the error that says that it has ended, and why."""
-        return LinkClosed(f"connection with {self.peer}: {self.end_reason}")
+        return super().is_quiet and not self.h11.trailing_data[0]
 
     # --- Sending ---
 
@@ -76,8 +42,7 @@ class HttpConnection:
         Raises: LinkClosed.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self._is_writing and self.end_reason is None:
-            await self._turn.park()
+        await self.wait_turn()
         if self.end_reason is not None:
             raise self.closed()
         try:
@@ -85,29 +50,7 @@ class HttpConnection:
         except h11.LocalProtocolError as exc:
             self.close(f"it is past the point where this could be said: {exc}")
             raise self.closed() from exc
-        await self._write(data)
-
-    async def _write(self, data: bytes) -> None:
-        self._is_writing = True
-        self._last_written = trio.current_time()
-        try:
-            if len(data) <= _WRITE_BYTES:
-                await self._socket.stream.send_all(data)
-            else:
-                view = memoryview(data)
-                for start in range(0, len(data), _WRITE_BYTES):
-                    await self._socket.stream.send_all(view[start : start + _WRITE_BYTES])
-                    self._last_written = trio.current_time()
-        except LOST as exc:
-            self.close(str(exc.__cause__ or exc) or "it has ended")
-            raise self.closed() from exc
-        except BaseException:
-            # Perhaps half of it is out: nothing can follow that.
-            self.close("what was being sent was cut off in the middle")
-            raise
-        finally:
-            self._is_writing = False
-            self._turn.unpark()
+        await self.write(data)
 
     # --- Receiving ---
 
@@ -135,17 +78,8 @@ class HttpConnection:
 
     async def read_more(self) -> None:
         """Read once, for the next event. Raises: LinkClosed."""
-        self._is_receiving = True
-        try:
-            data = await self._socket.stream.receive_some(_READ_BYTES)
-        except LOST as exc:
-            self.close(str(exc.__cause__ or exc) or "it has ended")
-            raise self.closed() from exc
-        finally:
-            self._is_receiving = False
-        self._last_read = trio.current_time()
         # No bytes are the peer's end; whether it was the right moment for it, h11 says with the next event.
-        self.h11.receive_data(bytes(data))
+        self.h11.receive_data(await self.read())
 
     async def read_body(self, max_bytes: int) -> bytes:
         """Read the rest of a message, up to its end.
@@ -168,33 +102,34 @@ class HttpConnection:
 
     # --- Keepalive ---
 
-    @property
-    def is_line_due(self) -> bool:
-        """Whether an empty line is to be written now."""
-        return (
+    def check_alive(self, nursery: trio.Nursery) -> None:
+        self._close_if_silent()
+        is_line_due = (
             self.says_lines
-            and not self._is_writing
-            and trio.current_time() >= self._last_written + self._options.keepalive_time_s
+            and not self.is_writing
+            and trio.current_time() >= self.last_written + self.options.keepalive_time_s
         )
+        if is_line_due:
+            nursery.start_soon(self._send_empty_line)
 
-    async def send_empty_line(self) -> None:
+    async def _send_empty_line(self) -> None:
         """Say that we are here, if the connection is still open and nobody says anything else."""
-        if self._is_writing or self.end_reason is not None or not self.says_lines:
+        if self.is_writing or self.end_reason is not None or not self.says_lines:
             return
+        self.counters.pings += 1
         try:
             await self.send(h11.Data(data=b"\n"))
         except LinkClosed:
             return
 
-    def close_if_silent(self) -> None:
-        """End it if the peer is silent."""
+    def _close_if_silent(self) -> None:
         now = trio.current_time()
-        patience_s = self._options.keepalive_time_s + self._options.keepalive_timeout_s
-        silent_s = now - self._last_read
-        stuck_s = min(silent_s, now - self._last_written) if self._is_writing else 0.0
+        patience_s = self.options.keepalive_time_s + self.options.keepalive_timeout_s
+        silent_s = now - self.last_read
+        stuck_s = min(silent_s, now - self.last_written) if self.is_writing else 0.0
         if self.says_lines and stuck_s >= patience_s:
             self.close(f"keepalive: nothing could be sent and nothing was read for {stuck_s:.1f} s")
-        elif self.expects_lines and self._is_receiving and silent_s >= patience_s:
+        elif self.expects_lines and self.is_reading and silent_s >= patience_s:
             self.close(f"keepalive: nothing was read for {silent_s:.1f} s")
 
 

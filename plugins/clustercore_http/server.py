@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -29,8 +30,9 @@ from clustercore.interfaces import (
 from clustercore_http.connection import HttpConnection
 from clustercore_http.json_codec import show_status
 from clustercore_http.links import HttpLink
+from clustercore_http.retry_after import show_retry_after
 
-__all__ = ["LINES", "Server"]
+__all__ = ["CLUSTER_HEADER", "LINES", "Server"]
 
 log = logging.getLogger("clustercore")
 
@@ -39,6 +41,8 @@ IDLE_S = 60.0
 
 # Lines of JSON (https://github.com/ndjson/ndjson-spec).
 LINES = ("Content-Type", "application/x-ndjson")
+# The cluster that a client means, if it means a certain one.
+CLUSTER_HEADER = "Clustercore-Cluster-Id"
 _JSON = ("Content-Type", "application/json")
 _DATA = ("Content-Type", "application/octet-stream")
 _PATHS = ["GET /status", "POST /links/{control,bulk}", "POST /calls/<service>/<method>"]
@@ -48,10 +52,17 @@ _PATHS += ["POST /streams/<service>/<method>"]
 class Server:
     """Answers connections, each in the task that accepted it."""
 
-    def __init__(self, options: SocketOptions, accept: AcceptLink, services: OfferedServices) -> None:
+    def __init__(
+        self,
+        options: SocketOptions,
+        accept: AcceptLink,
+        services: OfferedServices,
+        cluster_fault: Callable[[str], str],
+    ) -> None:
         self._options = options
         self._accept = accept
         self._services = services
+        self._cluster_fault = cluster_fault
 
     async def answer(self, connection: HttpConnection) -> None:
         """Answer request after request, until the connection ends."""
@@ -83,6 +94,11 @@ class Server:
         if not self._options.is_token(_token_of(request)):
             log.warning("refused a request from %s: its token is wrong", connection.peer)
             await _fail(connection, 401, "the Authorization header must be: Bearer, and this cluster's token")
+            return None
+        fault = self._cluster_fault(_header_of(request, CLUSTER_HEADER))
+        if fault:
+            log.warning("refused a request from %s: %s", connection.peer, fault)
+            await _fail(connection, 421, fault)
             return None
         kind, _, rest = path[1:].partition("/")
         if kind == "links" and rest and request.method == b"POST":
@@ -142,7 +158,9 @@ class Server:
         response = await self._services.answer_unary(method, request)
         fault = response if isinstance(response, CallFailure) else self._too_large(method, response)
         if fault is not None:
-            await _fail(connection, 400 if fault.is_refusal else 500, fault.text)
+            hint = show_retry_after(fault.retry_after_s)
+            status = 400 if fault.is_refusal else 503 if hint else 500
+            await _fail(connection, status, fault.text, *hint)
         elif isinstance(response, bytes):
             await _respond(connection, 200, response, _DATA)
 
@@ -174,10 +192,16 @@ class Server:
 
 
 def _token_of(request: h11.Request) -> bytes:
-    for name, value in request.headers:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return bytes(value[7:].strip())
-    return b""
+    scheme, _, token = _header_of(request, "Authorization").partition(" ")
+    return token.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
+
+
+def _header_of(request: h11.Request, name: str) -> str:
+    """Return the value of a header; empty if it is missing."""
+    for found, value in request.headers:
+        if found == name.lower().encode():
+            return bytes(value).decode("latin-1")
+    return ""
 
 
 def _next_cycle(connection: HttpConnection) -> bool:

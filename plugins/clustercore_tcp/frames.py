@@ -11,12 +11,14 @@ and so at most ``max_message_bytes`` and a few bytes; a longer one is refused by
 kept. The dialling side begins with the eight bytes ``MAGIC``, so that what speaks another protocol, or random bytes,
 are found out at once, and then with OPEN. The other side answers ACCEPTED, or REFUSED and closes.
 
-    OPEN      1 byte: lane "c" or "b" of a link, or "s" for calls of services; then the token in UTF-8
+    OPEN      1 byte: lane "c" or "b" of a link, or "s" for calls of services; then the token in UTF-8, and if the
+              client means a certain cluster, a zero byte and the cluster's id
     MESSAGE   of a link, both ways: an Envelope of protos/clustercore/v1/raft.proto
     UNARY, STREAM      of calls, one at a time: 2 bytes length of the method's name, the name, the request
     RESPONSE  the response of UNARY, or one of STREAM
     END       the good end of a STREAM, after which, as after a RESPONSE to UNARY, comes the next call
-    FAILED    instead: 1 byte, "r" if the request is refused and "f" if it failed, then why in UTF-8
+    FAILED    instead: 1 byte, "r" if the request is refused and "f" if it failed, then why in UTF-8; as "R" or "F",
+              4 bytes come before that: after how many milliseconds to try again, all ones for never
     PING, PONG         either side at any time; the payload is empty
 
 TCP's own checksum is 16 bits and lets one altered segment in some ten thousand pass (Stone and Partridge, "When the CRC

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 
 import trio
 
@@ -18,7 +20,7 @@ from clustercore_tcp.connection import Connection
 from clustercore_tcp.frames import Kind
 from clustercore_tcp.link import TcpLink
 
-__all__ = ["CALLS", "LANES", "Server", "failed_payload", "read_failure"]
+__all__ = ["CALLS", "LANES", "Server", "failed_payload", "opening_payload", "read_failure"]
 
 log = logging.getLogger("clustercore")
 
@@ -33,10 +35,17 @@ IDLE_S = 60.0
 class Server:
     """Answers connections, each in the task that accepted it."""
 
-    def __init__(self, options: SocketOptions, accept: AcceptLink, services: OfferedServices) -> None:
+    def __init__(
+        self,
+        options: SocketOptions,
+        accept: AcceptLink,
+        services: OfferedServices,
+        cluster_fault: Callable[[str], str],
+    ) -> None:
         self._options = options
         self._accept = accept
         self._services = services
+        self._cluster_fault = cluster_fault
 
     async def answer(self, connection: Connection) -> None:
         """Find out what a connection is for, and do that until it ends."""
@@ -45,7 +54,7 @@ class Server:
             if purpose is None:
                 return
             if purpose == CALLS:
-                connection.is_watched = False
+                connection.is_free = True
                 while True:
                     await self._answer_call(connection)
             link = TcpLink(connection, self._options.max_message_bytes)
@@ -74,9 +83,10 @@ class Server:
     def _fault_of(self, kind: Kind, payload: bytes) -> str:
         if kind is not Kind.OPEN or payload[:1] not in (CALLS, *LANES.values()):
             return "a connection begins with OPEN, and says what it is for"
-        if not self._options.is_token(payload[1:]):
+        token, _, meant = payload[1:].partition(b"\0")
+        if not self._options.is_token(token):
             return "the token is wrong" if self._options.token else "a token, and this node has none"
-        return ""
+        return self._cluster_fault(meant.decode(errors="replace"))
 
     # --- Calls ---
 
@@ -88,7 +98,7 @@ class Server:
         if kind not in (Kind.UNARY, Kind.STREAM):
             raise LinkClosed(f"{connection.peer} sent {kind.name} where a call is expected")
         method, request = _split_call(payload)
-        connection.is_watched = True
+        connection.is_free = False
         async with trio.open_nursery() as nursery:
             # A client that gives up closes its connection; then nobody needs the answer.
             nursery.start_soon(_cancel_at_end, connection, nursery.cancel_scope)
@@ -97,7 +107,7 @@ class Server:
             else:
                 await self._answer_stream(connection, method, request)
             nursery.cancel_scope.cancel()
-        connection.is_watched = False
+        connection.is_free = True
         if connection.end_reason is not None:
             raise connection.closed()
 
@@ -151,11 +161,32 @@ def _split_call(payload: bytes) -> tuple[str, bytes]:
         raise LinkClosed(f"the name of a method is no UTF-8: {exc}") from exc
 
 
+def opening_payload(purpose: bytes, options: SocketOptions) -> bytes:
+    """Return the payload of OPEN."""
+    meant = b"\0" + options.cluster_id.encode() if options.cluster_id else b""
+    return purpose + options.token + meant
+
+
+# The first byte of FAILED, by whether the request is refused and whether a time to come back follows.
+_FAILED = {(True, False): b"r", (False, False): b"f", (True, True): b"R", (False, True): b"F"}
+_NEVER_MS = (1 << 32) - 1
+
+
 def failed_payload(failure: CallFailure) -> bytes:
     """Return the payload of FAILED."""
-    return (b"r" if failure.is_refusal else b"f") + failure.text.encode()
+    hint_s = failure.retry_after_s
+    kind = _FAILED[failure.is_refusal, hint_s is not None]
+    if hint_s is None:
+        return kind + failure.text.encode()
+    hint_ms = _NEVER_MS if math.isinf(hint_s) else min(math.ceil(hint_s * 1000), _NEVER_MS - 1)
+    return kind + hint_ms.to_bytes(4, "big") + failure.text.encode()
 
 
 def read_failure(payload: bytes) -> CallFailure:
     """Read the payload of FAILED."""
-    return CallFailure(payload[:1] == b"r", payload[1:].decode(errors="replace"))
+    kind, rest = payload[:1], payload[1:]
+    hint_s: float | None = None
+    if kind in (b"R", b"F"):
+        hint_ms, rest = int.from_bytes(rest[:4], "big"), rest[4:]
+        hint_s = math.inf if hint_ms == _NEVER_MS else hint_ms / 1000
+    return CallFailure(kind in (b"r", b"R"), rest.decode(errors="replace"), hint_s)

@@ -55,11 +55,12 @@ async def test_call_cancelled_at_any_point_leaves_nothing() -> None:
                         nursery.cancel_scope.cancel()
                 channel = dialler._client._channels[address]
                 assert channel.users == 0
-                assert not channel.lock.locked()
-                if channel.connection is not None:
-                    assert channel.connection.stream_count == 0
+                assert channel._pending == 0
+                assert not channel._lock.locked()
+                for pooled in channel._pooled:
+                    assert pooled.connection.stream_count == 0
                     if fresh:
-                        channel.connection.abort("each from the start")
+                        pooled.connection.abort("each from the start")
 
         assert await dialler.call(address, method, request) == encode_body(GRANTED)
         assert dialler._client.connection_count == 1

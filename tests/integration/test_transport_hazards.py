@@ -371,6 +371,34 @@ async def test_wrong_token_is_refused_with_a_clear_error(kind: Kind) -> None:
             assert await client.call(address, "test.App/Shout", b"in") == b"IN"
 
 
+async def test_wrong_cluster_id_is_refused_with_a_clear_error(kind: Kind) -> None:
+    """Links and calls of a client that means another cluster are refused and told both; one that means this is not."""
+
+    async def shout(request: bytes) -> bytes:
+        return request.upper()
+
+    server = kind.make()
+    server.offer([Service("test.App", unary={"Shout": shout})])
+    async with serving(server) as (address, _):
+        async with kind.make(cluster_id="blue") as client:
+            # The server does not know yet which cluster it is to belong to.
+            assert await client.call(address, "test.App/Shout", b"in") == b"IN"
+        server.name_cluster("green")
+        async with kind.make(cluster_id="blue") as client:
+            with pytest.raises(TransportError, match=r"cluster green.*blue is meant"):
+                async with await client.connect(address, Lane.CONTROL) as link:
+                    await link.receive()
+            with pytest.raises(TransportError, match=r"cluster green.*blue is meant"):
+                await client.call(address, "test.App/Shout", b"")
+            with pytest.raises(TransportError, match=r"cluster green.*blue is meant"):  # at once, or when it is used
+                async with client.open_stream(address, "test.App/Shout", b"") as responses:
+                    await responses.receive()
+        for right in ("green", ""):
+            async with kind.make(cluster_id=right) as client:
+                await assert_serves(client, address)
+                assert await client.call(address, "test.App/Shout", b"in") == b"IN"
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Who signs the certificates of the cluster."""

@@ -19,24 +19,26 @@ from clustercore import interfaces
 PUBLIC = {
     "clustercore": "Node NodeConfig RaftConfig",
     "clustercore.interfaces": """
-        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts CallFailure
-        CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused Classification ClusterError
-        ConfigError Configuration ConflictDecision ConflictResolver Consistency Discovery DiscoverySnapshot Edit
-        EditStamp Entry EntryKind ErrorCategory ErrorStatistics ForwardFailure ForwardProposals HardState Hello
-        HelloResponse HybridTime IdleConnections InstallSnapshotRequest InstallSnapshotResponse InvalidChange
-        InvalidCommand InvariantError KnownMembers LOST Lane LimitChange Link LinkClosed LogCorrupt LogIndex
-        MEMBERS_PROTOCOL_VERSION MalformedConfiguration MalformedEntry MalformedMessage Member MemberMetadata Members
-        MembersFailed MembersHandle MembersRequest MembersResponse Message NeverApplied NodeCompanion NodeHandle NodeId
-        NodeSite NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OfferedServices OutcomeUnknown
-        PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest PreVoteResponse ProposalError
-        ProposalRefused ProposalsApplied ProposalsFailed ReadIndexReady ReadIndexRefused ReadIndexRequest
-        ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall RetryDecision RetryEvent
-        RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow Server Service ServiceError
-        ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle SnapshotId SnapshotMetadata
-        SnapshotReader SocketConnection SocketOptions StateMachine StateMachineError StatusLink StatusRequest
-        StatusResponse StopReason Storage StorageError StorageFull StorageIdentity StoredState StreamHandler
-        TargetStatistics Term TimeoutNowRequest TimeoutNowResponse TlsFiles TokenSettled TooStale TransferFailed
-        Transport TransportError UnaryHandler VersionNotEnabled ask_status certificate_names check_claim
+        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts Backoff CallFailure
+        CallStatistics CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused
+        Classification ClusterError ConfigError Configuration ConflictDecision ConflictResolver Consistency
+        Counters Discovery DiscoverySnapshot Edit EditStamp Entry EntryKind ErrorCategory ErrorStatistics
+        ForwardFailure ForwardProposals HardState Hello HelloResponse HostPortTransport HybridTime
+        IdleConnections InstallSnapshotRequest InstallSnapshotResponse InvalidChange InvalidCommand
+        InvariantError KnownMembers LOST Lane Ledger LimitChange Link LinkClosed LogCorrupt LogIndex
+        MEMBERS_PROTOCOL_VERSION MalformedConfiguration MalformedEntry MalformedMessage Member MemberMetadata
+        Members MembersFailed MembersHandle MembersRequest MembersResponse Message NeverApplied NodeCompanion
+        NodeHandle NodeId NodeSite NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OfferedServices
+        OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest
+        PreVoteResponse ProposalError ProposalRefused ProposalsApplied ProposalsFailed QueueFull ReadIndexReady
+        ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall
+        RetryDecision RetryEvent RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow
+        Server Service ServiceError ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle
+        SnapshotId SnapshotMetadata SnapshotReader SocketConnection SocketOptions SocketServiceTransport
+        SocketTransport StateMachine StateMachineError StatusLink StatusRequest StatusResponse StopReason
+        Storage StorageError StorageFull StorageIdentity StoredState StreamHandler TargetStatistics Term
+        TimeoutNowRequest TimeoutNowResponse TlsFiles TokenSettled TooStale TransferFailed Transport
+        TransportError UnaryHandler VersionNotEnabled WatchedConnection ask_status certificate_names check_claim
         decode_body decode_configuration decode_entry decode_message dial encode_body encode_configuration
         encode_field encode_message encode_varint format_address serve_sockets split_address split_fields
     """,
@@ -62,7 +64,7 @@ PUBLIC = {
         EntryRef Event FailedRun ObservedCore Recorder Trace TraceError TraceHeader TraceWriter Wiretap keep_failure
         read_trace render_page trace_folder trace_hash write_trace
     """,
-    "clustercore_grpc": "CallStatistics GrpcTransport RaftClient RaftClientConfig",
+    "clustercore_grpc": "ChannelState GrpcTransport RaftClient RaftClientConfig",
     "clustercore_http": "HttpTransport",
     "clustercore_kv": """
         Cas CasResult Command Delete DeleteResult EventBatch Get GetResult KeyValueClient KeyValueMachine KeyValueWatch

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import trio
 
-from clustercore.interfaces import PeerTimeout, TransportError
+from clustercore.interfaces.errors import PeerTimeout, TransportError
 
 __all__ = ["CallStatistics", "Counters", "Ledger"]
 
@@ -24,8 +24,10 @@ _TARGETS = 256
 class CallStatistics:
     """What was counted of one target since the start. Everything but ``in_flight`` and the latencies only grows."""
 
-    # Attempts that were begun, retries included.
+    # Attempts that were begun, streams and retries included.
     requests: int = 0
+    # Those of them that are answered by a stream of responses.
+    streams: int = 0
     ok: int = 0
     # By the name of the error.
     failed: Mapping[str, int] = attrs.field(factory=dict)
@@ -33,7 +35,7 @@ class CallStatistics:
     cancelled: int = 0
     retries: int = 0
     in_flight: int = 0
-    # Of the last thousand that were answered, in seconds; None if there was none.
+    # Of the last thousand that were answered, streams aside, in seconds; None if there was none.
     latency_p50_s: float | None = None
     latency_p95_s: float | None = None
     latency_p99_s: float | None = None
@@ -67,6 +69,7 @@ class Counters:
     """The counts of one target while they are being made."""
 
     requests: int = 0
+    streams: int = 0
     ok: int = 0
     failed: Counter[str] = attrs.field(factory=Counter)
     cancelled: int = 0
@@ -80,9 +83,14 @@ class Counters:
     pings: int = 0
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count the request that is made in the block, and how it ends."""
+    def counted(self, *, is_stream: bool = False) -> Iterator[None]:
+        """Count the request that is made in the block, and how it ends.
+
+        Args:
+            is_stream: Its answer is a stream of responses, so how long it lasts is no latency.
+        """
         self.requests += 1
+        self.streams += is_stream
         self.in_flight += 1
         started = trio.current_time()
         try:
@@ -95,7 +103,8 @@ class Counters:
             raise
         else:
             self.ok += 1
-            self.latencies_s.append(trio.current_time() - started)
+            if not is_stream:
+                self.latencies_s.append(trio.current_time() - started)
         finally:
             self.in_flight -= 1
 
@@ -107,20 +116,21 @@ class Counters:
             return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
 
         return CallStatistics(
-            self.requests,
-            self.ok,
-            dict(self.failed),
-            self.cancelled,
-            self.retries,
-            self.in_flight,
-            percentile(0.5),
-            percentile(0.95),
-            percentile(0.99),
-            self.bytes_sent,
-            self.bytes_received,
-            self.connects,
-            self.connects_failed,
-            self.pings,
+            requests=self.requests,
+            streams=self.streams,
+            ok=self.ok,
+            failed=dict(self.failed),
+            cancelled=self.cancelled,
+            retries=self.retries,
+            in_flight=self.in_flight,
+            latency_p50_s=percentile(0.5),
+            latency_p95_s=percentile(0.95),
+            latency_p99_s=percentile(0.99),
+            bytes_sent=self.bytes_sent,
+            bytes_received=self.bytes_received,
+            connects=self.connects,
+            connects_failed=self.connects_failed,
+            pings=self.pings,
         )
 
 
