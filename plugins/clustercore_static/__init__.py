@@ -1,5 +1,7 @@
-"""Members from the configuration: the discovery that asks nobody."""
+"""Members from the configuration, a file or the environment: the discoveries that ask nobody."""
 
 from clustercore_static.discovery import StaticDiscovery
+from clustercore_static.environment import EnvironmentDiscovery
+from clustercore_static.file import FileDiscovery
 
-__all__ = ["StaticDiscovery"]
+__all__ = ["EnvironmentDiscovery", "FileDiscovery", "StaticDiscovery"]

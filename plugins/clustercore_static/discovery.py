@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import trio
 
@@ -27,6 +28,8 @@ class StaticDiscovery(Discovery):
 
     is_fixed = True
     is_read_only = True
+    # As snapshots name it.
+    source: ClassVar[str] = "static"
 
     def __init__(self, members: Mapping[str, str]) -> None:
         given: object = members
@@ -41,7 +44,7 @@ class StaticDiscovery(Discovery):
                     f"members.{node_id} = {address!r}: members.{other_id} has this address already; each node needs "
                     "its own"
                 )
-        self._known = KnownMembers("static")
+        self._known = KnownMembers(self.source)
         self._known.tell(Member(NodeId(node_id), address) for node_id, address in members.items())
 
     async def register(self, member: Member) -> None:

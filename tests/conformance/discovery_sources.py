@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from clustercore.testing.conformance import DiscoverySource
 from clustercore_memory import MemoryDiscovery, SourceFault
 
-__all__ = ["MemorySource"]
+__all__ = ["FileSource", "MemorySource"]
 
 
 class MemorySource(DiscoverySource):
@@ -28,3 +30,25 @@ class MemorySource(DiscoverySource):
 
     async def talk_nonsense(self) -> None:
         self._discovery.fault = SourceFault.NONSENSE
+
+
+class FileSource(DiscoverySource):
+    """A file, written as a careful editor does: beside the old one, and then put in its place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, text: str) -> None:
+        """Replace the content."""
+        beside = self._path.with_suffix(".new")
+        beside.write_text(text)
+        os.replace(beside, self._path)
+
+    async def tell(self, members: Mapping[str, str]) -> None:
+        self.write("".join(f"{node_id} {address}\n" for node_id, address in members.items()))
+
+    async def fail(self) -> None:
+        self._path.unlink()
+
+    async def talk_nonsense(self) -> None:
+        self.write("a host:1\na host:2\n")

@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
 
 from clustercore.interfaces import Discovery
 from clustercore.testing.conformance import DiscoveryConformance, DiscoverySource
 from clustercore_memory import MemoryDiscovery, MemoryRegistry
-from clustercore_static import StaticDiscovery
-from tests.conformance.discovery_sources import MemorySource
+from clustercore_static import EnvironmentDiscovery, FileDiscovery, StaticDiscovery
+from tests.conformance.discovery_sources import FileSource, MemorySource
 
 
 class TestStatic(DiscoveryConformance):
     def make(self, members: Mapping[str, str]) -> Discovery:
         return StaticDiscovery(members)
+
+
+class TestEnvironment(DiscoveryConformance):
+    @pytest.fixture(autouse=True)
+    def _keep(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.environment = monkeypatch
+
+    def make(self, members: Mapping[str, str]) -> Discovery:
+        pairs = [f"{node_id}={address}" for node_id, address in members.items()]
+        self.environment.setenv("CLUSTERCORE_MEMBERS", ",".join(pairs))
+        return EnvironmentDiscovery()
+
+
+class TestFile(DiscoveryConformance):
+    @pytest.fixture(autouse=True)
+    def _keep(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "members"
+
+    def make(self, members: Mapping[str, str]) -> Discovery:
+        FileSource(self.path).write("".join(f"{node_id} {address}\n" for node_id, address in members.items()))
+        return FileDiscovery(self.path, interval_s=0.01)
+
+    def source(self, discovery: Discovery) -> DiscoverySource:
+        return FileSource(self.path)
 
 
 class TestMemory(DiscoveryConformance):

@@ -79,7 +79,7 @@ PUBLIC = {
     """,
     "clustercore_retry": "BudgetConfig CATEGORY_DEFAULTS CategoryRetryPolicy RULES RetryRule",
     "clustercore_sqlite": "SqliteStorage",
-    "clustercore_static": "StaticDiscovery",
+    "clustercore_static": "EnvironmentDiscovery FileDiscovery StaticDiscovery",
     "clustercore_tcp": "TcpTransport",
 }
 
