@@ -8,7 +8,15 @@ from clustercore.interfaces.backoff import Backoff
 from clustercore.interfaces.calls import CallFailure, OfferedServices
 from clustercore.interfaces.codec import decode_body, decode_message, encode_body, encode_message
 from clustercore.interfaces.companion import NodeCompanion, NodeSite
-from clustercore.interfaces.conflict import ConflictDecision, ConflictResolver, Edit, EditStamp, HybridTime
+from clustercore.interfaces.conflict import (
+    LAST_WRITE_RULES,
+    ConflictDecision,
+    ConflictResolver,
+    Edit,
+    EditStamp,
+    HybridTime,
+    last_write,
+)
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member, MemberMetadata
 from clustercore.interfaces.errors import (
     ChangeRefused,
@@ -67,6 +75,7 @@ from clustercore.interfaces.messages import (
     StatusResponse,
 )
 from clustercore.interfaces.node import NodeHandle
+from clustercore.interfaces.records import RecordStorage
 from clustercore.interfaces.retry import RetryPolicy
 from clustercore.interfaces.retry_loop import Attempt, Attempts, Retrying, RetryOperation
 from clustercore.interfaces.retry_values import (
@@ -150,6 +159,7 @@ from clustercore.raft.types import (
 )
 
 __all__ = [
+    "LAST_WRITE_RULES",
     "LOST",
     "MEMBERS_PROTOCOL_VERSION",
     "OLDEST_PROTOCOL_VERSION",
@@ -241,6 +251,7 @@ __all__ = [
     "ReadIndexRefused",
     "ReadIndexRequest",
     "ReadResult",
+    "RecordStorage",
     "RequestVoteRequest",
     "RequestVoteResponse",
     "ResultLost",
@@ -309,6 +320,7 @@ __all__ = [
     "encode_message",
     "encode_varint",
     "format_address",
+    "last_write",
     "serve_sockets",
     "split_address",
     "split_fields",

@@ -25,14 +25,14 @@ PUBLIC = {
         Counters Discovery DiscoverySnapshot Edit EditStamp Entry EntryKind ErrorCategory ErrorStatistics
         ForwardFailure ForwardProposals HardState Hello HelloResponse HostPortTransport HybridTime
         IdleConnections InstallSnapshotRequest InstallSnapshotResponse InvalidChange InvalidCommand
-        InvariantError KnownMembers LOST Lane Ledger LimitChange Link LinkClosed LogCorrupt LogIndex
+        InvariantError KnownMembers LAST_WRITE_RULES LOST Lane Ledger LimitChange Link LinkClosed LogCorrupt LogIndex
         MEMBERS_PROTOCOL_VERSION MalformedConfiguration MalformedEntry MalformedMessage Member MemberMetadata
         Members MembersFailed MembersHandle MembersRequest MembersResponse Message NeverApplied NodeCompanion
         NodeHandle NodeId NodeSite NodeStatus NodeStopped NotLeader OLDEST_PROTOCOL_VERSION OfferedServices
         OutcomeUnknown PROTOCOL_VERSION PeerStatus PeerTimeout PeerUnreachable PluginError PreVoteRequest
         PreVoteResponse ProposalError ProposalRefused ProposalsApplied ProposalsFailed QueueFull ReadIndexReady
-        ReadIndexRefused ReadIndexRequest ReadResult RequestVoteRequest RequestVoteResponse ResultLost RetryCall
-        RetryDecision RetryEvent RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow
+        ReadIndexRefused ReadIndexRequest ReadResult RecordStorage RequestVoteRequest RequestVoteResponse ResultLost
+        RetryCall RetryDecision RetryEvent RetryOperation RetryPolicy RetryTable Retrying Role RoleChange Round RuleRow
         Server Service ServiceError ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle
         SnapshotId SnapshotMetadata SnapshotReader SocketConnection SocketOptions SocketServiceTransport
         SocketTransport StateMachine StateMachineError StatusLink StatusRequest StatusResponse StopReason
@@ -40,7 +40,12 @@ PUBLIC = {
         TimeoutNowRequest TimeoutNowResponse TlsFiles TokenSettled TooStale TransferFailed Transport
         TransportError UnaryHandler VersionNotEnabled WatchedConnection ask_status certificate_names check_claim
         decode_body decode_configuration decode_entry decode_message dial encode_body encode_configuration
-        encode_field encode_message encode_varint format_address serve_sockets split_address split_fields
+        encode_field encode_message encode_varint format_address last_write serve_sockets split_address split_fields
+    """,
+    "clustercore.sync": """
+        ApplyReport Change Changes ClockReport ClockTooFarAhead Corruption EntityKind EntityStore FieldGroup
+        GroupState HybridLogicalClock LIFE_GROUP MergeOutcome OffsetPolicy ResolverFailed Stamp StoreEvent
+        StoreWentBack Write ZombieRefused decode_group_state
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet
@@ -75,7 +80,7 @@ PUBLIC = {
         FunctionResolver LWW_RULES LastWriteWins LatticeResolver MaxResolver MinResolver UnionResolver
     """,
     "clustercore_memory": """
-        LinkQuality MemoryDiscovery MemoryNetwork MemoryRegistry MemoryStorage MemoryTransport SourceFault
+        LinkQuality MemoryDiscovery MemoryNetwork MemoryRecords MemoryRegistry MemoryStorage MemoryTransport SourceFault
     """,
     "clustercore_retry": "BudgetConfig CATEGORY_DEFAULTS CategoryRetryPolicy RULES RetryRule",
     "clustercore_sqlite": "SqliteStorage",

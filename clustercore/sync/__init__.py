@@ -1,0 +1,42 @@
+"""Application data kept in step between nodes: entity kinds, versions, conflicts that one can audit."""
+
+from clustercore.sync.changes import (
+    ApplyReport,
+    Change,
+    Changes,
+    ClockTooFarAhead,
+    Corruption,
+    MergeOutcome,
+    ResolverFailed,
+    StoreEvent,
+    StoreWentBack,
+    ZombieRefused,
+)
+from clustercore.sync.clock import ClockReport, HybridLogicalClock, OffsetPolicy
+from clustercore.sync.entities import EntityStore
+from clustercore.sync.kinds import LIFE_GROUP, EntityKind, FieldGroup
+from clustercore.sync.writes import GroupState, Stamp, Write, decode_group_state
+
+__all__ = [
+    "LIFE_GROUP",
+    "ApplyReport",
+    "Change",
+    "Changes",
+    "ClockReport",
+    "ClockTooFarAhead",
+    "Corruption",
+    "EntityKind",
+    "EntityStore",
+    "FieldGroup",
+    "GroupState",
+    "HybridLogicalClock",
+    "MergeOutcome",
+    "OffsetPolicy",
+    "ResolverFailed",
+    "Stamp",
+    "StoreEvent",
+    "StoreWentBack",
+    "Write",
+    "ZombieRefused",
+    "decode_group_state",
+]

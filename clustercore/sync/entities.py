@@ -1,0 +1,369 @@
+"""EntityStore: one node's entities, kept on disk, and what changes them: edits here, and changes from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import trio
+
+from clustercore.interfaces import ConfigError, InvalidCommand, NodeId, NodeStopped, RecordStorage
+from clustercore.sync import life
+from clustercore.sync.changes import ApplyReport, Change, Changes, StoreEvent
+from clustercore.sync.clock import HybridLogicalClock
+from clustercore.sync.journal import Journal
+from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind
+from clustercore.sync.merge import pick
+from clustercore.sync.receiving import Receiver
+from clustercore.sync.replica import EntityKey, Replica, Slot, join_key
+from clustercore.sync.writes import GroupState, Stamp, Write, join_time, split_time
+
+__all__ = ["EntityStore"]
+
+E = TypeVar("E")
+
+# What one call of ``changes`` returns at most, unless it is asked for less: what is taken and applied in one go.
+MAX_CHANGES = 500
+
+
+class EntityStore:
+    """The entities of one node.
+
+    Life: ``async with store:`` opens its records, and everything else is called inside.
+
+    What is edited or applied is seen by readers of this node at once. It is told to other nodes (``changes``) when it
+    is on disk, and not before.
+
+    Args:
+        node_id: Who writes here. No two nodes of a cluster have the same.
+        kinds: The kinds that are edited and read here. Changes of other kinds are kept, and told on, unread.
+        records: Where everything is kept.
+        clock: None for one of its own, by the system's time. Where it last was is kept in the records.
+        on_event: Is told of what operators should hear of. It must not raise.
+
+    Raises: ConfigError if two kinds have one name, or the node's id is empty or longer than 255 bytes.
+    """
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        kinds: Iterable[EntityKind[Any]],
+        records: RecordStorage,
+        *,
+        clock: HybridLogicalClock | None = None,
+        on_event: Callable[[StoreEvent], None] = lambda event: None,
+    ) -> None:
+        if not 1 <= len(node_id.encode()) <= MAX_NAME_BYTES:
+            raise ConfigError(f"node_id is {node_id!r}; it must have from 1 to {MAX_NAME_BYTES} bytes")
+        self.node_id = node_id
+        self.kinds: dict[str, EntityKind[Any]] = {}
+        for kind in kinds:
+            if kind.name in self.kinds:
+                raise ConfigError(f"two entity kinds are called {kind.name!r}")
+            self.kinds[kind.name] = kind
+        self.clock = HybridLogicalClock() if clock is None else clock
+        self._records = records
+        self._on_event = on_event
+        self._replica = Replica(node_id)
+        self._receiver = Receiver(self._replica, self.kinds, self.clock, on_event)
+        self._journal: Journal | None = None
+        self._stack = AsyncExitStack()
+
+    # -- Life --
+
+    async def __aenter__(self) -> Self:
+        """Open.
+
+        Raises:
+            StorageError: the records cannot be opened.
+            LogCorrupt: they are damaged, or another node's.
+        """
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._records)
+            self._replica.load(await self._records.load())
+            self.clock.start_above(self._replica.clock_bound_ms)
+            journal = Journal(self._replica, self._records)
+            await journal.commit()
+            self._journal = journal
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close. Edits that are under way in other tasks raise NodeStopped, or are durable."""
+        journal, self._journal = self._journal, None
+        try:
+            if journal is not None and not journal.has_failed:
+                # So that the next start need not wait until the clock has passed the bound.
+                self._replica.set_clock_bound(self.clock.last_ms)
+                with trio.CancelScope(shield=True):
+                    await journal.commit()
+        finally:
+            await self._stack.__aexit__(exc_type, exc, traceback)
+
+    def _opened(self) -> Journal:
+        if self._journal is None:
+            raise NodeStopped("the entity store is not open; use it inside `async with store`")
+        self._journal.check()
+        return self._journal
+
+    async def _commit(self) -> None:
+        journal = self._opened()
+        bound_ms = self.clock.next_bound_ms()
+        if bound_ms is not None:
+            self._replica.set_clock_bound(bound_ms)
+            self.clock.bound_is_kept(bound_ms)
+        await journal.commit()
+
+    # -- Reading --
+
+    @property
+    def epoch(self) -> str:
+        """Names this store's count of changes, 16 digits; another one when the store is made anew."""
+        return self._replica.epoch
+
+    @property
+    def seq(self) -> int:
+        """The number of the last change that is on disk; 0 before the first."""
+        return self._opened().durable_seq
+
+    @property
+    def floor(self) -> int:
+        """Whoever has not seen the changes up to here may lack deletions, and needs a full sync."""
+        return self._replica.floor
+
+    def get(self, kind: EntityKind[E], entity_id: str) -> E | None:
+        """Return an entity; None if there is none, or a field without a default has not come yet.
+
+        Raises: ValueError if another node wrote what this node's class cannot hold.
+        """
+        slots = self._slots(kind, entity_id)
+        if not life.is_alive(slots):
+            return None
+        picked = self._picked(kind, entity_id, slots)
+        updated = max(stamp.time for stamp, _ in picked.values()) if picked else 0
+        return kind.structure(entity_id, {group: value for group, (_, value) in picked.items()}, split_time(updated))
+
+    def ids(self, kind: EntityKind[Any]) -> Iterator[str]:
+        """Yield the ids of the entities of a kind that are there, in no order. Change nothing meanwhile."""
+        for (name, entity_id), slots in self._replica.entities.items():
+            if name == kind.name and life.is_alive(slots):
+                yield entity_id
+
+    def values(self, kind: EntityKind[Any], entity_id: str) -> dict[str, bytes]:
+        """Return the canonical JSON of each group of an entity, unknown ones too; nothing if it is not there."""
+        slots = self._slots(kind, entity_id)
+        if not life.is_alive(slots):
+            return {}
+        picked = self._picked(kind, entity_id, slots)
+        return {group: value for group, (_, value) in picked.items() if value is not None}
+
+    def stamps(self, kind: EntityKind[Any], entity_id: str) -> dict[str, Stamp]:
+        """Return the stamp of what holds in each group of an entity, also of one that is deleted."""
+        slots = self._slots(kind, entity_id)
+        return {
+            group: pick(slot.state.heads, kind.resolver_of(group))[0]
+            for group, slot in slots.items()
+            if slot.state.heads
+        }
+
+    def states(self) -> Iterator[Change]:
+        """Yield all that is held, in no order. Change nothing meanwhile."""
+        for (kind, entity_id), slots in self._replica.entities.items():
+            for group, slot in slots.items():
+                yield Change(kind, entity_id, group, slot.state, slot.seq)
+
+    def state(self, kind: str, entity_id: str, group: str) -> Change | None:
+        """Return what is held of one group; None if nothing was ever seen of it."""
+        slot = self._replica.entities.get((kind, entity_id), {}).get(group)
+        return None if slot is None else Change(kind, entity_id, group, slot.state, slot.seq)
+
+    def canonical_bytes(self) -> bytes:
+        """Return all that is replicated: replicas that saw the same writes have the same, to the last byte."""
+        parts = []
+        for change in self.states():
+            name, state = join_key((change.kind, change.entity_id), change.group), change.state.encoded
+            parts.append(b"".join((len(name).to_bytes(4, "big"), name, len(state).to_bytes(4, "big"), state)))
+        return b"".join(sorted(parts))
+
+    def _slots(self, kind: EntityKind[Any], entity_id: str) -> Mapping[str, Slot]:
+        self._opened()
+        if self.kinds.get(kind.name) is not kind:
+            raise ConfigError(f"this store has no kind {kind.name!r} as declared; it has {sorted(self.kinds)}")
+        return self._replica.entities.get((kind.name, entity_id), {})
+
+    def _picked(
+        self, kind: EntityKind[Any], entity_id: str, slots: Mapping[str, Slot]
+    ) -> dict[str, tuple[Stamp, bytes | None]]:
+        return {
+            group: pick(heads, kind.resolver_of(group), self._receiver.teller(kind.name, entity_id, group))
+            for group, heads in life.visible_heads(slots).items()
+        }
+
+    # -- Editing --
+
+    async def put(self, kind: EntityKind[E], entity_id: str, entity: E) -> None:
+        """Make an entity what it says: create it, or change the groups that differ. None may: then nothing is written.
+
+        Durability: on return the edit survives a power cut on this node. Other nodes learn of it when they sync.
+        Cancellation: the edit may have been made, and then is durable with the next one.
+        Raises: InvalidCommand if the id is empty or longer than 255 bytes, or a field has no JSON value; StorageError.
+        """
+        await self._edit(kind, entity_id, lambda held: kind.unstructure(entity, held))
+
+    async def update(self, kind: EntityKind[Any], entity_id: str, **fields: Any) -> bool:
+        """Change some fields of an entity. Return whether it was there; if not, nothing is done.
+
+        The fields of a group are written together: of a group {state, progress} a change of ``progress`` also says
+        again which state it belongs to.
+
+        Durability, Cancellation and Raises: as ``put``.
+        """
+        if not life.is_alive(self._slots(kind, entity_id)):
+            await trio.lowlevel.checkpoint()
+            return False
+        await self._edit(kind, entity_id, lambda held: kind.change(fields, held))
+        return True
+
+    async def delete(self, kind: EntityKind[Any], entity_id: str) -> bool:
+        """Delete an entity. Return whether it was there; if not, nothing is done.
+
+        Durability, Cancellation: as ``put``. Raises: StorageError.
+        """
+        if not life.is_alive(self._slots(kind, entity_id)):
+            await trio.lowlevel.checkpoint()
+            return False
+        time = join_time(await self.clock.read())
+        slots = self._slots(kind, entity_id)
+        if life.is_alive(slots):
+            version = life.next_version(slots, LIFE_GROUP, is_weak=False)
+            self._write(kind, entity_id, LIFE_GROUP, life.tombstone_value(slots), time, version, is_weak=False)
+        await self._commit()
+        return True
+
+    async def _edit(
+        self, kind: EntityKind[Any], entity_id: str, make: Callable[[Mapping[str, bytes | None]], Mapping[str, bytes]]
+    ) -> None:
+        if not 1 <= len(entity_id.encode()) <= MAX_NAME_BYTES:
+            raise InvalidCommand(f"the id of an entity is {entity_id!r}; it must have from 1 to {MAX_NAME_BYTES} bytes")
+        self._slots(kind, entity_id)
+        time = join_time(await self.clock.read())
+        # From here on nothing waits until all is staged: what was read is what the edit is based on.
+        slots = self._slots(kind, entity_id)
+        is_alive = life.is_alive(slots)
+        held = {group: value for group, (_, value) in self._picked(kind, entity_id, slots).items()} if is_alive else {}
+        values: dict[str, bytes | None] = {**make(held)}
+        if not is_alive:
+            # Created anew: groups that only a newer version of the kind has are not to come back from before.
+            values |= {group: None for group in slots if group not in values and group != LIFE_GROUP}
+        changed = [group for group, value in values.items() if not is_alive or value != held.get(group)]
+        weak = {group for group in changed if is_alive and kind.is_weak(group)}
+        # All groups of one edit have the version that follows what was there before it.
+        versions = {group: life.next_version(slots, group, is_weak=group in weak) for group in changed}
+        for group in changed:
+            self._write(kind, entity_id, group, values[group], time, versions[group], is_weak=group in weak)
+        await self._commit()
+
+    def _write(
+        self,
+        kind: EntityKind[Any],
+        entity_id: str,
+        group: str,
+        value: bytes | None,
+        time: int,
+        version: int,
+        *,
+        is_weak: bool,
+    ) -> None:
+        key: EntityKey = (kind.name, entity_id)
+        slots = self._replica.entities.get(key, {})
+        writer = self._replica.writer
+        past = life.past_for(slots, group)
+        before = slots.get(group)
+        heads = () if before is None else before.state.heads
+        base = pick(heads, kind.resolver_of(group))[0] if heads else None
+        stamp = Stamp(version, time, writer)
+        known = tuple(sorted((name, last) for name, last in past.items() if name != writer))
+        write = Write(stamp, base, known, value, is_weak)
+        self._replica.set_state(key, group, GroupState((write,), {**past, writer: time}), None)
+
+    # -- Telling and hearing --
+
+    def changes(
+        self,
+        since: int = 0,
+        limit: int = MAX_CHANGES,
+        *,
+        exclude: NodeId | None = None,
+        wanted: Callable[[Change], bool] = lambda change: True,
+    ) -> Changes:
+        """Return the groups that changed after ``since``, each once with its newest state, in the order of change.
+
+        Args:
+            since: ``next_seq`` of the part before; 0 for all there is.
+            limit: How many changes at most; 1 or more.
+            exclude: A peer: what is held exactly as it came from there is left out.
+            wanted: Leaves out what it returns False for. ``next_seq`` goes past it.
+        """
+        journal = self._opened()
+        taken: list[Change] = []
+        for (kind, entity_id), group, slot in self._replica.changed_since(since, journal.durable_seq):
+            if exclude is not None and slot.source == exclude:
+                continue
+            change = Change(kind, entity_id, group, slot.state, slot.seq)
+            if not wanted(change):
+                continue
+            if len(taken) == limit:
+                return Changes(tuple(taken), taken[-1].seq, True, self.floor, self.epoch)
+            taken.append(change)
+        return Changes(tuple(taken), max(since, journal.durable_seq), False, self.floor, self.epoch)
+
+    async def apply(
+        self,
+        changes: Sequence[Change],
+        source: NodeId | None = None,
+        checkpoints: Mapping[str, bytes | None] | None = None,
+    ) -> ApplyReport:
+        """Merge another node's changes into what is here, and keep checkpoints, in one transaction.
+
+        Merging is commutative, associative and idempotent: changes may come in any order, and again.
+
+        Args:
+            changes: Any number, also of kinds that this node does not have.
+            source: Who they came from; it is not told of them again. None if they should be told to everyone.
+            checkpoints: By name; None removes one.
+
+        Durability: on return all of it survives a power cut, and before that nothing of it counts: either all changes
+            are on disk with the checkpoints, or none.
+        Cancellation: as ``put``.
+        Raises: InvalidCommand if a change's names are too long; nothing is applied. StorageError.
+        """
+        self._opened()
+        report = self._receiver.apply(changes, source)
+        for name, value in (checkpoints or {}).items():
+            self._replica.set_checkpoint(name, value)
+        await self._commit()
+        return report
+
+    async def release_held(self) -> ApplyReport:
+        """Apply what waited because its time was too far ahead, and is no longer. ``apply`` does it as well.
+
+        Durability, Cancellation: as ``apply``.
+        """
+        return await self.apply(())
+
+    @property
+    def held(self) -> int:
+        """How many groups have a state that waits until its time is no longer ahead of this node's clock."""
+        return len(self._replica.held)
+
+    def checkpoint(self, name: str) -> bytes | None:
+        """Return a checkpoint as it was last given to ``apply``; None if there is none."""
+        return self._replica.checkpoints.get(name)
+
+    def checkpoints(self) -> dict[str, bytes]:
+        """Return all checkpoints."""
+        return dict(self._replica.checkpoints)

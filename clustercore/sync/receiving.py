@@ -1,0 +1,119 @@
+"""What a store does with a change that comes from elsewhere: look at its clock, join it, and say what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from clustercore.interfaces import InvalidCommand, NodeId
+from clustercore.sync.changes import (
+    ApplyReport,
+    Change,
+    ClockTooFarAhead,
+    Corruption,
+    MergeOutcome,
+    ResolverFailed,
+    StoreEvent,
+    StoreWentBack,
+)
+from clustercore.sync.clock import HybridLogicalClock
+from clustercore.sync.kinds import MAX_NAME_BYTES, EntityKind
+from clustercore.sync.merge import Relation, join
+from clustercore.sync.replica import EntityKey, Replica
+from clustercore.sync.writes import GroupState, Write, split_time
+
+__all__ = ["Receiver"]
+
+_OUTCOMES = {
+    Relation.NEW: MergeOutcome.NEW,
+    Relation.DUPLICATE: MergeOutcome.DUPLICATE,
+    Relation.STALE: MergeOutcome.STALE,
+    Relation.FAST_FORWARD: MergeOutcome.FAST_FORWARD,
+    Relation.CONCURRENT: MergeOutcome.CONCURRENT,
+}
+
+
+class Receiver:
+    """Applies changes to a replica. Nothing here waits."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        kinds: Mapping[str, EntityKind[Any]],
+        clock: HybridLogicalClock,
+        on_event: Callable[[StoreEvent], None],
+    ) -> None:
+        self._replica = replica
+        self._kinds = kinds
+        self._clock = clock
+        self._on_event = on_event
+
+    def teller(self, kind: str, entity_id: str, group: str) -> Callable[[Exception], None]:
+        """Return what tells that a group's resolver raised."""
+        return lambda error: self._on_event(ResolverFailed(kind, entity_id, group, error))
+
+    def apply(self, changes: Sequence[Change], source: NodeId | None) -> ApplyReport:
+        """Stage what changes make of what is here; those that waited, too, as far as their time has come.
+
+        Raises: InvalidCommand if a name is too long; nothing is staged then.
+        """
+        for change in changes:
+            for name in (change.kind, change.entity_id, change.group):
+                if len(name.encode()) > MAX_NAME_BYTES:
+                    raise InvalidCommand(f"a change names {name[:40]!r}..., which has more than {MAX_NAME_BYTES} bytes")
+        self._release_held()
+        conflicts = 0
+        outcomes = []
+        for change in changes:
+            outcome, met = self._receive((change.kind, change.entity_id), change.group, change.state, source)
+            outcomes.append(outcome)
+            conflicts += met
+        return ApplyReport(tuple(outcomes), conflicts)
+
+    def _release_held(self) -> None:
+        for (key, group), state in list(self._replica.held.items()):
+            if not any(self._clock.is_too_far_ahead(split_time(head.stamp.time)) for head in state.heads):
+                self._replica.hold(key, group, None)
+                self._receive(key, group, state, None)
+
+    def _receive(
+        self, key: EntityKey, group: str, state: GroupState, source: NodeId | None
+    ) -> tuple[MergeOutcome, int]:
+        slots = self._replica.entities.get(key, {})
+        slot = slots.get(group)
+        here = None if slot is None else slot.state
+        joined = join(here, state)
+        if joined.state is here:
+            self._tell_corruptions(key, group, joined.corruptions)
+            return _OUTCOMES[joined.relation], 0
+        for head in state.heads:
+            if not self._is_timely(key, group, head):
+                held = self._replica.held.get((key, group))
+                self._replica.hold(key, group, state if held is None else join(held, state).state)
+                return MergeOutcome.HELD, 0
+        self._look_for_own_writes(key, group, here, state)
+        self._tell_corruptions(key, group, joined.corruptions)
+        is_theirs = joined.relation is Relation.NEW or joined.state == state
+        self._replica.set_state(key, group, joined.state, source if is_theirs else None)
+        return _OUTCOMES[joined.relation], len(joined.conflicts)
+
+    def _is_timely(self, key: EntityKey, group: str, head: Write) -> bool:
+        time = split_time(head.stamp.time)
+        if self._clock.is_too_far_ahead(time):
+            ahead_ms = time.physical_ms - self._clock.wall()
+            self._on_event(ClockTooFarAhead(*key, group, head.stamp, ahead_ms))
+        return self._clock.observe(time)
+
+    def _look_for_own_writes(self, key: EntityKey, group: str, here: GroupState | None, state: GroupState) -> None:
+        """Find out that this store forgot what it wrote: then it must not go on under the same name."""
+        writer = self._replica.writer
+        known = -1 if here is None else here.seen.get(writer, -1)
+        for head in state.heads:
+            if head.stamp.writer == writer and head.stamp.time > known:
+                self._replica.renew_epoch()
+                self._on_event(StoreWentBack(*key, group, head.stamp))
+                return
+
+    def _tell_corruptions(self, key: EntityKey, group: str, pairs: tuple[tuple[Write, Write], ...]) -> None:
+        for one, _ in pairs:
+            self._on_event(Corruption(*key, group, one.stamp))

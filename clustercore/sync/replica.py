@@ -1,0 +1,205 @@
+"""The entities of one node in memory, and the bytes that keep them: no I/O, no clock.
+
+Everything that changes here is staged as records for the disk under the keys below, so that one commit holds an edit or
+a batch of a peer's, with whatever belongs to it: the checkpoint, the clock's bound, the log of changes.
+
+*seq* numbers the changes of this store: each state of a group that is new here takes the next, in place of the one it
+had before. So the log of changes is compacted by itself, and holds as many entries as there are groups.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from clustercore.interfaces import LogCorrupt, MalformedMessage, NodeId
+from clustercore.sync.writes import GroupState, decode_group_state, writer_of
+
+__all__ = ["EntityKey", "Replica", "Slot"]
+
+# The kind's name and the entity's id.
+EntityKey = tuple[str, str]
+
+_FORMAT = 1
+# Records, by the first byte of their keys.
+_META, _GROUP, _CHECKPOINT, _HELD, _PURGED, _CLOCK = b"m", b"g", b"c", b"h", b"p", b"t"
+_SEQ_BYTES = 8
+# Stale entries of the log are dropped when there are this many, and more of them than of others.
+_MIN_STALE = 64
+
+
+@attrs.frozen
+class Slot:
+    """One group of one entity, as it is held."""
+
+    state: GroupState
+    # When it last changed, in this store's count.
+    seq: int
+    # The peer whose state it is, exactly; None if it was made, or joined, here.
+    source: NodeId | None
+
+
+class Replica:
+    """All slots, their order of change, and what else a store remembers."""
+
+    def __init__(self, node_id: NodeId) -> None:
+        self.node_id = node_id
+        self.epoch = ""
+        self.writer = ""
+        self.entities: dict[EntityKey, dict[str, Slot]] = {}
+        # States from clocks too far ahead, by entity and group.
+        self.held: dict[tuple[EntityKey, str], GroupState] = {}
+        self.checkpoints: dict[str, bytes] = {}
+        self.clock_bound_ms = 0
+        # The last number that was taken.
+        self.seq = 0
+        # Changes up to it may be missing from the log: tombstones that were collected.
+        self.floor = 0
+        self._log: list[tuple[int, EntityKey, str]] = []
+        self._stale = 0
+        self._staged: dict[bytes, bytes | None] = {}
+        # How many records were ever staged: it tells whether a commit has what was staged at some moment.
+        self.staged_count = 0
+
+    # -- Loading --
+
+    def load(self, records: Mapping[bytes, bytes]) -> None:
+        """Take in what is on disk; a new store gets an epoch.
+
+        Raises: LogCorrupt if a record cannot be read, or is another node's.
+        """
+        if _META in records:
+            self._load_meta(records[_META])
+        elif records:
+            raise LogCorrupt("the entity store has records but none that says whose they are; start with an empty one")
+        else:
+            self.renew_epoch()
+        try:
+            for key, value in records.items():
+                self._load_record(key, value)
+        except (MalformedMessage, IndexError, UnicodeDecodeError) as error:
+            raise LogCorrupt(f"a record of the entity store is damaged ({error}); start with an empty one") from error
+        self._log = sorted(
+            (slot.seq, key, group) for key, slots in self.entities.items() for group, slot in slots.items()
+        )
+        self.seq = max(self.floor, self._log[-1][0] if self._log else 0)
+
+    def _load_meta(self, value: bytes) -> None:
+        meta = json.loads(value)
+        if meta["format"] != _FORMAT:
+            raise LogCorrupt(f"the entity store has format {meta['format']}; this version reads {_FORMAT}")
+        if meta["node_id"] != self.node_id:
+            raise LogCorrupt(f"the entity store is of node {meta['node_id']!r}, not of {self.node_id!r}")
+        self.epoch, self.floor = meta["epoch"], meta["floor"]
+        self.writer = writer_of(self.node_id, self.epoch)
+
+    def _load_record(self, key: bytes, value: bytes) -> None:
+        table, rest = key[:1], key[1:]
+        if table == _GROUP:
+            entity, group = split_key(rest)
+            source = value[_SEQ_BYTES + 1 : _SEQ_BYTES + 1 + value[_SEQ_BYTES]].decode()
+            state = decode_group_state(value[_SEQ_BYTES + 1 + value[_SEQ_BYTES] :])
+            slot = Slot(state, int.from_bytes(value[:_SEQ_BYTES], "big"), NodeId(source) if source else None)
+            self.entities.setdefault(entity, {})[group] = slot
+        elif table == _HELD:
+            self.held[split_key(rest)] = decode_group_state(value)
+        elif table == _CHECKPOINT:
+            self.checkpoints[rest.decode()] = value
+        elif table == _CLOCK:
+            self.clock_bound_ms = int.from_bytes(value, "big")
+
+    # -- Changing --
+
+    def renew_epoch(self) -> None:
+        """Begin to write under a new name: what was written under the old one is not all known here."""
+        self.epoch = secrets.token_hex(8)
+        self.writer = writer_of(self.node_id, self.epoch)
+        self._stage_meta()
+
+    def _stage_meta(self) -> None:
+        meta = {"format": _FORMAT, "node_id": self.node_id, "epoch": self.epoch, "floor": self.floor}
+        self._stage(_META, json.dumps(meta).encode())
+
+    def set_state(self, key: EntityKey, group: str, state: GroupState, source: NodeId | None) -> None:
+        """Hold a state, as the newest change."""
+        slots = self.entities.setdefault(key, {})
+        if group in slots:
+            self._stale += 1
+        self.seq += 1
+        slots[group] = Slot(state, self.seq, source)
+        self._log.append((self.seq, key, group))
+        name = (source or "").encode()
+        value = b"".join((self.seq.to_bytes(_SEQ_BYTES, "big"), bytes((len(name),)), name, state.encoded))
+        self._stage(_GROUP + join_key(key, group), value)
+        if self._stale > _MIN_STALE and self._stale * 2 > len(self._log):
+            self._log = [entry for entry in self._log if self._is_current(entry)]
+            self._stale = 0
+
+    def hold(self, key: EntityKey, group: str, state: GroupState | None) -> None:
+        """Keep a state aside, or no more if it is None."""
+        record = _HELD + join_key(key, group)
+        if state is None:
+            self.held.pop((key, group), None)
+            self._stage(record, None)
+        else:
+            self.held[key, group] = state
+            self._stage(record, state.encoded)
+
+    def set_checkpoint(self, name: str, value: bytes | None) -> None:
+        """Keep a checkpoint, or no more if it is None."""
+        if value is None:
+            self.checkpoints.pop(name, None)
+        else:
+            self.checkpoints[name] = value
+        self._stage(_CHECKPOINT + name.encode(), value)
+
+    def set_clock_bound(self, bound_ms: int) -> None:
+        """Keep the clock's bound."""
+        self.clock_bound_ms = bound_ms
+        self._stage(_CLOCK, bound_ms.to_bytes(8, "big"))
+
+    def _stage(self, key: bytes, value: bytes | None) -> None:
+        self._staged[key] = value
+        self.staged_count += 1
+
+    def take_staged(self) -> dict[bytes, bytes | None]:
+        """Return what has to be written, and begin to gather anew."""
+        staged, self._staged = self._staged, {}
+        return staged
+
+    def put_back(self, staged: Mapping[bytes, bytes | None]) -> None:
+        """Take back what was not written; what was staged since then replaces it."""
+        self._staged = {**staged, **self._staged}
+
+    # -- Reading --
+
+    def changed_since(self, since: int, up_to: int) -> Iterator[tuple[EntityKey, str, Slot]]:
+        """Yield the slots that changed after ``since`` and not after ``up_to``, in order. Change nothing meanwhile."""
+        for position in range(bisect_right(self._log, since, key=lambda entry: entry[0]), len(self._log)):
+            seq, key, group = entry = self._log[position]
+            if seq > up_to:
+                return
+            if self._is_current(entry):
+                yield key, group, self.entities[key][group]
+
+    def _is_current(self, entry: tuple[int, EntityKey, str]) -> bool:
+        seq, key, group = entry
+        slot = self.entities.get(key, {}).get(group)
+        return slot is not None and slot.seq == seq
+
+
+def join_key(key: EntityKey, group: str) -> bytes:
+    """Return the bytes that name a group of an entity, in records and digests. Each name has at most 255 bytes."""
+    kind, entity_id = key[0].encode(), key[1].encode()
+    return b"".join((bytes((len(kind),)), kind, bytes((len(entity_id),)), entity_id, group.encode()))
+
+
+def split_key(data: bytes) -> tuple[EntityKey, str]:
+    """Return what ``join_key`` joined. Raises: IndexError, UnicodeDecodeError."""
+    kind_end = 1 + data[0]
+    id_end = kind_end + 1 + data[kind_end]
+    return (data[1:kind_end].decode(), data[kind_end + 1 : id_end].decode()), data[id_end:].decode()
