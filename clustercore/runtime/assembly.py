@@ -9,9 +9,11 @@ from random import Random
 import trio
 
 from clustercore.interfaces.companion import NodeCompanion, NodeSite
-from clustercore.interfaces.discovery import DiscoverySnapshot
+from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member, MemberMetadata
 from clustercore.interfaces.errors import InvariantError, LogCorrupt
 from clustercore.interfaces.messages import (
+    OLDEST_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
     MembersFailed,
     MembersResponse,
     Message,
@@ -61,6 +63,7 @@ from clustercore.runtime.member_changes import MemberChanges
 from clustercore.runtime.members_desk import MembersDesk
 from clustercore.runtime.membership_duties import MembershipDuties
 from clustercore.runtime.peers import PeerLane
+from clustercore.runtime.presence import Presence
 from clustercore.runtime.proposals import Proposals
 from clustercore.runtime.reads import ClockGuard, ReadIndexes
 from clustercore.runtime.replicated_state import ReplicatedState
@@ -105,6 +108,7 @@ class Assembly:
         storage: Storage,
         stored: StoredState,
         identity: StorageIdentity,
+        discovery: Discovery,
         known: DiscoverySnapshot,
         join: Sequence[str] | None,
         companions: Sequence[NodeCompanion],
@@ -118,8 +122,7 @@ class Assembly:
         """
         # Set by start.
         self._nursery: trio.Nursery | None = None
-        # The newest that discovery said.
-        self.known = known
+        self.presence = Presence(discovery, node.node_id, known=known, member=self._told_of_itself)
         # Where this node serves; set once it does.
         self.address = ""
         self._node_id = node.node_id
@@ -190,8 +193,9 @@ class Assembly:
             transport=transport,
             identity=lambda: self._introductions.identity,
             state=lambda: self._core.state,
-            known=lambda: self.known,
+            known=lambda: self.presence.known,
             join=join,
+            on_removed=self.presence.look,
             election_timeout_s=config.raft.election_timeout_s,
         )
         self.acceptor = self._make_acceptor()
@@ -306,6 +310,7 @@ class Assembly:
         ):
             nursery.start_soon(run)
         nursery.start_soon(self._lanes.run)
+        nursery.start_soon(self.presence.follow)
         nursery.start_soon(self.duties.run, self.address)
         for companion in self._companions:
             nursery.start_soon(companion.run, self._site)
@@ -420,6 +425,16 @@ class Assembly:
             rng=Random(self._rng.getrandbits(64)),
         )
 
+    def _told_of_itself(self) -> Member | None:
+        """Return what discovery is to tell of this node; None if it was removed from its cluster."""
+        if self.duties.removed.value is not None:
+            return None
+        configuration, cluster_id = self._core.state.configuration, self._introductions.identity.cluster_id
+        role = "voter" if self._node_id in configuration.voters else "learner"
+        is_member = cluster_id and self._node_id in configuration.members
+        metadata = MemberMetadata(cluster_id, role if is_member else "", PROTOCOL_VERSION, OLDEST_PROTOCOL_VERSION)
+        return Member(self._node_id, self.address, metadata)
+
     def _told_address_of(self, member: NodeId) -> str | None:
         """Return where others are told that a member is; None if this node does not know."""
         addresses = [self.address] if member == self._node_id else self._addresses_of(member)
@@ -432,9 +447,13 @@ class Assembly:
         return {peer: address for peer, address in found.items() if address is not None}
 
     def _addresses_of(self, peer: NodeId) -> list[str]:
-        """Return where a peer may be: as discovery knows it now, and as the members agreed on."""
+        """Return where a peer may be: as discovery knows it now, as the members agreed on, and where it was last.
+
+        The last is for when discovery is wrong, and the members never had to write down where it is.
+        """
         server = self._core.state.configuration.get(peer)
-        addresses = self.known.address_of(peer), None if server is None else server.address
+        agreed = None if server is None else server.address
+        addresses = self.presence.known.address_of(peer), agreed, self._introductions.reached_at(peer)
         return list(dict.fromkeys(address for address in addresses if address))
 
     def _identified(self, peer: NodeId, incarnation: str) -> None:
@@ -491,6 +510,7 @@ class Assembly:
         if configuration.cluster_id not in ("", self._introductions.identity.cluster_id):
             self._writer.post(SaveIdentity(self._introductions.join(configuration.cluster_id)))
             self._transport.name_cluster(configuration.cluster_id)
+            self.presence.look()
 
     def _configuration_changed(self, configuration: Configuration) -> None:
         peers = configuration.peers_of(self._node_id)
@@ -501,6 +521,7 @@ class Assembly:
             said = self._introductions.get(peer)
             if said is not None:
                 self.engine.peer_identified(peer, said.incarnation)
+        self.presence.look()
         # Whoever kept a version from being switched on may be a member no more, or a new one may not understand it.
         self.command_versions.look()
 

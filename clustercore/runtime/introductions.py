@@ -100,6 +100,8 @@ class Introductions:
         self._versions = versions
         self._command_version = command_version
         self._known: dict[NodeId, Introduction] = {}
+        # Where each peer answered last.
+        self._reached: dict[NodeId, str] = {}
         # The newest reason for which each peer was refused: a peer that comes back with the same one is not news.
         self._told: dict[NodeId, str] = {}
         # How many links were refused since the start.
@@ -136,6 +138,10 @@ class Introductions:
     def get(self, peer: NodeId) -> Introduction | None:
         """Return what a peer said of itself last; None if it was not heard since this node started."""
         return self._known.get(peer)
+
+    def reached_at(self, peer: NodeId) -> str | None:
+        """Return where a peer answered last; None if it did not since this node started."""
+        return self._reached.get(peer)
 
     def is_storage_of(self, peer: NodeId, incarnation: str) -> bool:
         """Whether a storage is the one that a peer said last that it has."""
@@ -175,6 +181,7 @@ class Introductions:
         refusal = self._fault_of(peer, response)
         if refusal:
             self.refuse(peer, refusal)
+        self._reached[peer] = address
         return self._remember(peer, response).protocol_version
 
     def refuse(self, peer: NodeId, refusal: str) -> NoReturn:

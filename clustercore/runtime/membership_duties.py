@@ -45,6 +45,7 @@ class MembershipDuties:
         state: Callable[[], RaftState],
         known: Callable[[], DiscoverySnapshot],
         join: Sequence[str] | None,
+        on_removed: Callable[[], None],
         election_timeout_s: float,
     ) -> None:
         """Do nothing yet; ``run`` does.
@@ -55,12 +56,14 @@ class MembershipDuties:
             state: The core's.
             known: What discovery knows.
             join: Whom to ask to be added, beside those that discovery knows; None if this node does not ask.
+            on_removed: Called when this node finds that it was removed, or that it is a member again.
             election_timeout_s: In seconds.
         """
         self._identity = identity
         self._state = state
         self._known = known
         self._join = join
+        self._on_removed = on_removed
         self._timeout_s = election_timeout_s
         self._address = ""
         # A node asked waits for its leader, and that for a change, for an election timeout each.
@@ -190,6 +193,7 @@ class MembershipDuties:
             logger.info("node %s was removed from its cluster, at index %d at the latest", node_id, index)
         if index != self.removed.value:
             self.removed.set(index)
+            self._on_removed()
 
     def _others(self) -> Iterator[str]:
         """Everywhere another member may be."""

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from clustercore.interfaces.companion import NodeCompanion
-from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member, MemberMetadata
+from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot
 from clustercore.interfaces.errors import (
     ConfigError,
     InvalidCommand,
@@ -25,7 +25,6 @@ from clustercore.interfaces.errors import (
     VersionNotEnabled,
 )
 from clustercore.interfaces.members import MembersHandle
-from clustercore.interfaces.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION
 from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.state_machine import StateMachine
 from clustercore.interfaces.storage import Storage, StorageIdentity, StoredState
@@ -37,6 +36,7 @@ from clustercore.runtime.addresses import is_for_peers
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.groups import sole_error
+from clustercore.runtime.presence import NOTHING_KNOWN
 from clustercore.runtime.replicated_state import FIRST_VERSION, ReplicatedState
 from clustercore.runtime.session_entries import Outcome, VersionedCommand, decode_answer, encode_version_entry
 from clustercore.runtime.sessions import Session, SessionClient
@@ -162,7 +162,7 @@ class Node(NodeHandle):
                 identity = await self._identify_storage(stored)
                 replicated = ReplicatedState(self._machine)
                 await restore_stored(replicated, self._storage)
-                known = await self._discovery.members()
+                known = await self._known_members()
                 assembly = Assembly(
                     node=self,
                     configuration=Configuration.of(self._initial_voters(known)),
@@ -171,6 +171,7 @@ class Node(NodeHandle):
                     storage=self._storage,
                     stored=stored,
                     identity=identity,
+                    discovery=self._discovery,
                     known=known,
                     join=self._join,
                     companions=self._companions,
@@ -186,19 +187,11 @@ class Node(NodeHandle):
                             f"{self._address} is nowhere that others reach this node; advertise an address"
                         )
                     assembly.address = self._address
-                    await self._discovery.register(
-                        Member(
-                            self._node_id,
-                            self._address,
-                            MemberMetadata(
-                                cluster_id=identity.cluster_id,
-                                protocol_version=PROTOCOL_VERSION,
-                                oldest_protocol_version=OLDEST_PROTOCOL_VERSION,
-                            ),
-                        )
-                    )
+                    nursery.start_soon(assembly.presence.tell)
+                    with trio.move_on_after(self._config.raft.election_timeout_s):
+                        # Others can find it then; a source that does not answer keeps it from nothing.
+                        await assembly.presence.is_told.wait()
                     assembly.start(nursery)
-                    nursery.start_soon(self._follow_discovery, assembly, known.version)
                     self._assembly = assembly
                     try:
                         yield
@@ -238,6 +231,10 @@ class Node(NodeHandle):
         await self._storage.save_identity(identity)
         return identity
 
+    async def _known_members(self) -> DiscoverySnapshot:
+        """Wait for discovery if it is to say who the first voters are; nothing else needs it before the node serves."""
+        return await self._discovery.members() if self._discovery.is_fixed else NOTHING_KNOWN
+
     def _initial_voters(self, known: DiscoverySnapshot) -> frozenset[NodeId]:
         if self._join is not None:
             return frozenset()
@@ -249,11 +246,6 @@ class Node(NodeHandle):
         if self._voters is None:
             return frozenset(member.node_id for member in known.members) | {self._node_id}
         return self._voters
-
-    async def _follow_discovery(self, assembly: Assembly, version: int) -> None:
-        while True:
-            assembly.known = await self._discovery.changed(version)
-            version = assembly.known.version
 
     def _running(self) -> Assembly:
         if self._assembly is None:
