@@ -13,6 +13,7 @@ from clustercore.sync.changes import (
     ZombieRefused,
 )
 from clustercore.sync.clock import ClockReport, HybridLogicalClock, OffsetPolicy
+from clustercore.sync.conflict_log import Conflict, ConflictCount, ConflictLog, ConflictSide
 from clustercore.sync.entities import EntityStore
 from clustercore.sync.kinds import LIFE_GROUP, EntityKind, FieldGroup
 from clustercore.sync.writes import GroupState, Stamp, Write, decode_group_state
@@ -24,6 +25,10 @@ __all__ = [
     "Changes",
     "ClockReport",
     "ClockTooFarAhead",
+    "Conflict",
+    "ConflictCount",
+    "ConflictLog",
+    "ConflictSide",
     "Corruption",
     "EntityKind",
     "EntityStore",

@@ -13,6 +13,7 @@ from clustercore.interfaces import ConfigError, InvalidCommand, NodeId, NodeStop
 from clustercore.sync import life
 from clustercore.sync.changes import ApplyReport, Change, Changes, StoreEvent
 from clustercore.sync.clock import HybridLogicalClock
+from clustercore.sync.conflict_log import ConflictLog
 from clustercore.sync.journal import Journal
 from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind
 from clustercore.sync.merge import pick
@@ -41,6 +42,7 @@ class EntityStore:
         kinds: The kinds that are edited and read here. Changes of other kinds are kept, and told on, unread.
         records: Where everything is kept.
         clock: None for one of its own, by the system's time. Where it last was is kept in the records.
+        conflict_log: Where conflicts are logged; None for one of its own, without a file.
         on_event: Is told of what operators should hear of. It must not raise.
 
     Raises: ConfigError if two kinds have one name, or the node's id is empty or longer than 255 bytes.
@@ -53,6 +55,7 @@ class EntityStore:
         records: RecordStorage,
         *,
         clock: HybridLogicalClock | None = None,
+        conflict_log: ConflictLog | None = None,
         on_event: Callable[[StoreEvent], None] = lambda event: None,
     ) -> None:
         if not 1 <= len(node_id.encode()) <= MAX_NAME_BYTES:
@@ -67,7 +70,9 @@ class EntityStore:
         self._records = records
         self._on_event = on_event
         self._replica = Replica(node_id)
-        self._receiver = Receiver(self._replica, self.kinds, self.clock, on_event)
+        # Read it, and leave the writing to the store.
+        self.conflicts = ConflictLog() if conflict_log is None else conflict_log
+        self._receiver = Receiver(self._replica, self.kinds, self.clock, on_event, self.conflicts)
         self._journal: Journal | None = None
         self._stack = AsyncExitStack()
 
@@ -82,7 +87,9 @@ class EntityStore:
         """
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._records)
+            stack.enter_context(self.conflicts)
             self._replica.load(await self._records.load())
+            self.conflicts.take_back(self._replica.conflicts)
             self.clock.start_above(self._replica.clock_bound_ms)
             journal = Journal(self._replica, self._records)
             await journal.commit()
@@ -259,13 +266,59 @@ class EntityStore:
         if not is_alive:
             # Created anew: groups that only a newer version of the kind has are not to come back from before.
             values |= {group: None for group in slots if group not in values and group != LIFE_GROUP}
+        self._write_all(kind, entity_id, values, held, time, is_alive=is_alive)
+        await self._commit()
+
+    def _write_all(
+        self,
+        kind: EntityKind[Any],
+        entity_id: str,
+        values: Mapping[str, bytes | None],
+        held: Mapping[str, bytes | None],
+        time: int,
+        *,
+        is_alive: bool,
+    ) -> None:
+        slots = self._slots(kind, entity_id)
         changed = [group for group, value in values.items() if not is_alive or value != held.get(group)]
         weak = {group for group in changed if is_alive and kind.is_weak(group)}
         # All groups of one edit have the version that follows what was there before it.
         versions = {group: life.next_version(slots, group, is_weak=group in weak) for group in changed}
         for group in changed:
             self._write(kind, entity_id, group, values[group], time, versions[group], is_weak=group in weak)
+
+    async def restore(self, conflict_id: str) -> bool:
+        """Write the losing value of a conflict back, as a new edit of this node.
+
+        If it lost to the deletion of the entity, the entity comes back with all its groups, as they are still held. If
+        the loser is a deletion, the entity is deleted.
+
+        Args:
+            conflict_id: As in the log, or so many of its first digits that no other begins with them.
+
+        Durability, Cancellation: as ``put``. Returns whether there is such a conflict in the log.
+        Raises: ConfigError if the kind is not one of this store's. StorageError.
+        """
+        conflict = self.conflicts.get(conflict_id)
+        if conflict is None:
+            await trio.lowlevel.checkpoint()
+            return False
+        kind = self.kinds.get(conflict.kind)
+        if kind is None:
+            raise ConfigError(f"this store has no kind {conflict.kind!r}; it has {sorted(self.kinds)}")
+        entity_id, loser = conflict.entity_id, conflict.loser
+        if loser.is_deletion:
+            await self.delete(kind, entity_id)
+            return True
+        time = join_time(await self.clock.read())
+        slots = self._slots(kind, entity_id)
+        is_alive = life.is_alive(slots)
+        stored = {group: slot.state.heads for group, slot in slots.items() if group != LIFE_GROUP and slot.state.heads}
+        held = {group: pick(heads, kind.resolver_of(group))[1] for group, heads in stored.items()}
+        values = {conflict.group: loser.value} if is_alive else held | {conflict.group: loser.value}
+        self._write_all(kind, entity_id, values, held, time, is_alive=is_alive)
         await self._commit()
+        return True
 
     def _write(
         self,

@@ -20,7 +20,15 @@ from cattrs import Converter
 from cattrs.errors import BaseValidationError
 from cattrs.preconf.json import make_converter
 
-from clustercore.interfaces import ConfigError, ConflictResolver, HybridTime, InvalidCommand
+from clustercore.interfaces import (
+    ConfigError,
+    ConflictDecision,
+    ConflictResolver,
+    Edit,
+    HybridTime,
+    InvalidCommand,
+    last_write,
+)
 
 __all__ = ["LIFE_GROUP", "EntityKind", "FieldGroup", "decode_fields", "encode_fields"]
 
@@ -41,18 +49,56 @@ class FieldGroup:
         fields: Their names; one at least.
         resolver: Decides between concurrent writes, or merges them; None for the last write. With one field it is
             asked about that field's JSON (``MaxResolver`` about ``17``), with several about the JSON object of them.
-        keeps_alive: Whether an edit of this group can win over the entity's deletion that did not know of it. None: if
-            there is no resolver. Heartbeats must not bring back what was deleted.
+        is_background: Whether its edits are such as nobody decided on: heartbeats, high-water marks. They do not bring
+            back an entity that is deleted, do not count towards the versions of other groups, and where they meet is no
+            conflict to be logged.
     """
 
     fields: tuple[str, ...]
     resolver: ConflictResolver | None = None
-    keeps_alive: bool | None = None
+    is_background: bool = False
+
+
+class FieldResolver(ConflictResolver):
+    """Asks a resolver about the one field of a group, instead of the object that it is in.
+
+    Fields beside it, which a newer version of the kind has, are those of the later edit.
+    """
+
+    def __init__(self, field: str, resolver: ConflictResolver) -> None:
+        self._field = field
+        self._resolver = resolver
+
+    @property
+    def name(self) -> str:
+        """The name of the resolver that is asked."""
+        return type(self._resolver).__name__
+
+    def resolve(self, one: Edit, other: Edit) -> ConflictDecision:
+        """Return what the resolver says of the field, in the object of the later edit."""
+        decision = self._resolver.resolve(self._unwrap(one), self._unwrap(other))
+        later = last_write(one, other).winner
+        winner = decision.winner
+        if winner.value is None:
+            return decision
+        fields = {} if later.value is None else decode_fields(later.value)
+        value = encode_fields(fields | {self._field: json.loads(winner.value)})
+        return ConflictDecision(Edit(winner.stamp, value), decision.rule)
+
+    def _unwrap(self, edit: Edit) -> Edit:
+        if edit.value is None:
+            return edit
+        # A value without the field, from another version of the kind, is for the resolver to refuse.
+        return Edit(edit.stamp, _encode(decode_fields(edit.value).get(self._field)))
 
 
 def encode_fields(fields: Mapping[str, Any]) -> bytes:
     """Return the canonical JSON of fields: equal values have equal bytes, on every node and Python."""
-    return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _encode(fields)
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def decode_fields(value: bytes) -> dict[str, Any]:
@@ -110,6 +156,13 @@ class EntityKind(Generic[E]):
         self._check_named([*self.key_fields, *filter(None, (id_field, updated_field))], fields)
         # By name; every field but the derived ones is in one.
         self.groups: Mapping[str, FieldGroup] = self._make_groups(groups)
+        self._resolvers = {
+            group: declared.resolver
+            if len(declared.fields) > 1
+            else FieldResolver(declared.fields[0], declared.resolver)
+            for group, declared in self.groups.items()
+            if declared.resolver is not None
+        }
         self._group_of = {field: group for group, declared in self.groups.items() for field in declared.fields}
         # The groups that have a key field in them.
         self.key_groups = frozenset(self._group_of[field] for field in self.key_fields if field in self._group_of)
@@ -154,15 +207,12 @@ class EntityKind(Generic[E]):
 
     def resolver_of(self, group: str) -> ConflictResolver | None:
         """Return who decides between concurrent writes of a group; None for the last write."""
-        declared = self.groups.get(group)
-        return None if declared is None else declared.resolver
+        return self._resolvers.get(group)
 
     def is_weak(self, group: str) -> bool:
         """Whether edits of a group say nothing of the entity's being there."""
         declared = self.groups.get(group)
-        if declared is None:
-            return False
-        return declared.resolver is not None if declared.keeps_alive is None else not declared.keeps_alive
+        return declared is not None and declared.is_background
 
     # -- Entities and values --
 

@@ -21,7 +21,7 @@ import attrs
 from clustercore.interfaces import ConflictDecision, ConflictResolver, Edit, last_write
 from clustercore.sync.writes import GroupState, Stamp, Write
 
-__all__ = ["Joined", "Relation", "join", "pick", "precedence"]
+__all__ = ["Joined", "Relation", "decide", "join", "pick", "precedence"]
 
 
 class Relation(Enum):
@@ -171,11 +171,17 @@ def _stamp_of(edit: Edit, heads: tuple[Write, ...]) -> Stamp:
     return max(bearers or heads, key=precedence).stamp
 
 
-def decide(one: Write, other: Write, resolver: ConflictResolver | None) -> ConflictDecision:
-    """Return what holds of two writes, and by which rule; by the last-write rules if the resolver raises."""
+def decide(
+    one: Edit,
+    other: Edit,
+    resolver: ConflictResolver | None,
+    on_failure: Callable[[Exception], Any],
+) -> ConflictDecision:
+    """Return what holds of two edits, and by which rule; by the last-write rules if the resolver raises."""
     if resolver is None:
-        return last_write(one.edit, other.edit)
+        return last_write(one, other)
     try:
-        return resolver.resolve(one.edit, other.edit)
-    except Exception:  # noqa: BLE001 - told by ``pick``, which meets the same pair
-        return ConflictDecision(last_write(one.edit, other.edit).winner, "fallback")
+        return resolver.resolve(one, other)
+    except Exception as error:  # noqa: BLE001 - handed on; the application's function may raise anything
+        on_failure(error)
+        return ConflictDecision(last_write(one, other).winner, "fallback")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from clustercore.interfaces import InvalidCommand, NodeId
+from clustercore.interfaces import ConflictResolver, Edit, InvalidCommand, NodeId, last_write
+from clustercore.sync import life
 from clustercore.sync.changes import (
     ApplyReport,
     Change,
@@ -17,9 +18,10 @@ from clustercore.sync.changes import (
     StoreWentBack,
 )
 from clustercore.sync.clock import HybridLogicalClock
-from clustercore.sync.kinds import MAX_NAME_BYTES, EntityKind
-from clustercore.sync.merge import Relation, join
-from clustercore.sync.replica import EntityKey, Replica
+from clustercore.sync.conflict_log import Conflict, ConflictLog, ConflictSide, conflict_id
+from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind, FieldResolver
+from clustercore.sync.merge import Relation, decide, join
+from clustercore.sync.replica import EntityKey, Replica, Slot
 from clustercore.sync.writes import GroupState, Write, split_time
 
 __all__ = ["Receiver"]
@@ -42,11 +44,13 @@ class Receiver:
         kinds: Mapping[str, EntityKind[Any]],
         clock: HybridLogicalClock,
         on_event: Callable[[StoreEvent], None],
+        conflicts: ConflictLog,
     ) -> None:
         self._replica = replica
         self._kinds = kinds
         self._clock = clock
         self._on_event = on_event
+        self._conflicts = conflicts
 
     def teller(self, kind: str, entity_id: str, group: str) -> Callable[[Exception], None]:
         """Return what tells that a group's resolver raised."""
@@ -95,7 +99,58 @@ class Receiver:
         self._tell_corruptions(key, group, joined.corruptions)
         is_theirs = joined.relation is Relation.NEW or joined.state == state
         self._replica.set_state(key, group, joined.state, source if is_theirs else None)
-        return _OUTCOMES[joined.relation], len(joined.conflicts)
+        met = sum(self._log(key, group, one, other) for one, other in joined.conflicts)
+        slots = self._replica.entities[key]
+        if LIFE_GROUP in slots:
+            met += self._look_for_deletions(key, slots, [group] if group != LIFE_GROUP else list(slots))
+        return _OUTCOMES[joined.relation], met
+
+    def _look_for_deletions(self, key: EntityKey, slots: Mapping[str, Slot], groups: Sequence[str]) -> int:
+        """Log where a deletion and edits of some groups did not know each other. Return how many are new."""
+        met = 0
+        for tombstone in life.tombstones(slots):
+            for group in groups:
+                if group != LIFE_GROUP:
+                    for head in life.unknown_to(tombstone, group, slots[group].state.heads):
+                        met += self._log(key, group, tombstone, head, is_deletion=True)
+        return met
+
+    def _log(self, key: EntityKey, group: str, one: Write, other: Write, *, is_deletion: bool = False) -> bool:
+        """Log a conflict, if it was not met before, and return whether it was not.
+
+        Args:
+            is_deletion: Whether ``one`` deletes the entity that ``other`` changes.
+        """
+        if (one.is_weak and other.is_weak) or group == LIFE_GROUP:
+            # Edits in the background are nobody's decisions, and two deletions agree.
+            return False
+        name = conflict_id(*key, group, one, other)
+        if self._conflicts.has(name):
+            return False
+        kind = self._kinds.get(key[0])
+        ours = ConflictSide(one.stamp, one.base, None if is_deletion else one.value, is_deletion)
+        theirs = ConflictSide(other.stamp, other.base, other.value)
+        # A deletion is of the whole entity, so no group's resolver has a say in it.
+        resolver = None if kind is None or is_deletion else kind.resolver_of(group)
+        mine, yours = (Edit(side.stamp.edit_stamp, side.value) for side in (ours, theirs))
+        decision = decide(mine, yours, resolver, self.teller(*key, group))
+        winner, loser = (ours, theirs) if last_write(mine, yours).winner is mine else (theirs, ours)
+        conflict = Conflict(
+            name,
+            *key,
+            group,
+            decision.rule,
+            _name_of(resolver),
+            winner,
+            loser,
+            decision.winner.value,
+            self._replica.node_id,
+            self._clock.wall(),
+        )
+        self._replica.log_conflict(conflict)
+        for gone in self._conflicts.add(conflict) or ():
+            self._replica.forget_conflict(gone)
+        return True
 
     def _is_timely(self, key: EntityKey, group: str, head: Write) -> bool:
         time = split_time(head.stamp.time)
@@ -117,3 +172,9 @@ class Receiver:
     def _tell_corruptions(self, key: EntityKey, group: str, pairs: tuple[tuple[Write, Write], ...]) -> None:
         for one, _ in pairs:
             self._on_event(Corruption(*key, group, one.stamp))
+
+
+def _name_of(resolver: ConflictResolver | None) -> str:
+    if resolver is None:
+        return "lww"
+    return resolver.name if isinstance(resolver, FieldResolver) else type(resolver).__name__

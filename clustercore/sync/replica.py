@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from clustercore.interfaces import LogCorrupt, MalformedMessage, NodeId
+from clustercore.sync.conflict_log import Conflict
 from clustercore.sync.writes import GroupState, decode_group_state, writer_of
 
 __all__ = ["EntityKey", "Replica", "Slot"]
@@ -26,7 +27,7 @@ EntityKey = tuple[str, str]
 
 _FORMAT = 1
 # Records, by the first byte of their keys.
-_META, _GROUP, _CHECKPOINT, _HELD, _PURGED, _CLOCK = b"m", b"g", b"c", b"h", b"p", b"t"
+_META, _GROUP, _CHECKPOINT, _HELD, _PURGED, _CLOCK, _CONFLICT = b"m", b"g", b"c", b"h", b"p", b"t", b"l"
 _SEQ_BYTES = 8
 # Stale entries of the log are dropped when there are this many, and more of them than of others.
 _MIN_STALE = 64
@@ -55,6 +56,8 @@ class Replica:
         self.held: dict[tuple[EntityKey, str], GroupState] = {}
         self.checkpoints: dict[str, bytes] = {}
         self.clock_bound_ms = 0
+        # The conflicts that were logged before, for the log to take back.
+        self.conflicts: list[Conflict] = []
         # The last number that was taken.
         self.seq = 0
         # Changes up to it may be missing from the log: tombstones that were collected.
@@ -81,7 +84,7 @@ class Replica:
         try:
             for key, value in records.items():
                 self._load_record(key, value)
-        except (MalformedMessage, IndexError, UnicodeDecodeError) as error:
+        except (MalformedMessage, IndexError, KeyError, TypeError, ValueError) as error:
             raise LogCorrupt(f"a record of the entity store is damaged ({error}); start with an empty one") from error
         self._log = sorted(
             (slot.seq, key, group) for key, slots in self.entities.items() for group, slot in slots.items()
@@ -109,6 +112,8 @@ class Replica:
             self.held[split_key(rest)] = decode_group_state(value)
         elif table == _CHECKPOINT:
             self.checkpoints[rest.decode()] = value
+        elif table == _CONFLICT:
+            self.conflicts.append(Conflict.from_json(json.loads(value)))
         elif table == _CLOCK:
             self.clock_bound_ms = int.from_bytes(value, "big")
 
@@ -161,6 +166,15 @@ class Replica:
         """Keep the clock's bound."""
         self.clock_bound_ms = bound_ms
         self._stage(_CLOCK, bound_ms.to_bytes(8, "big"))
+
+    def log_conflict(self, conflict: Conflict) -> None:
+        """Keep an entry of the conflict log."""
+        entry = json.dumps(conflict.to_json(), ensure_ascii=False, separators=(",", ":"))
+        self._stage(_CONFLICT + conflict.conflict_id.encode(), entry.encode())
+
+    def forget_conflict(self, conflict_id: str) -> None:
+        """Keep an entry of the conflict log no more."""
+        self._stage(_CONFLICT + conflict_id.encode(), None)
 
     def _stage(self, key: bytes, value: bytes | None) -> None:
         self._staged[key] = value

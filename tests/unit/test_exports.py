@@ -43,9 +43,9 @@ PUBLIC = {
         encode_field encode_message encode_varint format_address last_write serve_sockets split_address split_fields
     """,
     "clustercore.sync": """
-        ApplyReport Change Changes ClockReport ClockTooFarAhead Corruption EntityKind EntityStore FieldGroup
-        GroupState HybridLogicalClock LIFE_GROUP MergeOutcome OffsetPolicy ResolverFailed Stamp StoreEvent
-        StoreWentBack Write ZombieRefused decode_group_state
+        ApplyReport Change Changes ClockReport ClockTooFarAhead Conflict ConflictCount ConflictLog ConflictSide
+        Corruption EntityKind EntityStore FieldGroup GroupState HybridLogicalClock LIFE_GROUP MergeOutcome
+        OffsetPolicy ResolverFailed Stamp StoreEvent StoreWentBack Write ZombieRefused decode_group_state
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet

@@ -42,7 +42,7 @@ UAV = EntityKind(
     key_fields=("status", "last_heartbeat", "current_mission_id"),
     groups={
         "status": ["status"],
-        "heartbeat": FieldGroup(("last_heartbeat",), MaxResolver()),
+        "heartbeat": FieldGroup(("last_heartbeat",), MaxResolver(), is_background=True),
         "mission": ["current_mission_id"],
     },
 )

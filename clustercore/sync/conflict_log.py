@@ -1,0 +1,273 @@
+"""The conflict log: every decision between edits that did not know each other, with both values, to be read and undone.
+
+A conflict is named by the hash of what met, so every node that sees the two edits logs it under the same id, and logs
+it once. A node that only ever sees what was made after the decision has nothing to log.
+
+The newest entries are in memory, and among the store's records, so that they survive a restart; a file of JSON lines
+can have all of them. This file knows entries, and neither replicas nor how is decided.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from io import RawIOBase
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import attrs
+
+from clustercore.interfaces import ConfigError, NodeId
+from clustercore.sync.writes import Stamp, Write
+
+__all__ = ["Conflict", "ConflictCount", "ConflictLog", "ConflictSide", "conflict_id"]
+
+log = logging.getLogger(__name__)
+
+# Entries in memory: with two values of a kilobyte each, 20 MB.
+RING_SIZE = 10_000
+# When the file of JSON lines is this long it is moved aside.
+ROTATE_BYTES = 16 << 20
+# How many that were moved aside are kept, beside the one that is written.
+KEPT_FILES = 4
+
+
+@attrs.frozen
+class ConflictSide:
+    """One of the two edits that met."""
+
+    stamp: Stamp
+    # What its maker had seen there; None if nothing.
+    base: Stamp | None
+    # The canonical JSON of the group's fields; None for a deletion.
+    value: bytes | None
+    # Whether it deletes the entity, and not one group of it.
+    is_deletion: bool = False
+
+    @property
+    def node_id(self) -> NodeId:
+        """The node that made the edit."""
+        return self.stamp.node_id
+
+
+@attrs.frozen
+class Conflict:
+    """Two edits that did not know each other, and what was decided."""
+
+    # The same on every node.
+    conflict_id: str
+    kind: str
+    entity_id: str
+    group: str
+    # What decided, in a word or two, as the resolver says it.
+    rule: str
+    # Who decided: "lww", or the resolver's class.
+    resolver: str
+    # The edit that the last-write rules prefer; of a merge, the later.
+    winner: ConflictSide
+    loser: ConflictSide
+    # What holds of the two: the winner's value, or what was merged.
+    result: bytes | None
+    # Who noticed, and when by its wall clock, in ms since 1970 UTC. These two differ from node to node.
+    node_id: NodeId
+    detected_at_ms: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as JSON can say it, and ``from_json`` reads it."""
+        plain = {field: getattr(self, field) for field in _PLAIN}
+        return plain | {
+            "winner": _side_to_json(self.winner),
+            "loser": _side_to_json(self.loser),
+            "result": _value_to_json(self.result),
+        }
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Conflict:
+        """Return the entry that ``to_json`` made. Raises: KeyError, TypeError, ValueError if it is none."""
+        return cls(
+            **{field: entry[field] for field in _PLAIN},
+            winner=_side_from_json(entry["winner"]),
+            loser=_side_from_json(entry["loser"]),
+            result=_value_from_json(entry["result"]),
+        )
+
+
+_PLAIN = ("conflict_id", "kind", "entity_id", "group", "rule", "resolver", "node_id", "detected_at_ms")
+
+
+def _side_to_json(side: ConflictSide) -> dict[str, Any]:
+    return {
+        "stamp": attrs.astuple(side.stamp),
+        "base": None if side.base is None else attrs.astuple(side.base),
+        "value": _value_to_json(side.value),
+        "is_deletion": side.is_deletion,
+    }
+
+
+def _side_from_json(side: dict[str, Any]) -> ConflictSide:
+    base = side["base"]
+    return ConflictSide(
+        Stamp(*side["stamp"]),
+        None if base is None else Stamp(*base),
+        _value_from_json(side["value"]),
+        side["is_deletion"],
+    )
+
+
+def _value_to_json(value: bytes | None) -> str | dict[str, str] | None:
+    """Return a value as text: it is JSON itself, unless a broken node made it."""
+    if value is None:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"hex": value.hex()}
+
+
+def _value_from_json(value: str | dict[str, str] | None) -> bytes | None:
+    if value is None:
+        return None
+    return value.encode() if isinstance(value, str) else bytes.fromhex(value["hex"])
+
+
+def conflict_id(kind: str, entity_id: str, group: str, one: Write, other: Write) -> str:
+    """Return the name of a conflict: 32 hexadecimal digits of the SHA-256 of what met, in whatever order."""
+    parts = [kind.encode(), entity_id.encode(), group.encode(), *sorted((one.encoded, other.encoded))]
+    return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).hexdigest()[:32]
+
+
+@attrs.frozen
+class ConflictCount:
+    """How often a rule decided between two nodes, since the log was opened."""
+
+    kind: str
+    group: str
+    rule: str
+    winner_node: NodeId
+    loser_node: NodeId
+    count: int
+
+
+class ConflictLog:
+    """A bounded log, newest last.
+
+    Args:
+        limit: Entries that are kept; the oldest go first.
+        path: A file that gets every entry as a line of JSON; None for none. Made if it is not there. When it is longer
+            than ``rotate_bytes`` it is moved to ``path.1``, that one to ``path.2``, and so on up to ``keep``.
+        rotate_bytes: See ``path``.
+        keep: See ``path``.
+        on_conflict: Is told of every entry. It must not raise.
+
+    The file is for people and other programs: it is written when a conflict is found, in the event loop (some
+    microseconds into the system's cache), and not synced. Without it nothing is lost that ``limit`` allows for. When it
+    cannot be written, that is counted (``file_errors``) and logged, and sync goes on.
+
+    Raises: ConfigError if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        limit: int = RING_SIZE,
+        *,
+        path: Path | str | None = None,
+        rotate_bytes: int = ROTATE_BYTES,
+        keep: int = KEPT_FILES,
+        on_conflict: Callable[[Conflict], None] = lambda conflict: None,
+    ) -> None:
+        for name, value, least in (("limit", limit, 1), ("rotate_bytes", rotate_bytes, 1), ("keep", keep, 0)):
+            if value < least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}")
+        self._limit = limit
+        self._path = None if path is None else Path(path)
+        self._rotate_bytes = rotate_bytes
+        self._keep = keep
+        self._on_conflict = on_conflict
+        self._file: RawIOBase | None = None
+        self._entries: dict[str, Conflict] = {}
+        self._counts: Counter[tuple[str, str, str, NodeId, NodeId]] = Counter()
+        self.file_errors = 0
+
+    def __enter__(self) -> Self:
+        """Open the file, if there is to be one. Raises: OSError."""
+        if self._path is not None:
+            self._file = self._path.open("ab", buffering=0)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Conflict]:
+        """Yield the entries, oldest first. Change nothing meanwhile."""
+        return iter(self._entries.values())
+
+    def has(self, conflict_id: str) -> bool:
+        """Whether there is an entry of this id."""
+        return conflict_id in self._entries
+
+    def get(self, conflict_id: str) -> Conflict | None:
+        """Return an entry by its id, or by as many of its first digits as no other has; None if there is none."""
+        if conflict_id in self._entries:
+            return self._entries[conflict_id]
+        found = [entry for known, entry in self._entries.items() if conflict_id and known.startswith(conflict_id)]
+        return found[0] if len(found) == 1 else None
+
+    def counts(self) -> tuple[ConflictCount, ...]:
+        """Return how often each rule decided between whom, most often first."""
+        return tuple(ConflictCount(*key, count) for key, count in self._counts.most_common())
+
+    def take_back(self, entries: list[Conflict]) -> None:
+        """Take in what was logged before a restart; it is neither told nor counted again."""
+        for entry in sorted(entries, key=lambda entry: entry.detected_at_ms)[-self._limit :]:
+            self._entries[entry.conflict_id] = entry
+
+    def add(self, conflict: Conflict) -> list[str] | None:
+        """Log a conflict. Return the ids of entries that had to go for it; None if it was there already."""
+        if conflict.conflict_id in self._entries:
+            return None
+        self._entries[conflict.conflict_id] = conflict
+        sides = conflict.winner.node_id, conflict.loser.node_id
+        self._counts[(conflict.kind, conflict.group, conflict.rule, *sides)] += 1
+        self._write(conflict)
+        self._on_conflict(conflict)
+        gone = []
+        while len(self._entries) > self._limit:
+            oldest = next(iter(self._entries))
+            del self._entries[oldest]
+            gone.append(oldest)
+        return gone
+
+    def _write(self, conflict: Conflict) -> None:
+        if self._file is None or self._path is None:
+            return
+        line = json.dumps(conflict.to_json(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        try:
+            self._file.write(line)
+            if self._file.tell() >= self._rotate_bytes:
+                self._rotate(self._path)
+        except OSError:
+            self.file_errors += 1
+            log.exception("the conflict log cannot be written to %s", self._path)
+
+    def _rotate(self, path: Path) -> None:
+        if self._file is not None:
+            self._file.close()
+        for number in range(self._keep, 0, -1):
+            older = path if number == 1 else path.with_name(f"{path.name}.{number - 1}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{number}"))
+        if self._keep == 0:
+            path.unlink()
+        self._file = path.open("ab", buffering=0)
