@@ -24,7 +24,7 @@ _CORRUPT_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LOCKED_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def translate(path: Path, error: sqlite3.Error | OSError) -> StorageError:
+def translate(path: Path, error: sqlite3.Error | OSError, advice: str = ADVICE) -> StorageError:
     """Return the storage error that says what ``error`` means to the node. The caller chains it."""
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -34,7 +34,7 @@ def translate(path: Path, error: sqlite3.Error | OSError) -> StorageError:
     if code == sqlite3.SQLITE_FULL:
         return _full(path, error)
     if code in _CORRUPT_CODES:
-        return LogCorrupt(f"{path} is damaged ({error}); {ADVICE}")
+        return LogCorrupt(f"{path} is damaged ({error}); {advice}")
     if code in _LOCKED_CODES:
         return StorageError(f"{path} is open in another program ({error}); close that first")
     return StorageError(f"{path}: SQLite says {error} ({getattr(error, 'sqlite_errorname', 'no code')})")

@@ -13,15 +13,42 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import attrs
+
 from clustercore.interfaces import LogCorrupt, StorageError
 from clustercore_sqlite.errors import ADVICE
+from clustercore_sqlite.records import SCHEMA
 
-__all__ = ["FORMAT_VERSION", "check_header", "create", "log_path", "own", "sync_directory"]
+__all__ = [
+    "FORMAT_VERSION",
+    "STORAGE_FORMAT",
+    "FileFormat",
+    "check_header",
+    "create",
+    "log_path",
+    "own",
+    "sync_directory",
+]
 
-# "ClCr", at byte 68 of the file's header; `file node.db` shows it.
-_APPLICATION_ID = 0x436C4372
 # Grows when an older clustercore could not read the tables.
 FORMAT_VERSION = 5
+
+
+@attrs.frozen
+class FileFormat:
+    """What tells a file of one kind from others, and how it begins."""
+
+    # At byte 68 of the file's header; `file node.db` shows it.
+    application_id: int
+    # Files of version 1 up to this one can be read.
+    version: int
+    schema: str
+    # What to do about a damaged file; it ends the text of every LogCorrupt.
+    advice: str
+
+
+# "ClCr".
+STORAGE_FORMAT = FileFormat(0x436C4372, FORMAT_VERSION, SCHEMA, ADVICE)
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -61,7 +88,7 @@ def own(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def create(path: Path, schema: str) -> None:
+def create(path: Path, form: FileFormat) -> None:
     """Make an empty database in one step: either the whole file is there afterwards, or none.
 
     It is built under another name and renamed when it is on disk, so that no crash leaves a half-made file which the
@@ -74,7 +101,7 @@ def create(path: Path, schema: str) -> None:
     if log_path(path).exists():
         raise LogCorrupt(
             f"{path} is missing but {log_path(path)} is there: the database was removed or lost; "
-            f"put it back, or else {ADVICE}"
+            f"put it back, or else {form.advice}"
         )
     draft = path.with_name(path.name + "-new")
     for leftover in (draft, log_path(draft)):
@@ -83,14 +110,14 @@ def create(path: Path, schema: str) -> None:
         # Nothing is synced before the end, and no journal can be left behind: a draft that is cut off is thrown away.
         connection.executescript(
             "PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF;"
-            f"PRAGMA application_id={_APPLICATION_ID}; PRAGMA user_version={FORMAT_VERSION};"
-            f"BEGIN; {schema} COMMIT; PRAGMA journal_mode=WAL;"
+            f"PRAGMA application_id={form.application_id}; PRAGMA user_version={form.version};"
+            f"BEGIN; {form.schema} COMMIT; PRAGMA journal_mode=WAL;"
         )
     _sync(draft, os.O_RDWR)
     draft.rename(path)
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path, form: FileFormat) -> None:
     """Make sure that the file is ours before SQLite sees it: SQLite would roll back a foreign journal, for one.
 
     The header is constant from the moment the file has its name, so it can be read beside a write-ahead log that is
@@ -101,25 +128,23 @@ def check_header(path: Path) -> None:
         StorageError: written by a newer clustercore.
         OSError: the file cannot be read.
     """
+    if_ours = f"If the path is right, the file is damaged: {form.advice}"
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
-        raise LogCorrupt(f"{path} is no SQLite database ({_describe(header)}); it was left as it is. {_IF_OURS}")
+        raise LogCorrupt(f"{path} is no SQLite database ({_describe(header)}); it was left as it is. {if_ours}")
     application_id = int.from_bytes(header[_APPLICATION_OFFSET : _APPLICATION_OFFSET + 4], "big")
-    if application_id != _APPLICATION_ID:
+    if application_id != form.application_id:
         raise LogCorrupt(
             f"{path} is a SQLite database of another program (application id {application_id:#x}, expected "
-            f"{_APPLICATION_ID:#x}); it was left as it is. {_IF_OURS}"
+            f"{form.application_id:#x}); it was left as it is. {if_ours}"
         )
     version = int.from_bytes(header[_VERSION_OFFSET : _VERSION_OFFSET + 4], "big")
-    if not 1 <= version <= FORMAT_VERSION:
+    if not 1 <= version <= form.version:
         raise StorageError(
-            f"{path} has format {version}, this clustercore reads 1 to {FORMAT_VERSION}; it was left as it is. "
+            f"{path} has format {version}, this clustercore reads 1 to {form.version}; it was left as it is. "
             "Start the version that wrote it, or a newer one"
         )
-
-
-_IF_OURS = f"If the path is right, the file is damaged: {ADVICE}"
 
 
 def _describe(header: bytes) -> str:

@@ -10,13 +10,14 @@ from clustercore.testing.conformance import (
     ConflictResolverConformance,
     Conformance,
     DiscoveryConformance,
+    RecordStorageConformance,
     RetryPolicyConformance,
     ServiceTransportConformance,
     StateMachineConformance,
     StorageConformance,
     rules_of,
 )
-from tests.conformance.planted import discoveries, machines, resolvers, retries, services, storages, transports
+from tests.conformance.planted import discoveries, machines, records, resolvers, retries, services, storages, transports
 from tests.conformance.planted.proxies import ProxyKit
 from tests.conformance.planted.runner import Fault, rules_without_fault, run_rule
 
@@ -24,6 +25,7 @@ FAULTS: dict[type[Conformance], list[Fault]] = {
     ConflictResolverConformance: resolvers.FAULTS,
     StateMachineConformance: machines.FAULTS,
     DiscoveryConformance: discoveries.FAULTS,
+    RecordStorageConformance: records.FAULTS,
     RetryPolicyConformance: retries.FAULTS,
     StorageConformance: storages.FAULTS,
     ServiceTransportConformance: transports.FAULTS + services.FAULTS,

@@ -338,7 +338,7 @@ def test_disk_page_has_the_schema_of_the_storage() -> None:
 def test_disk_page_has_the_ids_of_the_file(tmp_path: Path) -> None:
     """A new file has the application id and the version that the page names."""
     path = tmp_path / "n1.db"
-    files.create(path, records.SCHEMA)
+    files.create(path, files.STORAGE_FORMAT)
     header = path.read_bytes()[:100]
     application_id, version = int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
 

@@ -55,8 +55,9 @@ PUBLIC = {
         read_history register_model render_check sequential_model write_history
     """,
     "clustercore.testing.conformance": """
-        Conformance ConflictResolverConformance DiscoveryConformance DiscoverySource RetryPolicyConformance
-        ServiceTransportConformance StateMachineConformance StorageConformance TransportConformance rules_of
+        Conformance ConflictResolverConformance DiscoveryConformance DiscoverySource RecordStorageConformance
+        RetryPolicyConformance ServiceTransportConformance StateMachineConformance StorageConformance
+        TransportConformance rules_of
     """,
     "clustercore.testing.invariants": "Facts Invariant Invariants PROPERTIES Seen do_quorums_intersect",
     "clustercore.testing.protocol": "Choice Kind World WorldPlan draw_plan draw_schedule",
@@ -83,7 +84,7 @@ PUBLIC = {
         LinkQuality MemoryDiscovery MemoryNetwork MemoryRecords MemoryRegistry MemoryStorage MemoryTransport SourceFault
     """,
     "clustercore_retry": "BudgetConfig CATEGORY_DEFAULTS CategoryRetryPolicy RULES RetryRule",
-    "clustercore_sqlite": "SqliteStorage",
+    "clustercore_sqlite": "SqliteRecords SqliteStorage",
     "clustercore_static": "EnvironmentDiscovery FileDiscovery StaticDiscovery",
     "clustercore_tcp": "TcpTransport",
 }

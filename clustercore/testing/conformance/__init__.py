@@ -12,6 +12,7 @@ pytest.register_assert_rewrite(
     "clustercore.testing.conformance.discovery",
     "clustercore.testing.conformance.links",
     "clustercore.testing.conformance.machine_runs",
+    "clustercore.testing.conformance.records",
     "clustercore.testing.conformance.retry",
     "clustercore.testing.conformance.service_transport",
     "clustercore.testing.conformance.state_machine",
@@ -27,6 +28,7 @@ pytest.register_assert_rewrite(
 from clustercore.testing.conformance.base import Conformance, rules_of  # noqa: E402 - see above
 from clustercore.testing.conformance.conflict import ConflictResolverConformance  # noqa: E402
 from clustercore.testing.conformance.discovery import DiscoveryConformance, DiscoverySource  # noqa: E402
+from clustercore.testing.conformance.records import RecordStorageConformance  # noqa: E402
 from clustercore.testing.conformance.retry import RetryPolicyConformance  # noqa: E402
 from clustercore.testing.conformance.service_transport import ServiceTransportConformance  # noqa: E402
 from clustercore.testing.conformance.state_machine import StateMachineConformance  # noqa: E402
@@ -38,6 +40,7 @@ __all__ = [
     "Conformance",
     "DiscoveryConformance",
     "DiscoverySource",
+    "RecordStorageConformance",
     "RetryPolicyConformance",
     "ServiceTransportConformance",
     "StateMachineConformance",

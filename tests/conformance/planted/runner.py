@@ -17,6 +17,7 @@ from clustercore.interfaces import ClusterError
 from clustercore.testing.conformance import (
     Conformance,
     DiscoveryConformance,
+    RecordStorageConformance,
     StorageConformance,
     TransportConformance,
     rules_of,
@@ -51,7 +52,7 @@ class Fault:
     def assert_caught(self, folder: Path) -> None:
         """Run the rule; it must fail, for what it found and not for a mistake in the planted fault."""
         kit = self.kit()
-        if isinstance(kit, StorageConformance):
+        if isinstance(kit, StorageConformance | RecordStorageConformance):
             kit.folder = folder
         assert self.rule in rules_of(self.kit)
         assert self.rule not in kit.left_out()

@@ -131,13 +131,13 @@ async def test_sqlite_bug_in_a_write_ends_the_storage(tmp_path: Path, monkeypatc
 
 APPEND_FOREVER = """
 import sys, trio
-from clustercore_sqlite import SqliteStorage, database
+from clustercore_sqlite import SqliteStorage, database_file
 from tests.snapshots import save_snapshot, snapshot
 from tests.unit.storage.files import commands
 
 async def main():
     # Checkpoints come often, so that the signal meets some.
-    database.CHECKPOINT_BYTES = 50_000
+    database_file.CHECKPOINT_BYTES = 50_000
     async with SqliteStorage(sys.argv[1]) as storage:
         entries = (await storage.load()).entries
         index = entries[-1].index if entries else 0

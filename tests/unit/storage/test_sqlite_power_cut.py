@@ -10,7 +10,7 @@ import pytest
 
 from clustercore.interfaces import Entry, HardState, LogIndex, NodeId, StoredState, Term
 from clustercore_sqlite import SqliteStorage
-from clustercore_sqlite import database as database_module
+from clustercore_sqlite import database_file as database_module
 from tests.snapshots import read_snapshot, snapshot
 from tests.unit.storage.files import FRAME_BYTES, HEADER_BYTES, commands, copy_storage, load, log_of
 

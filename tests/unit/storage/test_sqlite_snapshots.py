@@ -12,7 +12,7 @@ import pytest
 
 from clustercore.interfaces import HardState, LogCorrupt, LogIndex, NodeId, StorageFull, StoredState, Term
 from clustercore_sqlite import SqliteStorage
-from clustercore_sqlite import database as database_module
+from clustercore_sqlite import database_file as database_module
 from tests.snapshots import Whole, read_snapshot, save_snapshot, snapshot
 from tests.unit.storage.files import commands, copy_storage, flip_bit, load
 
