@@ -376,7 +376,7 @@ async def test_more_streams_than_the_peer_allows_wait_for_a_place(monkeypatch: p
     """Above the peer's limit of streams a call waits, and gets the place of one that ends."""
     monkeypatch.setattr("clustercore_grpc.http2.MAX_STREAMS", 2)
     app = Application()
-    async with serving(app) as (address, _), GrpcTransport() as client:
+    async with serving(app) as (address, _), GrpcTransport(max_connections=1) as client:
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(client.call, address, "test.App/Echo", b"x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -37,6 +38,10 @@ from clustercore_grpc.errors import Outcome, outcome_of
         ("keepalive_timeout_ms", 1.5, "whole number"),
         ("max_message_bytes", 1 << 31, "to 1073741824"),
         ("tls_key", 7, "a file"),
+        ("cluster_id", "x" * 129, "128 printable"),
+        ("max_connections", 0, "from 1 to 1000"),
+        ("max_pending", True, "whole number"),
+        ("wait_for_ready", 1, "true or false"),
     ],
 )
 def test_option_out_of_bounds_is_a_config_error(option: str, value: Any, allowed: str) -> None:
@@ -94,6 +99,14 @@ def test_service_of_the_node_itself_cannot_be_offered() -> None:
         ([(":status", "200")], None, Outcome(Status.UNKNOWN, "no grpc-status")),
         ([(":status", "200")], [("grpc-status", "x")], Outcome(Status.UNKNOWN, "")),
         (None, None, Outcome(Status.UNAVAILABLE, "HTTP status missing")),
+        *(
+            (
+                [(":status", "200")],
+                [("grpc-status", "14"), ("grpc-retry-pushback-ms", said)],
+                Outcome(Status.UNAVAILABLE, "", meant),
+            )
+            for said, meant in (("1500", 1.5), ("0", 0.0), ("-1", math.inf), ("soon", math.inf), ("", math.inf))
+        ),
     ],
 )
 def test_outcome_is_read_from_headers_and_trailers(headers: Any, trailers: Any, expected: Outcome) -> None:
