@@ -458,6 +458,7 @@ class Assembly:
 
     def _identified(self, peer: NodeId, incarnation: str) -> None:
         self.engine.peer_identified(peer, incarnation)
+        self._lanes.heard(peer)
         said = self._introductions.get(peer)
         if said is not None:
             self.command_versions.announce(peer, said.command_version)

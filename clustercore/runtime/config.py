@@ -42,11 +42,11 @@ class NodeConfig:
     # Entries kept in the log behind a snapshot, so that a slow follower need not get the snapshot: as many as fit both.
     snapshot_tail_entries: int = 10_000
     snapshot_tail_bytes: int = 16 * 1024 * 1024
-    # How long one attempt to reach a peer may take, and the wait between attempts: it grows by half each time. Both
-    # ends are short, because a peer that is back should be found before it stands for election.
+    # How long one attempt to reach a peer may take, and the wait between attempts: it grows by 1.6 each time. Both ends
+    # are short, and a peer that calls is called back at once: one that is back should not have to stand for election.
     connect_timeout_s: float = 2.0
-    reconnect_min_s: float = 0.05
-    reconnect_max_s: float = 1.0
+    reconnect_min_s: float = 0.1
+    reconnect_max_s: float = 3.0
     # A forwarded proposal the leader has not answered by then has an unknown outcome.
     forward_timeout_s: float = 10.0
 

@@ -67,6 +67,13 @@ class Lanes:
         if outbox is not None:
             outbox.post(message)
 
+    def heard(self, peer: NodeId) -> None:
+        """Take note that a peer has called: whoever it is to be called by need wait no longer."""
+        for lane in Lane:
+            running = self._lanes.get((peer, lane))
+            if running is not None:
+                running.lane.heard()
+
     def outbox_to(self, peer: NodeId, lane: Lane) -> Outbox | None:
         """Return the outbox of a lane; None if the node has no such peer."""
         running = self._lanes.get((peer, lane))

@@ -306,10 +306,10 @@ def test_transfer_goes_on_where_it_stopped() -> None:
         cluster.network.isolate(away.name)
         await trio.sleep(1)
         cluster.network.heal()
-        await trio.sleep(1.2)
         offsets = []
-        while (under_way := sending(leader, away)) is not None:
-            offsets.append(under_way.offset)
+        while not away.machine.restored:
+            if (under_way := sending(leader, away)) is not None:
+                offsets.append(under_way.offset)
             await trio.sleep(0.01)
 
         assert min(offsets) >= before

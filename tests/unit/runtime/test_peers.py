@@ -197,7 +197,7 @@ async def test_peer_that_does_not_introduce_itself_is_given_up(autojump_clock: M
 
 
 async def test_attempts_back_off_to_the_longest_wait(autojump_clock: MockClock) -> None:
-    """The waits grow by half from the shortest to the longest, each spread by a fifth, and are told as lost."""
+    """The waits grow by 1.6 from the shortest to the longest, each spread by a fifth, and are told as lost."""
     async with running() as bench:
         for _ in range(1000):
             bench.lane.outbox.post(StatusRequest())
@@ -206,7 +206,7 @@ async def test_attempts_back_off_to_the_longest_wait(autojump_clock: MockClock) 
         times = [time for time, _, _ in bench.transport.attempts]
         waits = [later - earlier for earlier, later in pairwise(times)]
         for number, wait_s in enumerate(waits):
-            planned_s = min(0.1 * 1.5**number, 0.5)
+            planned_s = min(0.1 * 1.6**number, 0.5)
             # The next message after the wait comes within 0.01 s.
             assert 0.8 * planned_s <= wait_s <= 1.2 * planned_s + 0.011
         assert len(waits) > 10
@@ -245,6 +245,46 @@ async def test_backing_off_starts_anew_after_a_link(autojump_clock: MockClock) -
 
         one, two = (time for time, _, _ in bench.transport.attempts[first:][:2])
         assert two - one <= 0.12 + 0.011
+
+
+async def test_peer_that_calls_is_called_back_at_once(autojump_clock: MockClock) -> None:
+    """It need not wait for the moment that was set before, and if it cannot be reached, the waits begin anew."""
+    async with running() as bench:
+        for _ in range(1000):
+            bench.lane.outbox.post(StatusRequest())
+            await trio.sleep(0.01)
+        bench.lane.outbox.post(StatusRequest())
+        before = len(bench.transport.attempts)
+
+        bench.lane.heard()
+        await wait_all_tasks_blocked()
+        for _ in range(40):
+            bench.lane.outbox.post(StatusRequest())
+            await trio.sleep(0.01)
+
+        times = [time for time, _, _ in bench.transport.attempts[before:]]
+        assert times[0] == pytest.approx(10, abs=0.011)
+        assert times[1] - times[0] <= 0.12 + 0.011
+
+
+async def test_peer_that_calls_and_cannot_be_reached_is_not_called_without_end(autojump_clock: MockClock) -> None:
+    """One word of it is good for one attempt, also when it comes during one."""
+    calls = 0
+
+    def dial(address: str, lane: Lane) -> Link:
+        nonlocal calls
+        calls += 1
+        bench.lane.heard()
+        raise PeerUnreachable("it hears nobody")
+
+    async with running(dial) as bench:
+        bench.lane.outbox.post(StatusRequest())
+        await wait_all_tasks_blocked()
+        assert calls == 1
+        for _ in range(20):
+            await trio.sleep(0.01)
+            bench.lane.outbox.post(StatusRequest())
+        assert calls <= 21
 
 
 async def test_messages_to_a_peer_out_of_reach_are_dropped(autojump_clock: MockClock) -> None:
