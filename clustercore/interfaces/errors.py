@@ -37,6 +37,7 @@ __all__ = [
     "StateMachineError",
     "StorageError",
     "StorageFull",
+    "Superseded",
     "TokenSettled",
     "TooStale",
     "TransferFailed",
@@ -210,12 +211,14 @@ class TransportError(ClusterError):
     """A message could not be carried. Raft sends what matters again by itself.
 
     ``retry_after_s`` is how long the peer asks to wait before another attempt, in seconds; infinite: it asks for none;
-    None: it does not say.
+    None: it does not say. ``next_delay_s`` is set by who gives up because the wait before the next attempt, which it
+    is, would have outlasted the caller's time.
     """
 
     def __init__(self, *args: object, retry_after_s: float | None = None) -> None:
         super().__init__(*args)
         self.retry_after_s = retry_after_s
+        self.next_delay_s: float | None = None
 
 
 class PeerUnreachable(TransportError):
@@ -228,6 +231,10 @@ class QueueFull(PeerUnreachable):
 
 class LinkClosed(TransportError):
     """The connection ended. What was sent last may or may not have arrived."""
+
+
+class Superseded(TransportError):
+    """Not tried, or not again: what the caller asked for no longer holds. An attempt before may have been done."""
 
 
 class PeerTimeout(TransportError):

@@ -4,7 +4,8 @@ Everything asyncio stays behind ``loop``; nothing that grpclib, h2, asyncio or a
 """
 
 from clustercore_grpc.channel import ChannelState
-from clustercore_grpc.raft_client import RaftClient, RaftClientConfig
+from clustercore_grpc.raft_client import RaftClient
+from clustercore_grpc.raft_client_config import RaftClientConfig
 from clustercore_grpc.transport import GrpcTransport
 
 __all__ = ["ChannelState", "GrpcTransport", "RaftClient", "RaftClientConfig"]

@@ -11,12 +11,12 @@ from grpclib.metadata import decode_grpc_message
 
 from clustercore.interfaces import LinkClosed, PeerTimeout, ServiceError, TransportError
 
-__all__ = ["PUSHBACK", "CallFailed", "Headers", "Outcome", "StreamBroken", "outcome_of", "show_pushback"]
+__all__ = ["PUSHBACK", "REFUSALS", "CallFailed", "Headers", "Outcome", "StreamBroken", "outcome_of", "show_pushback"]
 
 Headers = Sequence[tuple[str, str]]
 
 # The peer has read the request and will answer no repetition of it otherwise.
-_REFUSALS = frozenset(
+REFUSALS = frozenset(
     {
         Status.INVALID_ARGUMENT,
         Status.NOT_FOUND,
@@ -67,7 +67,7 @@ class Outcome:
         """Return the error that says so to whoever did ``what``."""
         text = f"{what}: the peer answered {self.status.name}" + (f": {self.message}" if self.message else "")
         kind: type[TransportError] = LinkClosed
-        if self.status in _REFUSALS:
+        if self.status in REFUSALS:
             kind = ServiceError
         elif self.status is Status.DEADLINE_EXCEEDED:
             kind = PeerTimeout

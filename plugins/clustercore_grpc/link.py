@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import trio
@@ -18,7 +19,7 @@ from clustercore.interfaces import (
     encode_body,
     encode_message,
 )
-from clustercore_grpc.errors import StreamBroken, outcome_of
+from clustercore_grpc.errors import REFUSALS, StreamBroken, outcome_of
 from clustercore_grpc.stream import MessageStream
 
 __all__ = ["OneShotLink", "StreamLink"]
@@ -46,7 +47,7 @@ class StreamLink(Link):
         except StreamBroken as exc:
             raise self._closed(str(exc)) from exc
         if data is None:
-            raise self._closed(self._ending())
+            raise self._ended()
         try:
             message = decode_message(data)
             check_claim(message, self._stream.connection.names)
@@ -67,12 +68,17 @@ class StreamLink(Link):
     def _closed(self, reason: str) -> LinkClosed:
         return LinkClosed(f"link with {self._peer}: {reason}")
 
-    def _ending(self) -> str:
-        """Say how the peer ended the stream."""
+    def _ended(self) -> LinkClosed:
+        """Return the error that says how the peer ended the stream."""
         if self._stream.trailers is None and self._stream.headers is None:
-            return "ended by the peer"
+            return self._closed("ended by the peer")
         outcome = outcome_of(self._stream.headers, self._stream.trailers)
-        return f"ended by the peer with {outcome.status.name}" + (f": {outcome.message}" if outcome.message else "")
+        error = self._closed(
+            f"ended by the peer with {outcome.status.name}" + (f": {outcome.message}" if outcome.message else "")
+        )
+        # Who is not let in because of what it says of itself need not ask again.
+        error.retry_after_s = math.inf if outcome.status in REFUSALS else outcome.retry_after_s
+        return error
 
 
 class OneShotLink(Link):

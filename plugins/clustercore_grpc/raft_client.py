@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from types import TracebackType
 from typing import Self, TypeVar
@@ -22,7 +21,6 @@ from clustercore.interfaces import (
     AppendEntriesRequest,
     AppendEntriesResponse,
     CallStatistics,
-    ConfigError,
     Discovery,
     Entry,
     Hello,
@@ -47,12 +45,14 @@ from clustercore.interfaces import (
     SnapshotMetadata,
     StatusRequest,
     StatusResponse,
+    Superseded,
     Term,
     TransportError,
 )
+from clustercore_grpc.raft_client_config import RaftClientConfig
 from clustercore_grpc.transport import GrpcTransport
 
-__all__ = ["RaftClient", "RaftClientConfig"]
+__all__ = ["RaftClient"]
 
 # Links that are kept; beyond that the one unused for longest is closed.
 _MAX_LINKS = 64
@@ -60,54 +60,8 @@ _MAX_LINKS = 64
 MessageT = TypeVar("MessageT", bound=Message)
 
 
-def _check_above_0(config: RaftClientConfig, attribute: attrs.Attribute[float], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a number above 0, and finite")
-
-
-def _check_count(config: RaftClientConfig, attribute: attrs.Attribute[int], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a whole number, at least 0")
-
-
-def _check_factor(config: RaftClientConfig, attribute: attrs.Attribute[float], value: float) -> None:
-    _check_above_0(config, attribute, value)
-    if value < 1:
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a number, at least 1")
-
-
-@attrs.frozen(kw_only=True)
-class RaftClientConfig:
-    """What a client may be told. Raises: ConfigError, naming the field, its value and what is allowed."""
-
-    # Seconds for one call: for connecting, all attempts and the waits between them.
-    timeout: float = attrs.field(default=2.0, validator=_check_above_0)
-    # Attempts after the first.
-    max_retries: int = attrs.field(default=3, validator=_check_count)
-    # Seconds before the first retry; each wait after that is ``retry_backoff`` times as long, up to
-    # ``max_retry_delay``, and all are drawn from 0.8 to 1.2 times that.
-    retry_delay: float = attrs.field(default=0.1, validator=_check_above_0)
-    retry_backoff: float = attrs.field(default=2.0, validator=_check_factor)
-    max_retry_delay: float = attrs.field(default=5.0, validator=_check_above_0)
-    # The rest is the transport's.
-    keepalive_time_ms: int = 2_000
-    keepalive_timeout_ms: int = 2_000
-    max_message_bytes: int = 64 * 1024 * 1024
-    token: str = attrs.field(default="", repr=False)
-    tls_certificate: Path | str = ""
-    tls_key: Path | str = ""
-    tls_authority: Path | str = ""
-    # What the client says of the node in whose name it asks: see ``Hello``.
-    cluster_id: str = ""
-    incarnation: str = ""
-    starts: int = 0
-
-    def delay_s(self, retry: int, rng: Random) -> float:
-        """Return how long to wait before retry number ``retry``, from 1, in seconds."""
-        # Compared by logarithms: the power of a large number would overflow.
-        grown = math.log(self.retry_delay) + (retry - 1) * math.log(self.retry_backoff)
-        delay_s = self.max_retry_delay if grown >= math.log(self.max_retry_delay) else math.exp(grown)
-        return delay_s * rng.uniform(0.8, 1.2)
+def _always() -> bool:
+    return True
 
 
 @attrs.define(eq=False)
@@ -128,7 +82,9 @@ class RaftClient:
     - Cancellation: the request may have arrived. The link it was on is closed.
     - Raises: PeerUnreachable if nothing was sent; PeerTimeout after ``timeout``; LinkClosed if the connection ended
       before the answer; ServiceError if the node refuses the link, which no repetition would change. Each of them is
-      that of the last attempt.
+      that of the last attempt; its ``next_delay_s`` says for what wait there was no time, if that is why it is the
+      last. Superseded, before an attempt, if ``still_valid`` says that what the call was made for no longer holds: the term
+      or the role of whom it is made for, mostly.
 
     Args:
         discovery: Where the nodes are. Entered and left by the caller.
@@ -159,6 +115,7 @@ class RaftClient:
             tls_certificate=self._config.tls_certificate,
             tls_key=self._config.tls_key,
             tls_authority=self._config.tls_authority,
+            cluster_id=self._config.cluster_id,
         )
         self._ledger = Ledger()
         # By node, lane and name; the one used last at the end.
@@ -207,11 +164,18 @@ class RaftClient:
     # --- Questions ---
 
     async def request_vote(
-        self, target_node_id: str, candidate_id: str, term: int, last_log_index: int, last_log_term: int
+        self,
+        target_node_id: str,
+        candidate_id: str,
+        term: int,
+        last_log_index: int,
+        last_log_term: int,
+        *,
+        still_valid: Callable[[], bool] = _always,
     ) -> RequestVoteResponse:
         """Ask a node for its vote (Raft §5.2), in the name of ``candidate_id``."""
         request = RequestVoteRequest(Term(term), NodeId(candidate_id), LogIndex(last_log_index), Term(last_log_term))
-        return await self._call(target_node_id, Lane.CONTROL, candidate_id, request, RequestVoteResponse)
+        return await self._call(target_node_id, Lane.CONTROL, candidate_id, request, RequestVoteResponse, still_valid)
 
     async def append_entries(
         self,
@@ -222,6 +186,8 @@ class RaftClient:
         prev_log_term: int,
         leader_commit: int = 0,
         entries: Sequence[Entry] = (),
+        *,
+        still_valid: Callable[[], bool] = _always,
     ) -> AppendEntriesResponse:
         """Send entries, or none as a heartbeat (Raft §5.3), in the name of ``leader_id``."""
         request = AppendEntriesRequest(
@@ -233,7 +199,7 @@ class RaftClient:
             tuple(entries),
         )
         lane = Lane.BULK if entries else Lane.CONTROL
-        return await self._call(target_node_id, lane, leader_id, request, AppendEntriesResponse)
+        return await self._call(target_node_id, lane, leader_id, request, AppendEntriesResponse, still_valid)
 
     async def install_snapshot(
         self,
@@ -245,12 +211,13 @@ class RaftClient:
         *,
         offset: int = 0,
         is_last: bool = True,
+        still_valid: Callable[[], bool] = _always,
     ) -> InstallSnapshotResponse:
         """Send a chunk of a snapshot (Raft §7), in the name of ``leader_id``. The answer says where the next begins."""
         request = InstallSnapshotRequest(
             Term(term), NodeId(leader_id), metadata, offset, data, zlib.crc32(data), is_last
         )
-        return await self._call(target_node_id, Lane.BULK, leader_id, request, InstallSnapshotResponse)
+        return await self._call(target_node_id, Lane.BULK, leader_id, request, InstallSnapshotResponse, still_valid)
 
     async def status(self, target_node_id: str) -> NodeStatus:
         """Ask a node how it is. In nobody's name: no Hello is said."""
@@ -261,37 +228,69 @@ class RaftClient:
     # --- Attempts ---
 
     async def _call(
-        self, target: str, lane: Lane, speaker: str, request: Message, response_type: type[MessageT]
+        self,
+        target: str,
+        lane: Lane,
+        speaker: str,
+        request: Message,
+        response_type: type[MessageT],
+        still_valid: Callable[[], bool] = _always,
     ) -> MessageT:
         """Ask until there is an answer, or no attempt or time is left."""
         operation = type(request).__name__
         call = RetryCall(target=target, operation=operation, is_idempotent=True, timeout_s=self._config.timeout)
         deadline = trio.current_time() + self._config.timeout
         retried: TransportError | None = None
+        # Waits that were drawn since the node last said when to come back.
+        drawn = 0
         for retry in itertools.count():
+            if not still_valid():
+                raise Superseded(f"{operation} to node {target!r} is made {retry} times and no more") from retried
             counters = self._ledger.of(target)
             counters.retries += retry > 0
             try:
                 with counters.counted():
-                    with trio.move_on_at(deadline):
-                        answer = await self._ask(NodeId(target), lane, NodeId(speaker), request, response_type)
-                        self._record(retried, call, success=True)
-                        return answer
-                    raise PeerTimeout(f"{operation} to node {target!r}: no answer within {self._config.timeout:g} s")
+                    answer = await self._attempt(target, lane, speaker, request, response_type, deadline)
+                self._record(retried, call, success=True)
+                return answer
             except TransportError as exc:
                 self._record(retried, call, success=False)
-                delay_s = self._config.delay_s(retry + 1, self._rng)
-                if trio.current_time() + delay_s >= deadline:
-                    exc.add_note(f"not tried again: the next attempt would be {delay_s:.3f} s later, after the timeout")
-                    raise
-                if not self._is_worth_another(exc, retry, call):
+                drawn = drawn + 1 if exc.retry_after_s is None else 0
+                delay_s = self._config.delay_s(drawn, self._rng) if exc.retry_after_s is None else exc.retry_after_s
+                if not self._is_worth_another(exc, retry, call, delay_s, deadline):
                     raise
                 retried = exc
                 await trio.sleep(delay_s)
         raise AssertionError("the count has no end")
 
-    def _is_worth_another(self, error: TransportError, retry: int, call: RetryCall) -> bool:
+    async def _attempt(
+        self,
+        target: str,
+        lane: Lane,
+        speaker: str,
+        request: Message,
+        response_type: type[MessageT],
+        deadline: float,
+    ) -> MessageT:
+        """Ask once, within the time that one attempt may take."""
+        limit_s = self._config.attempt_timeout
+        ends_at = deadline if limit_s is None else min(deadline, trio.current_time() + limit_s)
+        with trio.move_on_at(ends_at):
+            return await self._ask(NodeId(target), lane, NodeId(speaker), request, response_type)
+        given_s = self._config.timeout if limit_s is None or ends_at == deadline else limit_s
+        raise PeerTimeout(f"{type(request).__name__} to node {target!r}: no answer within {given_s:g} s")
+
+    def _is_worth_another(
+        self, error: TransportError, retry: int, call: RetryCall, delay_s: float, deadline: float
+    ) -> bool:
         if isinstance(error, ServiceError) or retry >= self._config.max_retries or self._is_closed:
+            return False
+        if delay_s == math.inf:
+            error.add_note("not tried again: the node asks for no other attempt")
+            return False
+        if trio.current_time() + delay_s >= deadline:
+            error.next_delay_s = delay_s
+            error.add_note(f"not tried again: the next attempt would be {delay_s:.3f} s later, after the timeout")
             return False
         return self._policy is None or self._policy.should_retry(error, retry, call)
 

@@ -127,6 +127,7 @@ _TYPES = (
     *_types(_NETWORK, "clustercore", "PeerUnreachable NotLeader", is_certainly_undone=True),
     # Waiting would only make the queue longer: whoever asks for less at once is served.
     *_types(_LIMIT, "clustercore", "QueueFull", is_retried=False, is_certainly_undone=True),
+    *_types(_CLIENT, "clustercore", "Superseded", is_retried=False),
     *_types(_NETWORK, "clustercore", "LinkClosed TransportError"),
     *_types(_TIMEOUT, "clustercore", "PeerTimeout OutcomeUnknown"),
     *_types(_SERVER, "clustercore", "ProposalRefused", is_certainly_undone=True),

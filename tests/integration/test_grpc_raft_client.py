@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from random import Random
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from clustercore import Node
 from clustercore.interfaces import (
@@ -37,6 +40,7 @@ from clustercore.interfaces import (
     ServiceError,
     SnapshotId,
     SnapshotMetadata,
+    Superseded,
     Term,
     TransportError,
 )
@@ -189,6 +193,74 @@ async def test_no_wait_goes_beyond_the_timeout() -> None:
         assert trio.current_time() - started < 10
 
     assert "not tried again" in caught.value.__notes__[0]
+    assert caught.value.next_delay_s == pytest.approx(30, rel=0.2)
+
+
+async def test_attempt_that_is_not_answered_is_made_again_after_its_own_time() -> None:
+    """``attempt_timeout`` leaves time for another; the errors before are counted as timeouts."""
+    peer = Peer()
+    peer.ignores = 2
+    async with asking(peer, timeout=20.0, attempt_timeout=0.1, max_retries=2) as client:
+        assert (await client.request_vote("n1", "n2", 2, 5, 1)).vote_granted
+        told = client.statistics()["n1"]
+        assert (told.requests, told.retries, told.failed) == (3, 2, {"PeerTimeout": 2})
+
+        peer.ignores = 3
+        with pytest.raises(PeerTimeout, match=r"0\.1 s"):
+            await client.request_vote("n1", "n2", 2, 5, 1)
+
+
+async def test_call_that_no_longer_holds_is_not_made() -> None:
+    """``still_valid`` is asked before each attempt; the error before it is the cause."""
+    peer = Peer()
+    peer.hangs_up = 5
+    async with asking(peer, max_retries=5) as client:
+        with pytest.raises(Superseded, match="RequestVoteRequest to node 'n1' is made 2 times") as caught:
+            await client.request_vote("n1", "n2", 2, 5, 1, still_valid=lambda: peer.hangs_up > 3)
+        assert isinstance(caught.value.__cause__, LinkClosed)
+        with pytest.raises(Superseded):
+            await client.append_entries("n1", "n2", 3, 5, 2, still_valid=lambda: False)
+        with pytest.raises(Superseded):
+            await client.install_snapshot("n1", "n2", 3, METADATA, b"", still_valid=lambda: False)
+
+    assert len(peer.received) == 4
+
+
+async def test_what_the_node_says_about_coming_back_wins(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for exactly; after it the waits begin anew; an infinite one ends the call (gRFC A6)."""
+    hints = [None, None, 7.0, None, math.inf]
+    made: list[float] = []
+    client = RaftClient(StaticDiscovery({}), RaftClientConfig(timeout=100.0, max_retries=9, retry_delay=1.0))
+
+    async def ask(*_: Any) -> RequestVoteResponse:
+        made.append(trio.current_time())
+        raise LinkClosed("not now", retry_after_s=hints[len(made) - 1])
+
+    monkeypatch.setattr(client, "_ask", ask)
+    with pytest.raises(LinkClosed) as caught:
+        await client.request_vote("n1", "n2", 2, 5, 1)
+
+    waits = [later - earlier for earlier, later in pairwise(made)]
+    for wait, (least, most) in zip(waits, [(0.8, 1.2), (1.6, 2.4), (7, 7), (0.8, 1.2)], strict=True):
+        assert least - 1e-6 <= wait <= most + 1e-6
+    assert caught.value.__notes__ == ["not tried again: the node asks for no other attempt"]
+
+
+async def test_client_of_another_cluster_is_refused_once() -> None:
+    """Also where no Hello is said, as for a status; the node's word that no other attempt helps is taken."""
+    peer = Peer()
+    with trio.fail_after(LIMIT_S):
+        async with GrpcTransport() as server, trio.open_nursery() as nursery:
+            server.name_cluster("green")
+            discovery = StaticDiscovery({"n1": await nursery.start(server.serve, peer.accept)})
+            async with RaftClient(discovery, RaftClientConfig(cluster_id="blue")) as client:
+                with pytest.raises(LinkClosed, match=r"cluster green.*blue is meant"):
+                    await client.status("n1")
+                assert client.statistics()["n1"].requests == 1
+            nursery.cancel_scope.cancel()
+    assert peer.received == []
 
 
 async def test_refused_link_is_not_tried_again() -> None:
@@ -255,6 +327,8 @@ async def test_unknown_node_and_closed_client_are_errors() -> None:
         ("retry_delay", 0),
         ("retry_backoff", 0.5),
         ("max_retry_delay", float("nan")),
+        ("attempt_timeout", -1),
+        ("jitter", "none"),
     ],
 )
 def test_config_out_of_range_names_the_field(field: str, value: Any) -> None:
@@ -270,3 +344,13 @@ def test_waits_grow_by_the_factor_up_to_the_limit() -> None:
     for retry, expected in ((1, 0.1), (2, 0.2), (3, 0.4), (4, 0.8), (5, 1.0), (1_000_000, 1.0)):
         drawn = [config.delay_s(retry, rng) for _ in range(50)]
         assert 0.8 * expected <= min(drawn) < max(drawn) <= 1.2 * expected
+
+
+def test_full_jitter_draws_waits_down_to_none() -> None:
+    """From 0 to once the wait."""
+    config, rng = RaftClientConfig(retry_delay=1.0, jitter="full"), Random(1)
+
+    drawn = [config.delay_s(1, rng) for _ in range(1000)]
+
+    assert 0 <= min(drawn) < 0.05
+    assert 0.95 < max(drawn) <= 1

@@ -36,7 +36,7 @@ PUBLIC = {
         Server Service ServiceError ServiceTransport SessionExpired SessionLimit SessionToken SnapshotHandle
         SnapshotId SnapshotMetadata SnapshotReader SocketConnection SocketOptions SocketServiceTransport
         SocketTransport StateMachine StateMachineError StatusLink StatusRequest StatusResponse StopReason
-        Storage StorageError StorageFull StorageIdentity StoredState StreamHandler TargetStatistics Term
+        Storage StorageError StorageFull StorageIdentity StoredState StreamHandler Superseded TargetStatistics Term
         TimeoutNowRequest TimeoutNowResponse TlsFiles TokenSettled TooStale TransferFailed Transport
         TransportError UnaryHandler VersionNotEnabled WatchedConnection ask_status certificate_names check_claim
         decode_body decode_configuration decode_entry decode_message dial encode_body encode_configuration
