@@ -126,17 +126,19 @@ def read_node_plan(path: Path) -> NodePlan:
     )
 
 
-def read_client_transport(path: Path) -> Transport:
+def read_client_transport(path: Path, options: Mapping[str, object] | None = None) -> Transport:
     """Read the table ``[transport]`` of a node's file, or of one that has nothing else, and make what a client needs.
 
-    It has the secrets and certificates of that node, and does not listen where the node does.
+    It has the secrets and certificates of that node, and does not listen where the node does. ``options`` come in place
+    of the file's.
 
     Raises: as ``read_node_plan``.
     """
     table = read_toml(path).get("transport")
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: transport is missing; it must be a table")
-    return _make(TRANSPORT, path, "transport", {key: value for key, value in table.items() if key != "listen"})
+    kept = {key: value for key, value in table.items() if key != "listen"}
+    return _make(TRANSPORT, path, "transport", {**kept, **(options or {})})
 
 
 def read_toml(path: Path) -> Mapping[str, object]:

@@ -14,7 +14,7 @@ import trio
 
 from clustercore.cli.exits import Exit, run
 from clustercore.cli.kv_client import KvClient, KvEvent, all_pairs, open_kv_client
-from clustercore.cli.options import json_option, nodes_option, timeout_option, transport_option
+from clustercore.cli.options import cluster_option, json_option, nodes_option, timeout_option, transport_option
 from clustercore.cli.output import print_json, print_line
 from clustercore.interfaces import OutcomeUnknown, PeerTimeout
 
@@ -30,11 +30,12 @@ class Target:
 
     nodes: Sequence[str]
     transport: str
+    cluster_id: str
     timeout_s: float
 
     async def read(self, ask: Callable[[KvClient], Awaitable[T]]) -> T:
         """Ask a question that changes nothing. Raises: PeerTimeout; in a group, what the question raises."""
-        async with open_kv_client(self.transport, self.nodes) as client:
+        async with open_kv_client(self.transport, self.nodes, self.cluster_id) as client:
             with trio.move_on_after(self.timeout_s):
                 return await ask(client)
         raise self.no_answer(client)
@@ -62,7 +63,7 @@ def kv() -> None:
 
 
 def _target_options(function: F) -> F:
-    for add in (json_option, timeout_option(10.0), transport_option, nodes_option):
+    for add in (json_option, timeout_option(10.0), cluster_option, transport_option, nodes_option):
         function = add(function)
     return function
 
@@ -194,7 +195,7 @@ def watch(prefix: str, after_revision: int | None, count: int | None, as_json: b
 
 async def _watch(target: Target, prefix: str, after_revision: int | None, count: int | None, as_json: bool) -> None:
     left = count if count is not None else math.inf
-    async with open_kv_client(target.transport, target.nodes) as client:
+    async with open_kv_client(target.transport, target.nodes, target.cluster_id) as client:
         with trio.move_on_after(target.timeout_s) as scope:
             async with client.watch(prefix, after_revision=after_revision) as events:
                 scope.deadline = math.inf
@@ -207,7 +208,7 @@ async def _watch(target: Target, prefix: str, after_revision: int | None, count:
 
 
 def _target(options: dict[str, Any]) -> Target:
-    return Target(options["nodes"], options["transport"], options["timeout_s"])
+    return Target(options["nodes"], options["transport"], options["cluster_id"], options["timeout_s"])
 
 
 def _value(text: str) -> bytes:

@@ -145,13 +145,16 @@ def load_kv_client() -> KvClientFactory:
 
 
 @asynccontextmanager
-async def open_kv_client(transport_name: str, addresses: Sequence[str]) -> AsyncIterator[KvClient]:
+async def open_kv_client(
+    transport_name: str, addresses: Sequence[str], cluster_id: str = ""
+) -> AsyncIterator[KvClient]:
     """Open a transport and a client over it. A signal that ends commands ends the block.
 
+    Args: as ``open_transport``.
     Raises: PluginError; ConfigError if the transport cannot carry a service; in a group, what the block raises.
     """
     client = load_kv_client()
-    async with open_transport(transport_name) as transport:
+    async with open_transport(transport_name, nodes=addresses, cluster_id=cluster_id) as transport:
         yield client(as_service_transport(transport, transport_name), addresses)
 
 

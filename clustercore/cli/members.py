@@ -10,9 +10,9 @@ import click
 from rich.table import Table
 
 from clustercore.cli.exits import run
-from clustercore.cli.options import json_option, nodes_option, timeout_option, transport_option
+from clustercore.cli.options import cluster_option, json_option, nodes_option, timeout_option, transport_option
 from clustercore.cli.output import console, print_json, print_line
-from clustercore.cli.remote import open_transport
+from clustercore.cli.remote import check_address, open_transport
 from clustercore.cli.status import configuration_json, standing_of
 from clustercore.interfaces import Configuration, Members, MembersHandle, NodeId, Server
 from clustercore.runtime.member_changes import MemberChanges
@@ -39,7 +39,7 @@ def members() -> None:
 
 
 def _target_options(function: F) -> F:
-    for add in (json_option, timeout_option(30.0), transport_option, nodes_option):
+    for add in (json_option, timeout_option(30.0), cluster_option, transport_option, nodes_option):
         function = add(function)
     return function
 
@@ -81,7 +81,7 @@ def add(
             )
         return await handle.add(node_id, address, expected_index=expect_index, give_up_s=timeout_s)
 
-    _run(target, as_json, work)
+    _run(target, as_json, work, [address])
 
 
 @members.command()
@@ -138,20 +138,28 @@ def replace(old: str, new: str, address: str, expect_index: int | None, as_json:
         target,
         as_json,
         lambda handle, timeout_s: handle.replace(old, new, address, expected_index=expect_index, give_up_s=timeout_s),
+        [address],
     )
 
 
 @members.command()
 @click.argument("node_id", metavar="ID")
 @click.argument("address", metavar="HOST:PORT")
+@click.option("--force", is_flag=True, help="Do not look first whether the node answers there.")
 @_expect_option
 @_target_options
-def move(node_id: str, address: str, expect_index: int | None, as_json: bool, **target: Any) -> None:
-    """Note that member ID is reached at HOST:PORT. A node that is started at another address says so itself."""
+def move(node_id: str, address: str, force: bool, expect_index: int | None, as_json: bool, **target: Any) -> None:
+    """Note that member ID is reached at HOST:PORT. A node that is started at another address says so itself.
+
+    A node that is well where it is must answer at HOST:PORT too, to the leader, or nothing is changed.
+    """
     _run(
         target,
         as_json,
-        lambda handle, timeout_s: handle.move(node_id, address, expected_index=expect_index, give_up_s=timeout_s),
+        lambda handle, timeout_s: handle.move(
+            node_id, address, force=force, expected_index=expect_index, give_up_s=timeout_s
+        ),
+        [address],
     )
 
 
@@ -173,6 +181,7 @@ def apply_members(
         target,
         as_json,
         lambda handle, timeout_s: handle.apply(wanted, expected_index=expect_index, give_up_s=timeout_s),
+        [server.address for server in servers if server.address],
     )
 
 
@@ -192,10 +201,14 @@ class _Target:
 
     nodes: Sequence[str]
     transport: str
+    cluster_id: str
     timeout_s: float
 
-    async def do(self, work: Work) -> Members:
-        async with open_transport(self.transport) as transport:
+    async def do(self, work: Work, addresses: Sequence[str]) -> Members:
+        """Ask, or change something by which members are at these addresses."""
+        async with open_transport(self.transport, nodes=self.nodes, cluster_id=self.cluster_id) as transport:
+            for address in addresses:
+                check_address(transport, "HOST:PORT", address)
             remote = RemoteMembers(transport, lambda: self.nodes, timeout_s=self.timeout_s / _NODES_IN_TIME)
             try:
                 return await work(MemberChanges(remote.ask), self.timeout_s)
@@ -203,8 +216,8 @@ class _Target:
                 await remote.aclose()
 
 
-def _run(target: dict[str, Any], as_json: bool, work: Work) -> None:
-    found = run(_Target(**target).do, work)
+def _run(target: dict[str, Any], as_json: bool, work: Work, addresses: Sequence[str] = ()) -> None:
+    found = run(_Target(**target).do, work, addresses)
     if as_json:
         print_json(members_json(found))
     else:

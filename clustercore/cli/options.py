@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["DEFAULT_NODE", "json_option", "nodes_option", "timeout_option", "transport_option"]
+__all__ = ["DEFAULT_NODE", "cluster_option", "json_option", "nodes_option", "timeout_option", "transport_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +44,17 @@ def transport_option(function: F) -> F:
         envvar="CLUSTERCORE_TRANSPORT",
         help="The transport plugin the nodes use; `clustercore plugins` lists those installed. Or a node's file, whose "
         "[transport] is used: for a token, and for TLS.",
+    )(function)
+
+
+def cluster_option(function: F) -> F:
+    """Add ``--cluster-id``."""
+    return click.option(
+        "--cluster-id",
+        default="",
+        metavar="ID",
+        envvar="CLUSTERCORE_CLUSTER_ID",
+        help="Speak to nodes of this cluster only; those of another refuse. `clustercore status --json` tells the id.",
     )(function)
 
 

@@ -11,7 +11,7 @@ import trio
 from rich.table import Table
 
 from clustercore.cli.exits import Exit, run
-from clustercore.cli.options import json_option, nodes_option, timeout_option, transport_option
+from clustercore.cli.options import cluster_option, json_option, nodes_option, timeout_option, transport_option
 from clustercore.cli.output import console, print_json
 from clustercore.cli.remote import StatusProbe, open_transport
 from clustercore.interfaces import Configuration, NodeStatus, PeerStatus, Role, Server, Transport, TransportError
@@ -40,14 +40,15 @@ class NodeAnswer:
 @click.command()
 @nodes_option
 @transport_option
+@cluster_option
 @timeout_option(3.0)
 @json_option
-def status(nodes: tuple[str, ...], transport: str, timeout_s: float, as_json: bool) -> None:
+def status(nodes: tuple[str, ...], transport: str, cluster_id: str, timeout_s: float, as_json: bool) -> None:
     """Show role, term, log, commit and applied index, and the peers' lag of each node given.
 
     Exits with 1 if one of them does not answer.
     """
-    answers = run(_status, nodes, transport, timeout_s)
+    answers = run(_status, nodes, transport, cluster_id, timeout_s)
     if as_json:
         print_json({"nodes": [answer.as_json() for answer in answers]})
     else:
@@ -56,8 +57,8 @@ def status(nodes: tuple[str, ...], transport: str, timeout_s: float, as_json: bo
         raise SystemExit(Exit.FAILED)
 
 
-async def _status(addresses: Sequence[str], transport_name: str, timeout_s: float) -> list[NodeAnswer]:
-    async with open_transport(transport_name) as transport:
+async def _status(addresses: Sequence[str], transport_name: str, cluster_id: str, timeout_s: float) -> list[NodeAnswer]:
+    async with open_transport(transport_name, nodes=addresses, cluster_id=cluster_id) as transport:
         return await ask_all(transport, addresses, timeout_s)
 
 

@@ -145,6 +145,7 @@ _REFUSAL = _choice(
         ChangeRefusal.NO_QUORUM: 8,
         ChangeRefusal.CONFLICT: 9,
         ChangeRefusal.UNSUPPORTED: 10,
+        ChangeRefusal.NOT_THERE: 11,
     },
     ChangeRefusal.CHANGE_PENDING,
 )
@@ -198,7 +199,12 @@ _SCHEMA: dict[type[Message], _Fields] = {
     StatusResponse: _fields(request_id=_NUMBER),
     MembersRequest: _fields(request_id=_NUMBER, is_settled=_FLAG, is_forwarded=_FLAG),
     ChangeMembers: _fields(
-        term=_NUMBER, expected_index=_NUMBER, target=_CONFIGURATION, request_id=_NUMBER, is_forwarded=_FLAG
+        term=_NUMBER,
+        expected_index=_NUMBER,
+        target=_CONFIGURATION,
+        request_id=_NUMBER,
+        is_forwarded=_FLAG,
+        is_forced=_FLAG,
     ),
     MembersResponse: _fields(request_id=_NUMBER),
     MembersFailed: _fields(request_id=_NUMBER, reason=_REFUSAL, detail=_TEXT, leader_id=_MAYBE_TEXT, may_be_done=_FLAG),

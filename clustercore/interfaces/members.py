@@ -132,9 +132,22 @@ class MembersHandle(ABC):
 
     @abstractmethod
     async def move(
-        self, node_id: str, address: str, *, expected_index: int | None = None, give_up_s: float | None = None
+        self,
+        node_id: str,
+        address: str,
+        *,
+        force: bool = False,
+        expected_index: int | None = None,
+        give_up_s: float | None = None,
     ) -> Members:
-        """Note that a member is reached at another address. A node that is started at another one says so itself."""
+        """Note that a member is reached at another address. A node that is started at another one says so itself.
+
+        Args:
+            node_id: The member.
+            address: Where it is, in the transport's form.
+            force: Do not look there first. Without, a member that is well is not moved to where it does not answer
+                with the storage that it has; one that does not answer where it is now is moved to anywhere.
+        """
 
     @abstractmethod
     async def apply(

@@ -184,6 +184,8 @@ class ChangeMembers:
     target: Configuration
     request_id: int = 0
     is_forwarded: bool = False
+    # Also where a member that is well is not found at its new address.
+    is_forced: bool = False
 
 
 @attrs.frozen

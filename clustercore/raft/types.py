@@ -229,6 +229,8 @@ class ChangeRefusal(Enum):
     CONFLICT = "conflict"
     # A node that would have to pass the request on speaks a version of the protocol that does not have it.
     UNSUPPORTED = "unsupported"
+    # A member that is well does not answer where it is to be looked for. The core does not say so: it cannot look.
+    NOT_THERE = "not there"
 
 
 @attrs.frozen

@@ -72,6 +72,7 @@ from clustercore.runtime.snapshot_sender import SnapshotSender
 from clustercore.runtime.snapshots import Snapshots
 from clustercore.runtime.submitter import Submitter
 from clustercore.runtime.versions import CommandVersions
+from clustercore.runtime.whereabouts import Whereabouts
 from clustercore.runtime.writer import SaveIdentity, Writer
 
 __all__ = ["Assembly"]
@@ -280,6 +281,14 @@ class Assembly:
             status=self.status,
             outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
             address_of=self._told_address_of,
+            whereabouts=Whereabouts(
+                self._node_id,
+                transport=self._transport,
+                introductions=self._introductions,
+                address_of=self._told_address_of,
+                is_heard=lambda node_id: any(peer.is_heard for peer in self.status().peers if peer.node_id == node_id),
+                timeout_s=self._config.connect_timeout_s,
+            ),
             timeout_s=self._config.raft.election_timeout_s,
         )
 

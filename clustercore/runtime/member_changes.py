@@ -192,10 +192,16 @@ class MemberChanges(MembersHandle):
         return await self._run(work, give_up_s)
 
     async def move(
-        self, node_id: str, address: str, *, expected_index: int | None = None, give_up_s: float | None = None
+        self,
+        node_id: str,
+        address: str,
+        *,
+        force: bool = False,
+        expected_index: int | None = None,
+        give_up_s: float | None = None,
     ) -> Members:
         """As ``MembersHandle`` says."""
-        return await self._change(moving(node_id, address), expected_index, give_up_s)
+        return await self._change(moving(node_id, address), expected_index, give_up_s, force=force)
 
     async def apply(
         self, target: Configuration, *, expected_index: int | None = None, give_up_s: float | None = None
@@ -205,9 +211,11 @@ class MemberChanges(MembersHandle):
 
     # --- Reading and changing ---
 
-    async def _change(self, edit: Edit, expected_index: int | None, give_up_s: float | None) -> Members:
+    async def _change(
+        self, edit: Edit, expected_index: int | None, give_up_s: float | None, *, force: bool = False
+    ) -> Members:
         async def work(course: _Course) -> Members:
-            return await self._make(course, edit, expected_index)
+            return await self._make(course, edit, expected_index, force=force)
 
         return await self._run(work, give_up_s)
 
@@ -235,7 +243,13 @@ class MemberChanges(MembersHandle):
             await trio.sleep(RETRY_PAUSE_S)
 
     async def _make(
-        self, course: _Course, edit: Edit, expected_index: int | None, *, waits_for_catch_up: bool = False
+        self,
+        course: _Course,
+        edit: Edit,
+        expected_index: int | None,
+        *,
+        waits_for_catch_up: bool = False,
+        force: bool = False,
     ) -> Members:
         """Ask for what ``edit`` makes of the members until that is what they are, and no change is under way."""
         while True:
@@ -259,7 +273,7 @@ class MemberChanges(MembersHandle):
                     "again",
                 )
             course.tried(members)
-            answer = await self._ask(ChangeMembers(members.term, members.index, target))
+            answer = await self._ask(ChangeMembers(members.term, members.index, target, is_forced=force))
             if isinstance(answer, MembersResponse):
                 if answer.members.is_settled and edit(answer.members.configuration) == answer.members.configuration:
                     return answer.members

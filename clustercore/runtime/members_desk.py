@@ -27,6 +27,7 @@ from clustercore.runtime.engine import Engine
 from clustercore.runtime.introductions import Introductions
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.reads import OnReadIndex
+from clustercore.runtime.whereabouts import Whereabouts
 
 __all__ = ["MembersDesk"]
 
@@ -59,6 +60,7 @@ class MembersDesk:
         status: Callable[[], NodeStatus],
         outbox_to: Callable[[NodeId], Outbox | None],
         address_of: Callable[[NodeId], str | None],
+        whereabouts: Whereabouts,
         timeout_s: float,
     ) -> None:
         """Answer for the node that this engine drives.
@@ -66,6 +68,7 @@ class MembersDesk:
         Args:
             ask_core: Asks the core for a read index; a leader that gives one still led when it was asked.
             address_of: Where this node would reach a member.
+            whereabouts: Looks where members are to be.
             timeout_s: How long an answer may wait for a change to finish. A leader elsewhere gets twice that.
         """
         self._node_id = node_id
@@ -75,6 +78,7 @@ class MembersDesk:
         self._status = status
         self._outbox_to = outbox_to
         self._address_of = address_of
+        self._whereabouts = whereabouts
         self._timeout_s = timeout_s
         self._open: set[_Question] = set()
         # Questions that were passed on, by their number.
@@ -130,6 +134,9 @@ class MembersDesk:
 
     async def _change(self, request: ChangeMembers) -> Answer:
         question = _Question()
+        fault = await self._fault_of(request)
+        if fault is not None:
+            return fault
         target = self._with_addresses(request.target)
         self._engine.change_configuration(target, request.term, request.expected_index, question.settle)
         await self._wait(question)
@@ -138,6 +145,17 @@ class MembersDesk:
         # It is in the log. However long that takes to commit, it may: whoever asked is told how far it is.
         await self._wait_settled(request.term)
         return MembersResponse(0, self._members())
+
+    async def _fault_of(self, request: ChangeMembers) -> MembersFailed | None:
+        """Look whether the members can be where they are to be. What changes meanwhile, the core compares after it."""
+        present, leader_id = self._engine.membership.value.configuration, self._engine.role.value.leader_id
+        misnamed = self._whereabouts.misnamed(present, request.target)
+        if misnamed:
+            return MembersFailed(0, ChangeRefusal.INVALID, misnamed, leader_id)
+        missing = "" if request.is_forced else await self._whereabouts.missing(present, request.target)
+        if missing:
+            return MembersFailed(0, ChangeRefusal.NOT_THERE, missing, leader_id)
+        return None
 
     async def _wait_settled(self, term: Term) -> None:
         """Wait until no change is under way, this node leads no more, or the time is up."""

@@ -108,6 +108,10 @@ class Node(NodeHandle):
             raise ConfigError(f"join is {join!r}; it must be a list of addresses, or True")
         self._join = None if join is False else () if join is True else tuple(join)
         self._advertise = advertise
+        if advertise is not None:
+            _check_address(transport, f"advertise = {advertise!r}", advertise)
+        for address in self._join or ():
+            _check_address(transport, f"join = {list(self._join or ())!r}", address)
         if companions and not isinstance(transport, ServiceTransport):
             raise ConfigError(f"{type(transport).__name__} carries no services, and the companions need one that does")
         self._companions = tuple(companions)
@@ -526,3 +530,10 @@ class Node(NodeHandle):
         Raises: NodeStopped if the node is not running.
         """
         return aiter(self._running().engine.role)
+
+
+def _check_address(transport: Transport, what: str, address: str) -> None:
+    try:
+        transport.check_address(address)
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from None

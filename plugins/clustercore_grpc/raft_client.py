@@ -82,9 +82,9 @@ class RaftClient:
     - Cancellation: the request may have arrived. The link it was on is closed.
     - Raises: PeerUnreachable if nothing was sent; PeerTimeout after ``timeout``; LinkClosed if the connection ended
       before the answer; ServiceError if the node refuses the link, which no repetition would change. Each of them is
-      that of the last attempt; its ``next_delay_s`` says for what wait there was no time, if that is why it is the
-      last. Superseded, before an attempt, if ``still_valid`` says that what the call was made for no longer holds: the term
-      or the role of whom it is made for, mostly.
+      that of the last attempt; its ``next_delay_s`` says for what wait there was no time, if that is why it is
+      the last. Superseded, before an attempt, if ``still_valid`` says that what the call was made for no longer holds:
+      the term or the role of whom it is made for, mostly.
 
     Args:
         discovery: Where the nodes are. Entered and left by the caller.

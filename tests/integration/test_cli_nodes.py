@@ -316,15 +316,63 @@ def test_kv_without_a_node_tells_what_is_known() -> None:
     at = ("--node", "127.0.0.1:1", "--timeout", "0.5")
 
     read, written = clustercore("kv", "get", "k", *at), clustercore("kv", "put", "k", "v", *at)
-    nowhere = clustercore("kv", "get", "k", "--node", "nowhere", "--timeout", "0.5")
 
     assert read.code == 1
     assert "no answer within 0.5 s: 127.0.0.1:1: no connection to 127.0.0.1:1: " in read.err
     assert written.code == 4
     assert "; the write may or may not be carried out" in written.err
-    assert nowhere.code == 1
-    assert "expected host:port" in nowhere.err
     assert clustercore("kv", "put", "", "v", *at).code == 2
+
+
+@pytest.mark.parametrize(
+    "command", [("kv", "get", "k"), ("kv", "watch"), ("members", "list"), ("status",)], ids=" ".join
+)
+@pytest.mark.parametrize("transport", ["grpc", "tcp"])
+def test_node_that_is_no_address_is_misuse(command: tuple[str, ...], transport: str) -> None:
+    """Found out before anything is asked, in one line with the value and what is allowed."""
+    outcome = clustercore(*command, "--node", "127.0.0.1:1", "--node", "foo", "--transport", transport)
+
+    assert outcome.code == 2
+    assert outcome.err.startswith("clustercore: --node: 'foo' is no address of a node: expected host:port")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("add", "n9", "nonsense"),
+        ("replace", "n1", "n9", "nonsense"),
+        ("move", "n1", "nonsense"),
+        ("move", "n1", "nonsense", "--force"),
+        ("apply", "--voter", "n1=nonsense"),
+    ],
+    ids=lambda command: " ".join(command[:2]) + " " + command[-1],
+)
+def test_member_at_what_is_no_address_is_misuse(command: tuple[str, ...]) -> None:
+    """Nobody is asked."""
+    outcome = clustercore("members", *command, "--node", "127.0.0.1:1")
+
+    assert outcome.code == 2
+    assert outcome.err.startswith("clustercore: HOST:PORT: 'nonsense' is no address of a node: expected host:port")
+
+
+def test_commands_are_refused_by_nodes_of_another_cluster(serve: Serve) -> None:
+    """With the id of the node's own cluster they work; with another, the refusal names both."""
+    at = ("--node", serve().address, "--timeout", "5")
+    assert clustercore("kv", "put", "k", "v", *at).code == 0
+    own = clustercore("status", "--json", *at).json["nodes"][0]["status"]["members"]["cluster_id"]
+
+    right = [
+        clustercore(*command, *at, "--cluster-id", own)
+        for command in (("kv", "get", "k"), ("members", "list"), ("status",))
+    ]
+    read = clustercore("kv", "get", "k", *at, "--cluster-id", "another")
+    listed = clustercore("members", "list", *at, "--cluster-id", "another")
+
+    assert [outcome.code for outcome in right] == [0, 0, 0]
+    refusal = f"this node belongs to cluster {own}, and cluster another is meant"
+    assert read.code == listed.code == 1
+    assert refusal in read.err
+    assert refusal in listed.err
 
 
 def test_data_outlives_the_process(serve: Serve) -> None:

@@ -241,6 +241,10 @@ async def test_commands_tell_what_cannot_be(tmp_path: Path) -> None:
         assert "the members are those of index" in late.err
         lagging = await ask("promote", "n4", code=1)
         assert "learner 'n4' lacks" in lagging.err
+        nowhere = await ask("move", "n3", "127.0.0.1:1", code=1)
+        assert f"node 'n3' is well at '{cluster.addresses['n3']}'" in nowhere.err
+        await ask("move", "n3", "127.0.0.1:1", "--force")
+        await ask("move", "n3", cluster.addresses["n3"])
         unknown = await ask("add", "n4", cluster.addresses["n4"], code=4, timeout_s=2)
         assert "the leader promotes it as soon as it has caught up" in unknown.err
         await ask("remove", "n4")

@@ -35,7 +35,7 @@ OPERATIONS: dict[str, tuple[Call, Callable[[str], Configuration]]] = {
         lambda members, voter: members.replace(voter, "d", "d"),
         lambda voter: Configuration.of({*"abcd"} - {voter}),
     ),
-    "move": (lambda members, _: members.move("d", "elsewhere"), lambda _: BASE),
+    "move": (lambda members, _: members.move("d", "elsewhere", force=True), lambda _: BASE),
     "apply": (
         lambda members, voter: members.apply(Configuration.of({*"abcd"} - {voter}, learners=[voter])),
         lambda voter: Configuration.of({*"abcd"} - {voter}, learners=[voter]),
@@ -65,7 +65,7 @@ async def restore(members: MembersHandle) -> None:
             await trio.sleep(0.1)
         else:
             break
-    await members.move("d", "d")
+    await members.move("d", "d", force=True)
 
 
 async def begin(bench: Bench) -> None:

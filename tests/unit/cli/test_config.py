@@ -110,6 +110,24 @@ def test_node_may_wait_to_be_added_or_ask_to_be(write: Write, text: str, join: o
     joining.make_node()
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('advertise = "foo"', "advertise = 'foo': 'foo' is no address of a node: expected host:port"),
+        ('advertise = "n1.example:0"', "advertise = 'n1.example:0': .*port 0 is for listening"),
+        ('join = ["n1.example:7101", "nonsense"]', "join = .*: 'nonsense' is no address of a node"),
+    ],
+)
+def test_address_that_is_none_of_the_transport_is_named(write: Write, line: str, told: str) -> None:
+    """Found out before the node starts, and not by those who would look for it there."""
+    replaced = (
+        ('voters = ["n1", "n2"]', line) if line.startswith("join") else ('node_id = "n1"', f'node_id = "n1"\n{line}')
+    )
+
+    with pytest.raises(ConfigError, match=told):
+        read_node_plan(write(replaced)).make_node()
+
+
 def test_node_that_is_to_form_a_cluster_does_not_join_one(write: Write) -> None:
     """The file and the command line contradict each other."""
     with pytest.raises(ConfigError, match="voters is given, and so is --join"):

@@ -15,8 +15,10 @@ from clustercore.interfaces import (
     PROTOCOL_VERSION,
     ChangeMembers,
     ChangeRefusal,
+    ConfigError,
     Configuration,
     Hello,
+    HelloResponse,
     LogIndex,
     Members,
     MembersFailed,
@@ -29,6 +31,7 @@ from clustercore.interfaces import (
     RoleChange,
     Server,
     Term,
+    Transport,
 )
 from clustercore.raft.effects import ConfigurationAppended, ConfigurationRefused
 from clustercore.runtime.engine import Engine, Membership
@@ -36,7 +39,8 @@ from clustercore.runtime.members_desk import MembersDesk
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.reads import OnReadIndex
 from clustercore.runtime.signals import Newest
-from tests.unit.runtime.fakes import introductions_of
+from clustercore.runtime.whereabouts import Whereabouts
+from tests.unit.runtime.fakes import FakeLink, FakeTransport, introductions_of
 
 A, B = NodeId("a"), NodeId("b")
 PRESENT = Configuration.of("ab", cluster_id="test")
@@ -115,7 +119,11 @@ def status_of(office: RoleChange) -> NodeStatus:
 
 @asynccontextmanager
 async def open_bench(
-    office: RoleChange, *, version: int = PROTOCOL_VERSION, reachable: bool = True
+    office: RoleChange,
+    *,
+    version: int = PROTOCOL_VERSION,
+    reachable: bool = True,
+    transport: Transport | None = None,
 ) -> AsyncIterator[Bench]:
     """Open a desk; the leader b, if it is another, speaks a version of the protocol."""
     engine, outbox, read_indexes = FakeEngine(office), Outbox(), list[OnReadIndex]()
@@ -129,6 +137,14 @@ async def open_bench(
         status=lambda: status_of(engine.role.value),
         outbox_to=lambda peer: outbox if reachable else None,
         address_of={"a": "here:1", "b": "there:1"}.get,
+        whereabouts=Whereabouts(
+            A,
+            transport=transport or FakeTransport(),
+            introductions=introductions,
+            address_of={"a": "here:1", "b": "there:1"}.get,
+            is_heard=lambda node_id: node_id == B,
+            timeout_s=1.0,
+        ),
         timeout_s=1.0,
     )
     async with trio.open_nursery() as nursery:
@@ -199,13 +215,48 @@ async def test_leader_that_is_deposed_meanwhile_tells_nothing(autojump_clock: Mo
         assert bench.answers == [failed("it leads no more")]
 
 
+async def test_member_that_is_well_is_not_moved_to_where_it_is_not(autojump_clock: MockClock) -> None:
+    """Nothing is appended, and the answer says who is missing where; forced, it is appended unseen."""
+    target = Configuration.with_servers([Server(A), Server(B, address="wrong:1")], cluster_id="test")
+    transport = FakeTransport()
+    async with open_bench(LEADS, transport=transport) as bench:
+        await bench.ask(attrs.evolve(CHANGE, target=target))
+
+        [answer] = bench.answers
+        assert isinstance(answer, MembersFailed)
+        assert (answer.reason, answer.may_be_done) == (ChangeRefusal.NOT_THERE, False)
+        assert "node 'b' is well at 'there:1', and at 'wrong:1' it is not found" in answer.detail
+        assert bench.engine.asked == []
+
+        await bench.ask(attrs.evolve(CHANGE, target=target, is_forced=True))
+        assert len(bench.engine.asked) == len(transport.attempts) == 1
+
+
+async def test_address_that_is_none_of_the_transport_is_refused_for_good(autojump_clock: MockClock) -> None:
+    """Also forced, and also of a node that is only to come."""
+
+    class Strict(FakeTransport):
+        def check_address(self, address: str) -> None:
+            if ":" not in address:
+                raise ConfigError(f"{address!r} is none")
+
+    target = Configuration.with_servers([Server(A), Server(B), Server(NodeId("c"), address="foo")], cluster_id="test")
+    async with open_bench(LEADS, transport=Strict()) as bench:
+        await bench.ask(attrs.evolve(CHANGE, target=target, is_forced=True))
+
+        assert bench.answers == [MembersFailed(9, ChangeRefusal.INVALID, "node 'c': 'foo' is none", A)]
+        assert bench.engine.asked == []
+
+
 async def test_change_is_appended_with_the_addresses_that_the_leader_knows(autojump_clock: MockClock) -> None:
     """Those that are given stay; the answer comes when the change is finished."""
     target = Configuration.with_servers(
         [Server(A), Server(B, address="moved:1"), Server(NodeId("c"))], cluster_id="test"
     )
-    async with open_bench(LEADS) as bench:
+    transport = FakeTransport(lambda address, lane: FakeLink(hello_response=HelloResponse(B, incarnation="i")))
+    async with open_bench(LEADS, transport=transport) as bench:
         await bench.ask(attrs.evolve(CHANGE, target=target))
+        assert [address for _, address, _ in transport.attempts] == ["moved:1"]
         [(asked, term, expected_index, on_answer)] = bench.engine.asked
         assert [(server.node_id, server.address) for server in asked.servers] == [
             ("a", "here:1"),

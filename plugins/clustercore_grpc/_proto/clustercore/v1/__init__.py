@@ -88,6 +88,8 @@ class ChangeRefusal(betterproto2.Enum):
 
     UNSUPPORTED = 10
 
+    NOT_THERE = 11
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
@@ -102,6 +104,7 @@ class ChangeRefusal(betterproto2.Enum):
             8: "CHANGE_REFUSAL_NO_QUORUM",
             9: "CHANGE_REFUSAL_CONFLICT",
             10: "CHANGE_REFUSAL_UNSUPPORTED",
+            11: "CHANGE_REFUSAL_NOT_THERE",
         }
 
     @classmethod
@@ -118,6 +121,7 @@ class ChangeRefusal(betterproto2.Enum):
             "CHANGE_REFUSAL_NO_QUORUM": 8,
             "CHANGE_REFUSAL_CONFLICT": 9,
             "CHANGE_REFUSAL_UNSUPPORTED": 10,
+            "CHANGE_REFUSAL_NOT_THERE": 11,
         }
 
 
@@ -334,6 +338,11 @@ class ChangeMembers(betterproto2.Message):
     request_id: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
 
     is_forwarded: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+
+    is_forced: "bool" = betterproto2.field(6, betterproto2.TYPE_BOOL)
+    """
+    Also where a member that is well is not found at its new address.
+    """
 
 
 default_message_pool.register_message("clustercore.v1", "ChangeMembers", ChangeMembers)
