@@ -1,7 +1,25 @@
 """Consensus for Python programs, built on Trio: write a state machine, embed a node, keep what was acknowledged."""
 
+from clustercore.health.checker import HealthChecker
+from clustercore.health.config import HealthConfig
+from clustercore.health.grpc_probe import GrpcHealthProbe
+from clustercore.health.probes import AliasProbe, CallableProbe, CompositeProbe, HttpProbe, TtlProbe
+from clustercore.health.tcp_probe import TcpProbe
 from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.node import Node
 
-__all__ = ["Node", "NodeConfig", "RaftConfig"]
+__all__ = [
+    "AliasProbe",
+    "CallableProbe",
+    "CompositeProbe",
+    "GrpcHealthProbe",
+    "HealthChecker",
+    "HealthConfig",
+    "HttpProbe",
+    "Node",
+    "NodeConfig",
+    "RaftConfig",
+    "TcpProbe",
+    "TtlProbe",
+]

@@ -52,6 +52,7 @@ from clustercore.interfaces.errors import (
     TransportError,
     VersionNotEnabled,
 )
+from clustercore.interfaces.health import CheckOutcome, CheckRecord, CheckResult, HealthStatus, Probe, StatusChange
 from clustercore.interfaces.known_members import KnownMembers
 from clustercore.interfaces.members import Members, MembersHandle
 from clustercore.interfaces.messages import (
@@ -179,6 +180,9 @@ __all__ = [
     "ChangeMembers",
     "ChangeRefusal",
     "ChangeRefused",
+    "CheckOutcome",
+    "CheckRecord",
+    "CheckResult",
     "Classification",
     "ClusterError",
     "ConfigError",
@@ -198,6 +202,7 @@ __all__ = [
     "ForwardFailure",
     "ForwardProposals",
     "HardState",
+    "HealthStatus",
     "Hello",
     "HelloResponse",
     "HostPortTransport",
@@ -243,6 +248,7 @@ __all__ = [
     "PluginError",
     "PreVoteRequest",
     "PreVoteResponse",
+    "Probe",
     "ProposalError",
     "ProposalRefused",
     "ProposalsApplied",
@@ -284,6 +290,7 @@ __all__ = [
     "SocketTransport",
     "StateMachine",
     "StateMachineError",
+    "StatusChange",
     "StatusLink",
     "StatusRequest",
     "StatusResponse",

@@ -244,6 +244,11 @@ class PeerTimeout(TransportError):
 class ServiceError(TransportError):
     """The peer's service refused the call as malformed or unknown. Trying again is useless."""
 
+    def __init__(self, *args: object, code: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(*args, retry_after_s=retry_after_s)
+        # The name of gRPC's status, such as "NOT_FOUND", if it came over gRPC.
+        self.code = code
+
 
 class MalformedMessage(ClusterError, ValueError):
     """Bytes are not the message they should be: they were damaged, or another program or a newer version wrote them."""

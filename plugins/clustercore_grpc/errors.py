@@ -66,11 +66,9 @@ class Outcome:
     def error(self, what: str) -> TransportError:
         """Return the error that says so to whoever did ``what``."""
         text = f"{what}: the peer answered {self.status.name}" + (f": {self.message}" if self.message else "")
-        kind: type[TransportError] = LinkClosed
         if self.status in REFUSALS:
-            kind = ServiceError
-        elif self.status is Status.DEADLINE_EXCEEDED:
-            kind = PeerTimeout
+            return ServiceError(text, code=self.status.name, retry_after_s=self.retry_after_s)
+        kind: type[TransportError] = PeerTimeout if self.status is Status.DEADLINE_EXCEEDED else LinkClosed
         return kind(text, retry_after_s=self.retry_after_s)
 
 

@@ -17,8 +17,12 @@ import pytest
 from clustercore import interfaces
 
 PUBLIC = {
-    "clustercore": "Node NodeConfig RaftConfig",
+    "clustercore": """
+        AliasProbe CallableProbe CompositeProbe GrpcHealthProbe HealthChecker HealthConfig HttpProbe Node NodeConfig
+        RaftConfig TcpProbe TtlProbe
+    """,
     "clustercore.interfaces": """
+        CheckOutcome CheckRecord CheckResult HealthStatus Probe StatusChange
         AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts Backoff CallFailure
         CallStatistics CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused
         Classification ClusterError ConfigError Configuration ConflictDecision ConflictResolver Consistency
