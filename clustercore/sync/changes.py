@@ -74,6 +74,8 @@ class ApplyReport:
     outcomes: tuple[MergeOutcome, ...]
     # Conflicts that were met here for the first time.
     conflicts: int = 0
+    # Deletions that were collected here, and that whoever sent the zombies should be told of.
+    rebuttals: tuple[Change, ...] = ()
 
     def count(self, *outcomes: MergeOutcome) -> int:
         """Return how many changes had one of these outcomes."""

@@ -53,8 +53,8 @@ class ClockReport:
     backward_jumps: int
     # The furthest of these, in ms.
     largest_backward_jump_ms: int
-    # Times that all 65,536 readings of a millisecond were used up.
-    logical_overflows: int
+    # Times that a reading had to wait: all 65,536 of a millisecond were used up, or the clock was behind its bound.
+    waits: int
     # Times of peers that were too far ahead.
     refused: int
 
@@ -90,7 +90,7 @@ class HybridLogicalClock:
         self._highest_wall_ms = 0
         self._backward_jumps = 0
         self._largest_backward_jump_ms = 0
-        self._logical_overflows = 0
+        self._waits = 0
         self._refused = 0
         if bound_ms:
             self.start_above(bound_ms)
@@ -118,7 +118,6 @@ class HybridLogicalClock:
         elif self._last.logical + 1 < _LOGICAL_LIMIT:
             self._last = HybridTime(self._last.physical_ms, self._last.logical + 1)
         else:
-            self._logical_overflows += 1
             return None
         return self._last
 
@@ -131,6 +130,9 @@ class HybridLogicalClock:
         Cancellation: at any time while it waits; nothing is lost.
         """
         waited_ms = 0
+        if (reading := self.read_nowait()) is not None:
+            return reading
+        self._waits += 1
         while (reading := self.read_nowait()) is None:
             behind_ms = self._last.physical_ms + 1 - self._wall_ms()
             left_ms = self.max_offset_ms + BOUND_AHEAD_MS - waited_ms
@@ -180,6 +182,6 @@ class HybridLogicalClock:
             self._last.physical_ms - self._wall_ms(),
             self._backward_jumps,
             self._largest_backward_jump_ms,
-            self._logical_overflows,
+            self._waits,
             self._refused,
         )

@@ -13,6 +13,7 @@ from clustercore.interfaces import ConfigError, InvalidCommand, NodeId, NodeStop
 from clustercore.sync import life
 from clustercore.sync.changes import ApplyReport, Change, Changes, StoreEvent
 from clustercore.sync.clock import HybridLogicalClock
+from clustercore.sync.collecting import collect
 from clustercore.sync.conflict_log import ConflictLog
 from clustercore.sync.journal import Journal
 from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind
@@ -25,6 +26,8 @@ __all__ = ["EntityStore"]
 
 E = TypeVar("E")
 
+# How old a deletion has to be before it is collected, in seconds: as long as a node may be away over night.
+GRACE_S = 86_400.0
 # What one call of ``changes`` returns at most, unless it is asked for less: what is taken and applied in one go.
 MAX_CHANGES = 500
 
@@ -412,6 +415,28 @@ class EntityStore:
     def held(self) -> int:
         """How many groups have a state that waits until its time is no longer ahead of this node's clock."""
         return len(self._replica.held)
+
+    async def collect_tombstones(
+        self, acknowledged: Mapping[NodeId, int], *, grace_s: float = GRACE_S, now_ms: int | None = None
+    ) -> int:
+        """Drop deletions, and what is left of the deleted, that every peer has seen and that are old; return how many.
+
+        A peer that was not known, and has the entity still, is refused (``MergeOutcome.ZOMBIE``), and ``rebuttals`` of
+        the report are what it should be told.
+
+        Args:
+            acknowledged: For every known peer, the seq of this store, in its present epoch, up to which the peer has
+                applied all changes. One that is left out is taken for gone for good.
+            grace_s: How old a deletion has to be.
+            now_ms: The wall clock, in ms since 1970 UTC; None for the store's.
+
+        Durability, Cancellation: as ``apply``.
+        """
+        self._opened()
+        now_ms = self.clock.wall() if now_ms is None else now_ms
+        gone = collect(self._replica, acknowledged, older_than_ms=now_ms - int(grace_s * 1000))
+        await self._commit()
+        return gone
 
     def checkpoint(self, name: str) -> bytes | None:
         """Return a checkpoint as it was last given to ``apply``; None if there is none."""

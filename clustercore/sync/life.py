@@ -19,7 +19,16 @@ from clustercore.sync.merge import precedence
 from clustercore.sync.replica import Slot
 from clustercore.sync.writes import Past, Write
 
-__all__ = ["covered_by", "is_alive", "next_version", "past_for", "tombstone_value", "unknown_to", "visible_heads"]
+__all__ = [
+    "covered_by",
+    "is_alive",
+    "next_version",
+    "outlives",
+    "past_for",
+    "tombstone_value",
+    "unknown_to",
+    "visible_heads",
+]
 
 Slots = Mapping[str, Slot]
 
@@ -63,6 +72,13 @@ def is_alive(slots: Slots) -> bool:
     latest = max(map(precedence, _living(slots)), default=None)
     # A deletion's value is what it covers; in the rules it is a tombstone.
     return latest is not None and latest > max(_as_tombstone(head) for head in deleted)
+
+
+def outlives(head: Write, deletions: tuple[Write, ...]) -> bool:
+    """Whether a write keeps its entity alive in the face of deletions: it knew of them, or wins over them."""
+    if any(head.knows(deletion.stamp) for deletion in deletions):
+        return True
+    return not head.is_weak and all(precedence(head) > _as_tombstone(deletion) for deletion in deletions)
 
 
 def _as_tombstone(write: Write) -> tuple[int, int, bool, bytes, bytes, str]:

@@ -16,8 +16,10 @@ from clustercore.sync.changes import (
     ResolverFailed,
     StoreEvent,
     StoreWentBack,
+    ZombieRefused,
 )
 from clustercore.sync.clock import HybridLogicalClock
+from clustercore.sync.collecting import is_zombie
 from clustercore.sync.conflict_log import Conflict, ConflictLog, ConflictSide, conflict_id
 from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind, FieldResolver
 from clustercore.sync.merge import Relation, decide, join
@@ -68,11 +70,15 @@ class Receiver:
         self._release_held()
         conflicts = 0
         outcomes = []
+        rebuttals: dict[EntityKey, Change] = {}
         for change in changes:
-            outcome, met = self._receive((change.kind, change.entity_id), change.group, change.state, source)
+            key = change.kind, change.entity_id
+            outcome, met = self._receive(key, change.group, change.state, source)
             outcomes.append(outcome)
             conflicts += met
-        return ApplyReport(tuple(outcomes), conflicts)
+            if outcome is MergeOutcome.ZOMBIE and key in self._replica.collected:
+                rebuttals[key] = Change(*key, LIFE_GROUP, self._replica.collected[key])
+        return ApplyReport(tuple(outcomes), conflicts, tuple(rebuttals.values()))
 
     def _release_held(self) -> None:
         for (key, group), state in list(self._replica.held.items()):
@@ -83,8 +89,13 @@ class Receiver:
     def _receive(
         self, key: EntityKey, group: str, state: GroupState, source: NodeId | None
     ) -> tuple[MergeOutcome, int]:
-        slots = self._replica.entities.get(key, {})
-        slot = slots.get(group)
+        if (self._replica.collected or self._replica.forgotten_ms) and is_zombie(self._replica, key, group, state):
+            if group == LIFE_GROUP:
+                # Whoever tells of the deletion has not collected it yet.
+                return MergeOutcome.STALE, 0
+            self._on_event(ZombieRefused(*key, group, tuple(head.stamp for head in state.heads)))
+            return MergeOutcome.ZOMBIE, 0
+        slot = self._replica.entities.get(key, {}).get(group)
         here = None if slot is None else slot.state
         joined = join(here, state)
         if joined.state is here:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import secrets
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
 from clustercore.interfaces import LogCorrupt, MalformedMessage, NodeId
 from clustercore.sync.conflict_log import Conflict
-from clustercore.sync.writes import GroupState, decode_group_state, writer_of
+from clustercore.sync.kinds import LIFE_GROUP
+from clustercore.sync.writes import GroupState, decode_group_state, split_time, writer_of
 
 __all__ = ["EntityKey", "Replica", "Slot"]
 
@@ -27,8 +28,11 @@ EntityKey = tuple[str, str]
 
 _FORMAT = 1
 # Records, by the first byte of their keys.
-_META, _GROUP, _CHECKPOINT, _HELD, _PURGED, _CLOCK, _CONFLICT = b"m", b"g", b"c", b"h", b"p", b"t", b"l"
+_META, _GROUP, _CHECKPOINT, _HELD, _COLLECTED, _CLOCK, _CONFLICT = b"m", b"g", b"c", b"h", b"d", b"t", b"l"
 _SEQ_BYTES = 8
+# How many collected tombstones are remembered: with some 300 bytes each, 6 MB. Of what is older than those only the
+# time is, and an entity that is not known and not younger is refused.
+MAX_COLLECTED = 20_000
 # Stale entries of the log are dropped when there are this many, and more of them than of others.
 _MIN_STALE = 64
 
@@ -54,6 +58,10 @@ class Replica:
         self.entities: dict[EntityKey, dict[str, Slot]] = {}
         # States from clocks too far ahead, by entity and group.
         self.held: dict[tuple[EntityKey, str], GroupState] = {}
+        # The tombstones that were collected, oldest first. They are not replicated.
+        self.collected: dict[EntityKey, GroupState] = {}
+        # Tombstones up to this moment, in ms since 1970 UTC, may have been dropped from there too.
+        self.forgotten_ms = 0
         self.checkpoints: dict[str, bytes] = {}
         self.clock_bound_ms = 0
         # The conflicts that were logged before, for the log to take back.
@@ -62,6 +70,7 @@ class Replica:
         self.seq = 0
         # Changes up to it may be missing from the log: tombstones that were collected.
         self.floor = 0
+        self._collected_numbers: dict[EntityKey, int] = {}
         self._log: list[tuple[int, EntityKey, str]] = []
         self._stale = 0
         self._staged: dict[bytes, bytes | None] = {}
@@ -89,6 +98,9 @@ class Replica:
         self._log = sorted(
             (slot.seq, key, group) for key, slots in self.entities.items() for group, slot in slots.items()
         )
+        self.collected = {
+            key: self.collected[key] for key in sorted(self.collected, key=self._collected_numbers.__getitem__)
+        }
         self.seq = max(self.floor, self._log[-1][0] if self._log else 0)
 
     def _load_meta(self, value: bytes) -> None:
@@ -97,7 +109,7 @@ class Replica:
             raise LogCorrupt(f"the entity store has format {meta['format']}; this version reads {_FORMAT}")
         if meta["node_id"] != self.node_id:
             raise LogCorrupt(f"the entity store is of node {meta['node_id']!r}, not of {self.node_id!r}")
-        self.epoch, self.floor = meta["epoch"], meta["floor"]
+        self.epoch, self.floor, self.forgotten_ms = meta["epoch"], meta["floor"], meta["forgotten_ms"]
         self.writer = writer_of(self.node_id, self.epoch)
 
     def _load_record(self, key: bytes, value: bytes) -> None:
@@ -110,6 +122,10 @@ class Replica:
             self.entities.setdefault(entity, {})[group] = slot
         elif table == _HELD:
             self.held[split_key(rest)] = decode_group_state(value)
+        elif table == _COLLECTED:
+            # After the count of how many were collected before, so that the oldest can go first.
+            self._collected_numbers[split_key(rest)[0]] = int.from_bytes(value[:_SEQ_BYTES], "big")
+            self.collected[split_key(rest)[0]] = decode_group_state(value[_SEQ_BYTES:])
         elif table == _CHECKPOINT:
             self.checkpoints[rest.decode()] = value
         elif table == _CONFLICT:
@@ -127,6 +143,7 @@ class Replica:
 
     def _stage_meta(self) -> None:
         meta = {"format": _FORMAT, "node_id": self.node_id, "epoch": self.epoch, "floor": self.floor}
+        meta["forgotten_ms"] = self.forgotten_ms
         self._stage(_META, json.dumps(meta).encode())
 
     def set_state(self, key: EntityKey, group: str, state: GroupState, source: NodeId | None) -> None:
@@ -143,6 +160,30 @@ class Replica:
         if self._stale > _MIN_STALE and self._stale * 2 > len(self._log):
             self._log = [entry for entry in self._log if self._is_current(entry)]
             self._stale = 0
+
+    def collect(self, key: EntityKey, groups: Sequence[str]) -> None:
+        """Drop groups of an entity, its tombstone among them, and note that tombstone in the ledger."""
+        slots = self.entities[key]
+        state = slots[LIFE_GROUP].state
+        for group in groups:
+            self.floor = max(self.floor, slots.pop(group).seq)
+            self._stage(_GROUP + join_key(key, group), None)
+            self._stale += 1
+        if not slots:
+            del self.entities[key]
+        # Behind all others: the dictionary is in the order of its numbers.
+        newest = next(reversed(self.collected), None)
+        number = 1 if newest is None else self._collected_numbers[newest] + 1
+        self.collected.pop(key, None)
+        self.collected[key], self._collected_numbers[key] = state, number
+        self._stage(_COLLECTED + join_key(key, ""), number.to_bytes(_SEQ_BYTES, "big") + state.encoded)
+        while len(self.collected) > MAX_COLLECTED:
+            oldest = next(iter(self.collected))
+            times = [head.stamp.time for head in self.collected.pop(oldest).heads]
+            del self._collected_numbers[oldest]
+            self.forgotten_ms = max(self.forgotten_ms, split_time(max(times)).physical_ms)
+            self._stage(_COLLECTED + join_key(oldest, ""), None)
+        self._stage_meta()
 
     def hold(self, key: EntityKey, group: str, state: GroupState | None) -> None:
         """Keep a state aside, or no more if it is None."""

@@ -222,6 +222,8 @@ class _Reader:
         if self._position != len(self._data):
             raise MalformedMessage(f"{len(self._data) - self._position} bytes follow a group state")
         writers = [head.stamp.writer for head in heads]
+        if any(seen[head.stamp.writer] != head.stamp.time for head in heads):
+            raise MalformedMessage(f"a group state has heads by {writers}, and one of them is overruled in it")
         if any(one >= other for one, other in pairwise(writers)):
             raise MalformedMessage(f"a group state has heads by {writers}; expected each by another writer, in order")
         return GroupState(heads, seen)

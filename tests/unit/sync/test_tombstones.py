@@ -1,0 +1,169 @@
+"""Tombstones: when they are collected, and that the deleted stays away."""
+
+from __future__ import annotations
+
+import pytest
+
+from clustercore.interfaces import NodeId
+from clustercore.sync import Change, GroupState, MergeOutcome, StoreEvent, ZombieRefused, replica
+from clustercore_memory import MemoryRecords
+from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall, exchange, make_store
+
+DAY_MS = 86_400_000
+A, B, C = map(NodeId, "abc")
+
+
+async def test_tombstone_waits_for_every_peer_and_its_age() -> None:
+    """It is collected when all known peers have seen it and it is older than the grace, and not before."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a:
+        await a.put(MISSION, "m1", Mission("PLANNED", 0))
+        await a.delete(MISSION, "m1")
+        await a.put(MISSION, "m2", Mission("PLANNED", 0))
+
+        wall.now_ms += DAY_MS + 1
+        assert await a.collect_tombstones({B: a.seq, C: 2}) == 0
+        assert await a.collect_tombstones({B: a.seq, C: a.seq}, now_ms=wall.now_ms - 10) == 0
+        assert a.floor == 0
+        assert await a.collect_tombstones({B: a.seq, C: a.seq}) == 1
+
+        assert [change.entity_id for change in a.states()] == ["m2", "m2"]
+        # Whoever has not seen the deletion cannot learn of it from the log of changes any more.
+        assert a.floor == 3
+        assert await a.collect_tombstones({B: a.seq}) == 0
+
+
+async def test_deleted_entity_does_not_come_back_from_a_peer_that_was_away() -> None:
+    """scylladb#8970: a node that slept through the deletion and its collection brings nothing back, and learns."""
+    wall, told = Wall(), list[StoreEvent]()
+    records = MemoryRecords()
+    async with (
+        make_store("a", wall=wall, records=records, on_event=told.append) as a,
+        make_store("b", wall=wall) as b,
+        make_store("c", wall=wall) as c,
+    ):
+        await a.put(MISSION, "m1", Mission("PLANNED", 0))
+        await exchange(a, b, c)
+        await a.delete(MISSION, "m1")
+        await exchange(a, b)
+        wall.now_ms += DAY_MS + 1
+        # The peer that is away is not known any more.
+        await a.collect_tombstones({B: a.seq})
+        await b.collect_tombstones({A: b.seq})
+        assert list(a.states()) == list(b.states()) == []
+
+        report = await a.apply(c.changes().changes, C)
+
+        assert report.outcomes == (MergeOutcome.ZOMBIE, MergeOutcome.ZOMBIE)
+        assert [type(event) for event in told] == [ZombieRefused, ZombieRefused]
+        assert list(a.states()) == []
+        await c.apply(report.rebuttals, A)
+        assert c.get(MISSION, "m1") is None
+        # What the other tells of the deletion is nothing new to who collected it.
+        assert (await a.apply(c.changes().changes, C)).count(MergeOutcome.STALE) == 1
+        assert list(a.states()) == []
+        await c.collect_tombstones({A: c.seq, B: c.seq}, grace_s=0)
+        assert a.canonical_bytes() == b.canonical_bytes() == c.canonical_bytes() == b""
+
+    # The ledger survives a restart.
+    wall.now_ms += 1
+    async with make_store("a", wall=wall, records=records) as a, make_store("d", wall=wall) as d:
+        await d.put(UAV, "u1", Uav("idle"))
+        zombie = Change("mission", "m1", "rest", next(d.states()).state)
+        assert (await a.apply([zombie])).outcomes == (MergeOutcome.ZOMBIE,)
+
+
+async def test_collected_tombstone_still_decides_as_if_it_were_there() -> None:
+    """An edit that would have won over the deletion is taken; so is what was created anew in knowledge of it."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a, make_store("b", wall=wall) as b, make_store("c", wall=wall) as c:
+        for entity_id in ("won", "anew"):
+            await a.put(UAV, entity_id, Uav("idle"))
+        await exchange(a, b, c)
+        await b.put(UAV, "won", Uav("1"))
+        await b.put(UAV, "won", Uav("2"))
+        for entity_id in ("won", "anew"):
+            await a.delete(UAV, entity_id)
+        await c.apply(a.changes().changes, A)
+        await c.put(UAV, "anew", Uav("new"))
+        await c.update(UAV, "anew", last_heartbeat=5)
+        wall.now_ms += DAY_MS + 1
+        assert await a.collect_tombstones({}) == 2
+
+        # Heartbeats first: they are in the background, and known to follow the deletion.
+        for change in sorted(c.changes().changes, key=lambda change: change.group != "heartbeat"):
+            if change.entity_id == "anew" and change.group:
+                assert (await a.apply([change], C)).outcomes == (MergeOutcome.NEW,)
+        assert (await a.apply([change for change in b.changes().changes if change.group == "status"], B)).outcomes[
+            -1:
+        ] == (MergeOutcome.NEW,)
+        assert a.get(UAV, "anew") == Uav("new", 5)
+        assert a.get(UAV, "won") == Uav("2")
+
+
+async def test_tombstone_of_what_was_created_anew_is_collected_alone() -> None:
+    """The living entity stays as it is; the next edit is no conflict with the deletion on who has it still."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a, make_store("b", wall=wall) as b:
+        await a.put(MISSION, "m1", Mission("PLANNED", 0))
+        await a.delete(MISSION, "m1")
+        await a.put(MISSION, "m1", Mission("PLANNED", 1))
+        await exchange(a, b)
+        wall.now_ms += DAY_MS + 1
+        assert await a.collect_tombstones({B: a.seq}) == 1
+        await a.update(MISSION, "m1", progress=2)
+        await exchange(a, b)
+
+        held = a.get(MISSION, "m1")
+        assert held == b.get(MISSION, "m1")
+        assert held is not None
+        assert held.progress == 2
+        assert len(b.conflicts) == 0
+        assert await b.collect_tombstones({A: b.seq}) == 1
+        assert a.canonical_bytes() == b.canonical_bytes()
+
+
+async def test_deletion_that_lost_is_kept_until_somebody_knew_of_it() -> None:
+    """A tombstone that lost to an edit stays until an edit was made in knowledge of it."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a, make_store("b", wall=wall) as b:
+        await a.put(UAV, "u1", Uav("idle"))
+        await exchange(a, b)
+        await a.delete(UAV, "u1")
+        for status in ("1", "2"):
+            await b.update(UAV, "u1", status=status)
+        await exchange(a, b)
+        wall.now_ms += DAY_MS + 1
+        assert await a.collect_tombstones({B: a.seq}) == 0
+
+        await a.put(UAV, "u1", Uav("3", 3, "m1"))
+        # Of the groups, all were written now but none is in the background.
+        assert await a.collect_tombstones({B: a.seq}) == 1
+        assert a.get(UAV, "u1") == Uav("3", 3, "m1")
+
+
+async def test_ledger_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the oldest only the time is kept, and an unknown entity that is not younger is refused."""
+    monkeypatch.setattr(replica, "MAX_COLLECTED", 2)
+    wall = Wall()
+    async with make_store("a", wall=wall) as a, make_store("b", wall=wall) as b:
+        await b.put(UAV, "old", Uav("idle"))
+        for number in range(4):
+            wall.now_ms += 10
+            await a.put(UAV, f"u{number}", Uav("idle"))
+            await a.delete(UAV, f"u{number}")
+        await b.put(UAV, "young", Uav("idle"))
+        await a.collect_tombstones({}, grace_s=-1)
+
+        report = await a.apply(b.changes().changes, B)
+
+        outcomes = dict(zip([change.entity_id for change in b.changes().changes], report.outcomes, strict=True))
+        assert outcomes == {"old": MergeOutcome.ZOMBIE, "young": MergeOutcome.NEW}
+        assert report.rebuttals == ()
+        assert a.get(UAV, "young") == Uav("idle")
+
+
+def test_state_without_heads_is_bearable() -> None:
+    """Two states that each claim to know the other's write leave nothing, and whoever reads it finds nothing."""
+    assert GroupState((), {"a#1": 5}).encoded
+    assert Change("uav", "u1", "rest", GroupState((), {})).updated.physical_ms == 0
