@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import struct
+from contextlib import suppress
 
 import pytest
 import trio
@@ -11,7 +13,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamReset, TrailersReceived
 from trio.testing import wait_all_tasks_blocked
 
-from clustercore.interfaces import Lane, PeerUnreachable
+from clustercore.interfaces import Lane, Link, LinkClosed, Message, PeerUnreachable
 from clustercore_grpc import GrpcTransport
 from tests.integration.grpc_peers import (
     GRANTED,
@@ -84,8 +86,9 @@ async def trailers_or_reset(raw: trio.SocketStream, client: H2Connection) -> dic
 
 @pytest.mark.parametrize("method", ["Exchange", "Status"])
 async def test_gigabyte_length_prefix_is_refused_before_the_body(method: str) -> None:
-    """The prefix alone is answered with RESOURCE_EXHAUSTED; not a byte of the body is kept."""
+    """The prefix alone is answered with RESOURCE_EXHAUSTED; not a byte of the body is kept, and memory stays flat."""
     transport = GrpcTransport()
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with serving(transport) as (address, _), GrpcTransport() as dialler:
         raw = await connect_raw(address)
         client = H2Connection(config=H2Configuration(header_encoding="utf-8"))
@@ -100,7 +103,70 @@ async def test_gigabyte_length_prefix_is_refused_before_the_body(method: str) ->
 
         assert trailers["grpc-status"] == "8"
         assert "1073741824" in trailers["grpc-message"]
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
         await assert_serves(dialler, address)
+
+
+@pytest.mark.slow
+async def test_connection_that_is_cut_anywhere_gives_no_half_of_a_message() -> None:
+    """The link that it carried ends, if there was one by then; the server takes the next."""
+    sent, received, ended = await _record_of_a_link(), list[Message](), list[str]()
+    begun = 0
+
+    async def accept(link: Link) -> None:
+        nonlocal begun
+        begun += 1
+        try:
+            while True:
+                received.append(await link.receive())
+        except LinkClosed as exc:
+            ended.append(str(exc))
+
+    with trio.fail_after(60):
+        async with GrpcTransport() as transport, trio.open_nursery() as nursery:
+            address: str = await nursery.start(transport.serve, accept)
+            for cut in range(len(sent), 0, -1):
+                raw = await connect_raw(address)
+                await raw.send_all(sent[:cut])
+                # An end that comes with the bytes leaves no time to look at them.
+                await wait_all_tasks_blocked(0.01)
+                await raw.send_eof()
+                await read_to_end(raw)
+                await raw.aclose()
+            while len(ended) < begun:  # noqa: ASYNC110  # the end of a handler is nobody's event
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+    assert begun > 5
+    assert len(ended) == begun
+    assert 0 < len(received) < begun
+    assert set(received) == {VOTE}
+
+
+async def _record_of_a_link() -> bytes:
+    """Return all that a client writes to open a link and send one message, by listening in between."""
+    sent = bytearray()
+
+    async with serving(GrpcTransport()) as (address, _), trio.open_nursery() as nursery:
+
+        async def relay(stream: trio.SocketStream) -> None:
+            async with stream, await connect_raw(address) as server, trio.open_nursery() as both:
+                both.start_soon(_pass_on, server, stream, bytearray())
+                await _pass_on(stream, server, sent)
+                both.cancel_scope.cancel()
+
+        listeners = await nursery.start(trio.serve_tcp, relay, 0)
+        async with GrpcTransport() as dialler:
+            await assert_serves(dialler, f"127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+        nursery.cancel_scope.cancel()
+    return bytes(sent)
+
+
+async def _pass_on(source: trio.SocketStream, sink: trio.SocketStream, record: bytearray) -> None:
+    with suppress(trio.BrokenResourceError):
+        async for data in source:
+            record += data
+            await sink.send_all(data)
 
 
 async def test_http2_extension_frames_are_passed_over() -> None:

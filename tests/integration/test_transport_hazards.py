@@ -20,6 +20,7 @@ import attrs
 import pytest
 import trio
 
+from clustercore import Node
 from clustercore.interfaces import (
     AcceptLink,
     AppendEntriesRequest,
@@ -36,13 +37,18 @@ from clustercore.interfaces import (
     PeerTimeout,
     PeerUnreachable,
     RequestVoteRequest,
+    Role,
     Service,
     ServiceTransport,
     Term,
     TransportError,
     split_address,
 )
+from clustercore_memory import MemoryStorage
+from clustercore_static import StaticDiscovery
 from tests.certificates import Authority
+from tests.integration.grpc_peers import silent_peer
+from tests.simulation.cluster import Journal
 
 pytestmark = pytest.mark.integration
 
@@ -179,6 +185,26 @@ async def test_silent_peer_with_a_full_send_buffer_is_closed(raw_kind: Kind) -> 
             assert client.connection_count == 0
 
 
+@pytest.mark.slow
+async def test_call_that_a_silent_peer_does_not_read_ends_and_leaves_no_socket(kind: Kind) -> None:
+    """A request larger than all buffers ends by keepalive, or over HTTP by ``timeout``; its socket is gone with it."""
+    large = bytes(32 << 20)
+    with trio.fail_after(LIMIT_S):
+        async with (
+            deaf_server(kind) if kind.opening else silent_peer() as address,
+            kind.make(timeout=2.0 if kind.name == "http" else 30.0, **QUICK) as client,
+        ):
+            with pytest.raises(TransportError, match="no answer within 2 s" if kind.name == "http" else "keepalive"):
+                await client.call(address, "test.App/Shout", large)
+            assert client.connection_count == 0
+
+            with trio.move_on_after(5) as scope, pytest.raises(TransportError):  # either step may tell
+                async with client.open_stream(address, "test.App/Shout", large) as responses:
+                    await responses.receive()
+            assert scope.cancelled_caught is (kind.name == "http")
+            assert client.connection_count == 0
+
+
 async def test_silent_peer_is_found_by_one_who_only_listens(raw_kind: Kind) -> None:
     """A receive that waits ends with LinkClosed that says keepalive."""
     with trio.fail_after(LIMIT_S):
@@ -259,6 +285,37 @@ async def test_sigstop_of_a_server_is_noticed_and_sigcont_mends_it(
             await process.wait()
             if process.stdout is not None:
                 await process.stdout.aclose()
+
+
+# --- Strangers with a Hello ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_node_of_another_cluster_is_refused_with_a_clear_error(kind: Kind) -> None:
+    """What a Hello says of another cluster is answered with both ids; the node leads on, and takes the right ones."""
+    discovery, storage = StaticDiscovery({}), MemoryStorage()
+    node = Node("n1", machine=Journal(), transport=kind.make(), storage=storage, discovery=discovery, voters=["n1"])
+    with trio.fail_after(LIMIT_S):
+        async with node, kind.make() as client:
+            await node.wait_leader()
+            own = node.status().configuration.cluster_id
+            address = (await discovery.members()).address_of(NodeId("n1"))
+            assert address is not None
+            for cluster_id in ("another", own):
+                async with await client.connect(address, Lane.CONTROL) as link:
+                    await link.send(Hello(NodeId("n2"), NodeId("n1"), cluster_id=cluster_id, incarnation="i", starts=1))
+                    answer = await link.receive()
+                    assert isinstance(answer, HelloResponse)
+                    if cluster_id == own:
+                        assert answer.refusal == ""
+                        continue
+                    assert f"node 'n1' belongs to cluster {own}, node 'n2' to another" in answer.refusal
+                    # It is no word of a peer's.
+                    await link.send(VOTE)
+                    with pytest.raises(LinkClosed):
+                        await link.receive()
+            assert node.status().role is Role.LEADER
+            assert (await node.propose(b"x")).index > 0
 
 
 # --- Stopping --------------------------------------------------------------------------------------------------------
