@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Generic, TypeVar
+
+import attrs
 
 from clustercore.interfaces import (
     InvalidCommand,
@@ -15,6 +17,8 @@ from clustercore.interfaces import (
     OutcomeUnknown,
     PeerTimeout,
     PeerUnreachable,
+    ProposalRefused,
+    RetryPolicy,
     ServiceTransport,
 )
 from clustercore_kv._proto.clustercore.v1 import (
@@ -47,7 +51,8 @@ class KeyValueClient:
     """Reads and writes the key-value store, through whichever node answers.
 
     Given one node or more, it asks the one that answered last, and the next one when that fails. What is known not to
-    be done is tried again until it is done: bound the time with a cancel scope. What may have been done is not:
+    be done is tried again until it is done: bound the time with a cancel scope, or give a retry policy. What may have
+    been done is not:
 
     - ``get`` and ``scan`` change nothing, and are always tried again.
     - ``put``, ``delete`` and ``cas`` raise OutcomeUnknown, unless called with ``retry_unknown=True``. A request whose
@@ -65,7 +70,11 @@ class KeyValueClient:
     Args:
         transport: Carries the requests; entered by the caller, for as long as the client is used.
         addresses: Of one node or more of the cluster, in the transport's form.
-        rng: Spreads the pauses between attempts. The default is seeded by the system.
+        policy: Decides, once every node has failed, whether all are asked again, and when: an attempt is a round. The
+            error that it gives up at is raised: OutcomeUnknown if some node may have carried out the request, else
+            PeerUnreachable or ProposalRefused. A watch goes on without asking it. Its budget keeps many clients from
+            making an outage worse. Without one, requests are tried until they are cancelled.
+        rng: Spreads the pauses between attempts, where no policy does. The default is seeded by the system.
         first_pause_s: The longest pause after every node has failed once, in seconds; it doubles with each round.
         max_pause_s: The longest pause there is, in seconds.
 
@@ -77,11 +86,13 @@ class KeyValueClient:
         transport: ServiceTransport,
         addresses: Sequence[str],
         *,
+        policy: RetryPolicy | None = None,
         rng: Random | None = None,
         first_pause_s: float = 0.02,
         max_pause_s: float = 1.0,
     ) -> None:
         self._transport = transport
+        self._policy = policy
         self._router = Router(addresses, rng or Random(), first_pause_s, max_pause_s)
 
     @property
@@ -185,35 +196,52 @@ class KeyValueClient:
         self, method: str, request: bytes, decode: Callable[[bytes], _T], *, repeatable: bool
     ) -> tuple[_T, bool]:
         """Ask node after node; return the result, and whether some attempt's outcome is unknown."""
+        work = _Work(method, request, decode, repeatable)
         route = Route(self._router)
-        unknown = False
+        if self._policy is not None:
+            retrying = self._policy.bind(
+                target=self._router.name, operation=f"{SERVICE}/{method}", is_idempotent=repeatable
+            )
+            return await retrying.call(self._ask_all, route, work), work.is_unknown
         while True:
-            outcome = await self._attempt(route, method, request, decode)
-            if isinstance(outcome, OutcomeUnknown):
-                if not repeatable:
-                    raise outcome
-                unknown = True
-            elif outcome is not None:
-                return outcome, unknown
+            try:
+                return await self._ask(route, work), work.is_unknown
+            except (PeerUnreachable, ProposalRefused, OutcomeUnknown) as error:
+                work.failed(error)
             await route.advance()
 
-    async def _attempt(
-        self, route: Route, method: str, request: bytes, decode: Callable[[bytes], _T]
-    ) -> _T | OutcomeUnknown | None:
-        """Ask one node; return the result, or OutcomeUnknown, or None for not done. Raises: InvalidCommand."""
-        address = route.address
+    async def _ask_all(self, route: Route, work: _Work[_T]) -> _T:
+        """Ask every node once, until one answers. Raises: the error of the round; OutcomeUnknown if there is one."""
+        worst: PeerUnreachable | ProposalRefused | OutcomeUnknown | None = None
+        for _ in self._router.addresses:
+            try:
+                return await self._ask(route, work)
+            except (PeerUnreachable, ProposalRefused, OutcomeUnknown) as error:
+                work.failed(error)
+                worst = worst if isinstance(worst, OutcomeUnknown) else error
+            route.turn()
+        assert worst is not None, "a client has one address at least"
+        raise worst
+
+    async def _ask(self, route: Route, work: _Work[_T]) -> _T:
+        """Ask one node.
+
+        Raises: PeerUnreachable, ProposalRefused if it is not done; OutcomeUnknown; InvalidCommand, ServiceError if it
+            never will be.
+        """
+        address, method = route.address, work.method
         try:
-            response = await self._transport.call(address, f"{SERVICE}/{method}", request)
+            response = await self._transport.call(address, f"{SERVICE}/{method}", work.request)
             outcome = decode_unary_response(response)
-            result = outcome if isinstance(outcome, Failure) else decode(outcome)
+            result = outcome if isinstance(outcome, Failure) else work.decode(outcome)
         except PeerUnreachable as error:
             route.failed(str(error))
-            return None
+            raise
         except (LinkClosed, PeerTimeout, MalformedMessage) as error:
-            unknown = OutcomeUnknown(f"{method} at {address} got no answer, and may or may not be carried out: {error}")
-            unknown.__cause__ = error
             route.failed(str(error))
-            return unknown
+            raise OutcomeUnknown(
+                f"{method} at {address} got no answer, and may or may not be carried out: {error}"
+            ) from error
         if not isinstance(result, Failure):
             route.arrived()
             return result
@@ -221,5 +249,24 @@ class KeyValueClient:
             raise InvalidCommand(result.message)
         route.failed(result.message)
         if result.code == KvErrorCode.NOT_DONE:
-            return None
-        return OutcomeUnknown(f"{method} at {address}: {result.message}")
+            raise ProposalRefused(f"{method} at {address}: {result.message}")
+        raise OutcomeUnknown(f"{method} at {address}: {result.message}")
+
+
+@attrs.define
+class _Work(Generic[_T]):
+    """One request, whichever nodes it is put to."""
+
+    method: str
+    request: bytes
+    decode: Callable[[bytes], _T]
+    is_repeatable: bool
+    # Whether some attempt's outcome is unknown.
+    is_unknown: bool = False
+
+    def failed(self, error: PeerUnreachable | ProposalRefused | OutcomeUnknown) -> None:
+        """Take note that one node failed. Raises: the error, if no other may be asked after it."""
+        if isinstance(error, OutcomeUnknown):
+            if not self.is_repeatable:
+                raise error
+            self.is_unknown = True

@@ -45,6 +45,11 @@ class Router:
         self._first_pause_s = first_pause_s
         self._max_pause_s = max_pause_s
 
+    @property
+    def name(self) -> str:
+        """The cluster, as a target of retries: by all of its addresses."""
+        return ",".join(sorted(self.addresses))
+
     def pause_s(self, rounds: int) -> float:
         """Return how long to wait after so many rounds (1 or more): from half of the round's longest to all of it."""
         longest_s: float = self._first_pause_s * 2 ** min(rounds - 1, _MAX_DOUBLINGS)
@@ -74,10 +79,14 @@ class Route:
         """Take note of why this node did not answer, for whoever waits in vain."""
         self._router.failures[self.address] = reason
 
+    def turn(self) -> None:
+        """Turn to the next node."""
+        self._position = (self._position + 1) % len(self._router.addresses)
+
     async def advance(self) -> None:
         """Turn to the next node. Waits first, once every node has failed."""
         self._failures += 1
-        self._position = (self._position + 1) % len(self._router.addresses)
+        self.turn()
         rounds, rest = divmod(self._failures, len(self._router.addresses))
         if rest:
             await trio.lowlevel.checkpoint()

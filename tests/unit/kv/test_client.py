@@ -12,12 +12,14 @@ import trio.testing
 
 from clustercore.interfaces import (
     ConfigError,
+    ErrorCategory,
     InvalidCommand,
     LinkClosed,
     NodeStopped,
     NotLeader,
     OutcomeUnknown,
     PeerTimeout,
+    PeerUnreachable,
     ProposalRefused,
     ServiceError,
 )
@@ -32,6 +34,7 @@ from clustercore_kv import (
     PutResult,
     ScanResult,
 )
+from clustercore_retry import CategoryRetryPolicy
 from tests.unit.kv.fakes import LEADER, FakeNode, FakeTransport, do
 
 ADDRESSES = ("a", "b", "c")
@@ -124,6 +127,80 @@ async def test_client_tells_why_each_node_failed(autojump_clock: trio.testing.Mo
     assert cluster.transport.asked == ["a", "b", "c", "a", "b", "c"]
     assert cluster.client.failures.keys() == {"a", "b"}
     assert cluster.client.failures["b"] == "still full"
+
+
+# --- With a retry policy ----------------------------------------------------------------------------------------------
+
+
+def with_policy(cluster: Cluster) -> tuple[KeyValueClient, CategoryRetryPolicy]:
+    """A client of the cluster's three nodes that goes by the shipped policy."""
+    policy = CategoryRetryPolicy(rng=Random(1), auto_adjust=False)
+    return KeyValueClient(cluster.transport, ["a", "b", "c"], policy=policy), policy
+
+
+async def test_policy_bounds_the_rounds(autojump_clock: trio.testing.MockClock) -> None:
+    """Another node is no retry; after five retries of all nodes, the error itself is raised."""
+    cluster = Cluster()
+    client, policy = with_policy(cluster)
+    for name in "abc":
+        cluster.transport.down(name)
+
+    with pytest.raises(PeerUnreachable) as caught:
+        await client.put("k", b"v")
+
+    assert cluster.transport.asked == ["a", "b", "c"] * 6
+    assert "NETWORK_ERROR" in caught.value.__notes__[0]
+    [counted] = policy.get_error_statistics().targets
+    assert (counted.target, counted.first_attempts, counted.retries) == ("a,b,c", 1, 5)
+
+
+async def test_policy_lets_a_write_that_is_not_done_be_made_in_another_round(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What certainly had no effect may be tried again, idempotent or not."""
+    cluster = Cluster()
+    client, policy = with_policy(cluster)
+    cluster.node.errors.extend([ProposalRefused("full")] * 4)
+
+    await client.put("k", b"v")
+
+    assert cluster.transport.asked == ["a", "b", "c", "a", "b"]
+    assert policy.get_error_statistics().of(ErrorCategory.SERVER_ERROR).retry_successes == 1
+
+
+async def test_policy_does_not_repeat_a_write_whose_outcome_is_unknown(autojump_clock: trio.testing.MockClock) -> None:
+    """Unless its caller has said that it may be: then the next node is asked, and the round's error is the worst."""
+    cluster = Cluster()
+    client, _ = with_policy(cluster)
+    cluster.transport.after["a"].append(LinkClosed("cut"))
+    with pytest.raises(OutcomeUnknown):
+        await client.put("k", b"v")
+    assert cluster.transport.asked == ["a"]
+
+    for name in "bc":
+        cluster.transport.down(name)
+    cluster.transport.after["a"].extend([LinkClosed("cut")] * 9)
+    cluster.transport.asked.clear()
+    with pytest.raises(OutcomeUnknown):
+        await client.put("k", b"v", retry_unknown=True)
+    assert cluster.transport.asked == ["a", "b", "c"] * 4
+
+
+async def test_policy_keeps_an_outage_from_being_fed(autojump_clock: trio.testing.MockClock) -> None:
+    """Of a hundred calls, each a second after the last, few make another round: the budget is used up."""
+    cluster = Cluster()
+    client, policy = with_policy(cluster)
+    for name in "abc":
+        cluster.transport.down(name)
+
+    for _ in range(100):
+        with pytest.raises(PeerUnreachable):
+            await client.get("k")
+        await trio.sleep(1)
+
+    [counted] = policy.get_error_statistics().targets
+    assert counted.first_attempts == 100
+    assert 5 <= counted.retries < 60
 
 
 @pytest.mark.parametrize("error", NOT_DONE, ids=lambda error: type(error).__name__)
