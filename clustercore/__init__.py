@@ -7,12 +7,14 @@ from clustercore.health.probes import AliasProbe, CallableProbe, CompositeProbe,
 from clustercore.health.tcp_probe import TcpProbe
 from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.founding import Founding
 from clustercore.runtime.node import Node
 
 __all__ = [
     "AliasProbe",
     "CallableProbe",
     "CompositeProbe",
+    "Founding",
     "GrpcHealthProbe",
     "HealthChecker",
     "HealthConfig",

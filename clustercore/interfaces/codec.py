@@ -239,6 +239,7 @@ _FLAT: dict[type[Message], _Flat] = {
             configuration=_CONFIGURATION,
             configuration_index=_NUMBER,
             is_removed=_FLAG,
+            founding=_TEXT,
         ),
     ),
     MembersResponse: _Flat(

@@ -106,3 +106,5 @@ class NodeStatus:
     configuration_index: LogIndex = BEFORE_LOG
     # Whether this node was removed from the cluster, as far as it knows.
     is_removed: bool = False
+    # What it waits to be founded: see ``Founding.label``. Empty if it is not to be part of a cluster that is founded.
+    founding: str = ""

@@ -38,6 +38,7 @@ from clustercore.raft.leadership_transfer import (
 from clustercore.raft.log import RaftLog
 from clustercore.raft.membership import (
     change_configuration,
+    found,
     maybe_leave,
     maybe_promote_or_readmit,
     peer_identified,
@@ -335,6 +336,15 @@ class RaftCore:
     def best_successor(self, now: float) -> NodeId | None:
         """Return the follower to hand over to, or None if this node does not lead or none is fit."""
         return best_successor(self._state, now)
+
+    def found(self, now: float) -> Effects:
+        """Make this node the sole first voter of a cluster, to which others are added then (thesis §4.4).
+
+        Whoever calls it makes sure that no other node does so for what is to be one cluster. It does nothing on a node
+        that knows of members already, has a log, or voted in the forming of a cluster.
+        """
+        found(self._state, now)
+        return self._finish()
 
     def change_configuration(self, target: Configuration, now: float) -> Effects:
         """Begin to change the members to ``target``, all at once, if this node leads (thesis chapter 4).

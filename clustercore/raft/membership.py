@@ -32,10 +32,24 @@ from clustercore.raft.roles import follow_configuration, step_down
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import BEFORE_LOG, ChangeRefusal, Configuration, LogIndex, NodeId, Role, Server
 
-__all__ = ["change_configuration", "maybe_leave", "maybe_promote_or_readmit", "peer_identified"]
+__all__ = ["change_configuration", "found", "maybe_leave", "maybe_promote_or_readmit", "peer_identified"]
 
 
 # --- What the owner asks for ---
+
+
+def found(state: RaftState, now: float) -> None:
+    """Make this node the sole first voter of a cluster, which it forms when it has elected itself (thesis §4.4).
+
+    Only a node that took part in nothing: it knows of no members, and helped nobody to form a cluster. Anything else
+    is left as it is, for the word of a leader may have come just before.
+    """
+    if state.configuration.servers or state.log.last_index > BEFORE_LOG or state.is_founder:
+        return
+    state.configurations.reset(BEFORE_LOG, Configuration.of([state.node_id]))
+    follow_configuration(state, now)
+    # There is nobody to wait for.
+    state.election_deadline = max(now, state.leader_protected_until)
 
 
 def change_configuration(state: RaftState, target: Configuration, now: float) -> None:

@@ -145,7 +145,9 @@ def become_candidate(state: RaftState, now: float) -> None:
 def vote_for(state: RaftState, candidate_id: NodeId) -> None:
     """Give this node's vote in the current term. It may be shown once it is durable."""
     state.voted_for = candidate_id
-    state.is_founder = state.is_founder or not state.configuration.is_formed
+    # The vote of a sole first voter, which it gives itself, is no other node's business.
+    is_alone = state.configuration.all_voters == {state.node_id}
+    state.is_founder = state.is_founder or not (state.configuration.is_formed or is_alone)
     state.persist_hard_state()
 
 

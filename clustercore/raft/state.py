@@ -113,7 +113,7 @@ class RaftState:
     # Highest term seen. Never falls.
     current_term: Term = NO_TERM
     voted_for: NodeId | None = None
-    # Whether this storage has voted while the cluster was not formed.
+    # Whether this storage has voted while the cluster was not formed, and others were to form it, too.
     is_founder: bool = False
 
     # --- Volatile, on every node ---

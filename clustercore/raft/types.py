@@ -99,7 +99,7 @@ class HardState:
     # changes only from None to a candidate.
     voted_for: NodeId | None = None
     # Whether this storage has voted, be it for its own node, while the cluster was not formed yet. Once it is formed,
-    # all its first voters have; one whose disk was wiped has forgotten it. Never goes back to False.
+    # all its first voters have, unless there was only one; one whose disk was wiped has forgotten. Never False again.
     is_founder: bool = False
 
 

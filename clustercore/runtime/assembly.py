@@ -54,6 +54,7 @@ from clustercore.runtime.applier import Applier
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.forwarder import MAX_REQUEST_BYTES, Forwarder
+from clustercore.runtime.founding import FirstVoters, Founding, FoundingWatch
 from clustercore.runtime.hand_over import HandOvers
 from clustercore.runtime.incoming import Acceptor
 from clustercore.runtime.introductions import CHUNKS_SINCE, Introductions
@@ -112,6 +113,7 @@ class Assembly:
         discovery: Discovery,
         known: DiscoverySnapshot,
         join: Sequence[str] | None,
+        founding: Founding | None,
         companions: Sequence[NodeCompanion],
         config: NodeConfig,
         rng: Random,
@@ -131,7 +133,9 @@ class Assembly:
         snapshot_index = stored.snapshot.last_included_index if stored.snapshot is not None else BEFORE_LOG
         self.replicated = replicated
         machine = replicated.machine
-        self._core = _core_of(identity, configuration, stored, config, rng)
+        label = founding.label(node.node_id) if founding is not None else ""
+        self._core = _core_of(identity, configuration, stored, config, rng, label=label)
+        self._first_voters = FirstVoters(founding.expect, lambda: self._core.state) if founding is not None else None
         self.proposals = Proposals(
             node_id=node.node_id, max_commands=config.max_pending_proposals, max_bytes=config.max_pending_bytes
         )
@@ -140,7 +144,9 @@ class Assembly:
             on_identified=self._identified,
             election_timeout_s=config.raft.election_timeout_s,
             command_version=machine.version,
+            founding=label,
         )
+        self._label = label
         self._transport = transport
         if identity.cluster_id:
             transport.name_cluster(identity.cluster_id)
@@ -196,6 +202,7 @@ class Assembly:
             state=lambda: self._core.state,
             known=lambda: self.presence.known,
             join=join,
+            founding=self._make_founding_watch(founding) if founding is not None else None,
             on_removed=self.presence.look,
             election_timeout_s=config.raft.election_timeout_s,
         )
@@ -259,6 +266,7 @@ class Assembly:
             ),
             on_configuration_change=self._configuration_changed,
             on_transfer_given_up=self._transfer_given_up,
+            may_begin=lambda: self._first_voters is None or self._first_voters.are_there(),
         )
 
     def _make_snapshot_sender(self) -> SnapshotSender:
@@ -292,6 +300,16 @@ class Assembly:
             timeout_s=self._config.raft.election_timeout_s,
         )
 
+    def _make_founding_watch(self, founding: Founding) -> FoundingWatch:
+        return FoundingWatch(
+            self._node_id,
+            founding,
+            transport=self._transport,
+            known=lambda: self.presence.known,
+            found=self.engine.found,
+            timeout_s=self._config.raft.election_timeout_s,
+        )
+
     def _make_acceptor(self) -> Acceptor:
         return Acceptor(
             introductions=self._introductions,
@@ -300,6 +318,7 @@ class Assembly:
             read_indexes=self.read_indexes,
             answer_members=self.members_desk.answer,
             status=self.status,
+            first_voters=self._first_voters,
             max_command_bytes=self._config.max_command_bytes,
             max_message_bytes=self._transport.max_message_bytes,
         )
@@ -401,6 +420,7 @@ class Assembly:
             configuration=state.configuration,
             configuration_index=state.configurations.latest_index,
             is_removed=self.duties.is_removed,
+            founding=self._label,
         )
 
     def _post(self, peer: NodeId, message: RaftRequest) -> None:
@@ -556,7 +576,13 @@ class Assembly:
 
 
 def _core_of(
-    identity: StorageIdentity, configuration: Configuration, stored: StoredState, config: NodeConfig, rng: Random
+    identity: StorageIdentity,
+    configuration: Configuration,
+    stored: StoredState,
+    config: NodeConfig,
+    rng: Random,
+    *,
+    label: str,
 ) -> RaftCore:
     try:
         return RaftCore(
@@ -565,7 +591,7 @@ def _core_of(
             config=config.raft,
             rng=Random(rng.getrandbits(64)),
             now=trio.current_time(),
-            new_cluster_id=f"{rng.getrandbits(128):032x}",
+            new_cluster_id=f"{label}-{rng.getrandbits(128):032x}".removeprefix("-"),
             incarnation=identity.incarnation,
             protection_s=identity.election_timeout_s,
             hard_state=stored.hard_state,

@@ -111,6 +111,7 @@ class Engine:
         session_limits: SessionLimits,
         on_configuration_change: Callable[[Configuration], None],
         on_transfer_given_up: Callable[[NodeId, TransferFailure], None],
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
         """Prepare; ``run`` makes it live."""
         self._core = core
@@ -130,6 +131,8 @@ class Engine:
         # The version of commands that is to be switched on next; 0 if none.
         self._version_to_enable = 0
         self._on_transfer_given_up = on_transfer_given_up
+        # Whether the cluster has the voters that it is to begin with.
+        self._may_begin = may_begin
         # What to ask the core for in one go.
         self._reads: list[ReadId] = []
         self.freshness = Freshness()
@@ -174,9 +177,9 @@ class Engine:
             self._carry_out(self._core.time_passed(trio.current_time()))
             # A leader that is a majority by itself hears nobody.
             self._on_heard()
-        if self._proposals.has_queued and (room_bytes := self._core.proposal_room_bytes):
+        if self._proposals.has_queued and (room_bytes := self._core.proposal_room_bytes) and self._may_begin():
             self._append_proposals(room_bytes)
-        if self._version_to_enable and self._core.proposal_room_bytes:
+        if self._version_to_enable and self._core.proposal_room_bytes and self._may_begin():
             self._append_version()
         if self._reads:
             reads, self._reads = self._reads, []
@@ -260,6 +263,10 @@ class Engine:
     ) -> None:
         """Queue a change of the members, made for those that came with an entry in the term of this leader."""
         self._queue(lambda: self._change_configuration(target, term, expected_index, on_answer))
+
+    def found(self) -> None:
+        """Queue that this node is to form a cluster, as its sole voter, unless it is part of one."""
+        self._queue(lambda: self._carry_out(self._core.found(trio.current_time())))
 
     def transfer_leadership(self, target: NodeId) -> None:
         """Queue that this node is to hand over to another."""

@@ -33,6 +33,7 @@ from clustercore.raft.entry import EntryKind
 from clustercore.raft.messages import PreVoteRequest, RaftRequest, RequestVoteRequest
 from clustercore.raft.types import LogIndex, NodeId
 from clustercore.runtime.engine import Engine
+from clustercore.runtime.founding import FirstVoters
 from clustercore.runtime.introductions import Introductions
 from clustercore.runtime.outbox import Outbox
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
@@ -73,8 +74,10 @@ class Acceptor:
         status: Callable[[], NodeStatus],
         max_command_bytes: int,
         max_message_bytes: int | None,
+        first_voters: FirstVoters | None = None,
     ) -> None:
         """Prepare to accept."""
+        self._first_voters = first_voters
         self._introductions = introductions
         self._engine = engine
         self._proposals = proposals
@@ -156,6 +159,11 @@ class Acceptor:
         fault = _fault_of(message, self._max_command_bytes)
         if fault is not None:
             conversation.answer(ProposalsFailed(request_id, ForwardFailure.REFUSED, None, fault))
+            return
+        if self._engine.is_leader and self._first_voters is not None and not self._first_voters.are_there():
+            # As if there were no leader: the proposers wait where they are, and the sender asks again.
+            detail = f"no command is taken yet: {self._first_voters}"
+            conversation.answer(ProposalsFailed(request_id, ForwardFailure.NOT_LEADER, None, detail))
             return
         if self._engine.is_leader:
             # A full leader leaves its peers' requests open, of which each has few, and that is felt by the proposers.

@@ -25,6 +25,7 @@ from clustercore.interfaces.messages import (
 from clustercore.interfaces.storage import StorageIdentity
 from clustercore.raft.messages import InstallSnapshotRequest
 from clustercore.raft.types import NodeId
+from clustercore.runtime.founding import label_of
 
 __all__ = ["CHUNKS_SINCE", "Introduction", "Introductions", "ProtocolVersions", "needed_version"]
 
@@ -84,6 +85,7 @@ class Introductions:
         election_timeout_s: float,
         versions: ProtocolVersions = SPOKEN,
         command_version: int = 1,
+        founding: str = "",
     ) -> None:
         """Speak for the node whose storage has this identity.
 
@@ -93,7 +95,9 @@ class Introductions:
             election_timeout_s: This node's, in seconds.
             versions: What this node speaks.
             command_version: The newest version of commands that its state machine understands.
+            founding: The label of the cluster that this node waits for, if that is one that is founded.
         """
+        self._founding = founding
         self._identity = identity
         self._on_identified = on_identified
         self._election_timeout_s = election_timeout_s
@@ -204,6 +208,12 @@ class Introductions:
             return (
                 f"node {own.node_id!r} belongs to cluster {own.cluster_id}, node {peer!r} to {said.cluster_id}; "
                 "correct the address of one, or give the one that is to move an empty storage"
+            )
+        is_other = said.cluster_id and label_of(said.cluster_id) != self._founding
+        if self._founding and not own.cluster_id and is_other:
+            return (
+                f"node {own.node_id!r} waits for a cluster that {self._founding!r} founds, node {peer!r} belongs to "
+                f"{said.cluster_id}; start it with join, to be added there, or correct the address of one"
             )
         if self._versions.agreed_with(_versions_of(said)) is None:
             return (

@@ -20,6 +20,7 @@ from clustercore.interfaces.transport import Transport
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import LogIndex, Role
 from clustercore.runtime.addresses import is_for_peers
+from clustercore.runtime.founding import FoundingWatch, label_of
 from clustercore.runtime.member_changes import MemberChanges
 from clustercore.runtime.remote_members import RemoteMembers
 from clustercore.runtime.signals import Newest
@@ -45,6 +46,7 @@ class MembershipDuties:
         state: Callable[[], RaftState],
         known: Callable[[], DiscoverySnapshot],
         join: Sequence[str] | None,
+        founding: FoundingWatch | None,
         on_removed: Callable[[], None],
         election_timeout_s: float,
     ) -> None:
@@ -56,6 +58,7 @@ class MembershipDuties:
             state: The core's.
             known: What discovery knows.
             join: Whom to ask to be added, beside those that discovery knows; None if this node does not ask.
+            founding: Looks for the cluster that is to be founded, and that this node then asks to be added to.
             on_removed: Called when this node finds that it was removed, or that it is a member again.
             election_timeout_s: In seconds.
         """
@@ -63,6 +66,7 @@ class MembershipDuties:
         self._state = state
         self._known = known
         self._join = join
+        self._founding = founding
         self._on_removed = on_removed
         self._timeout_s = election_timeout_s
         self._address = ""
@@ -86,7 +90,9 @@ class MembershipDuties:
         """
         self._address = address
         try:
-            if self._join is not None and not self._identity().cluster_id:
+            if self._founding is not None:
+                await self._be_founded(self._founding)
+            elif self._join is not None and not self._identity().cluster_id:
                 await self._be_added()
             while True:
                 # What was asked is answered, and seldom asked again.
@@ -106,9 +112,21 @@ class MembershipDuties:
             await trio.sleep(self._timeout_s)
         logger.info("node %s: the cluster has it among its members", node_id)
 
+    async def _be_founded(self, founding: FoundingWatch) -> None:
+        """Be part of the cluster that is founded, by this node or another."""
+        while not self._identity().cluster_id:
+            if await founding.look() and await self._attempt(self._ask_to_be_added):
+                logger.info("node %s: the cluster has it among its members", self._identity().node_id)
+                return
+            await trio.sleep(self._timeout_s)
+
     async def _ask_to_be_added(self) -> None:
         node_id, give_up_s = self._identity().node_id, _ATTEMPT * self._timeout_s
         members = await self._members.get(give_up_s=give_up_s)
+        if self._founding is not None and label_of(members.configuration.cluster_id) != self._founding.label:
+            # Its address was that of a member a moment ago.
+            self._tell(f"does not ask to be added to {members.configuration.cluster_id}, which is another cluster")
+            return
         known = members.configuration.get(node_id)
         if known is not None and known.address not in ("", self._address) and _is_heard(members, node_id):
             # It may have stopped a moment ago, to be started again as this one.
@@ -197,6 +215,10 @@ class MembershipDuties:
 
     def _others(self) -> Iterator[str]:
         """Everywhere another member may be."""
+        if self._founding is not None and not self._identity().cluster_id:
+            # Discovery may name nodes of another cluster, and this one is to be added to none of those.
+            yield from self._founding.members_at
+            return
         yield from self._join or ()
         node_id = self._identity().node_id
         for member in self._known().members:

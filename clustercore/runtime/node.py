@@ -35,6 +35,7 @@ from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, 
 from clustercore.runtime.addresses import is_for_peers
 from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.founding import Founding
 from clustercore.runtime.groups import sole_error
 from clustercore.runtime.presence import NOTHING_KNOWN
 from clustercore.runtime.replicated_state import FIRST_VERSION, ReplicatedState
@@ -66,6 +67,7 @@ class Node(NodeHandle):
         discovery: Discovery,
         voters: Iterable[str] | None = None,
         join: bool | Iterable[str] = False,
+        founding: Founding | None = None,
         advertise: str | None = None,
         companions: Sequence[NodeCompanion] = (),
         config: NodeConfig | None = None,
@@ -85,6 +87,10 @@ class Node(NodeHandle):
                 up, at the addresses given and those that discovery knows; True asks the latter alone. A storage that
                 belongs to a cluster already asks nobody, so the same call serves at every start; one that was removed
                 stays so, until it is added elsewhere or starts with an empty storage.
+            founding: Instead of both, where nobody names the voters: how many the cluster is to begin with, and which
+                node founds it, the same on every node. The founder waits until enough nodes that discovery knows wait
+                for it, forms the cluster, and all others are added to it, in whatever order they come up. A storage
+                that belongs to a cluster just goes on.
             advertise: Where peers and clients are to reach this node, if that is not where the transport says that it
                 listens: behind a translation of addresses, or when it listens on all interfaces.
             companions: What else runs in the node's nursery and answers on its listener, such as a sync service.
@@ -106,6 +112,11 @@ class Node(NodeHandle):
             raise ConfigError("voters and join are given both; a node that is to be added forms no cluster")
         if isinstance(join, str):
             raise ConfigError(f"join is {join!r}; it must be a list of addresses, or True")
+        if founding is not None and (voters is not None or join is not False):
+            raise ConfigError("founding is given, and so is voters or join; the founder alone forms the cluster")
+        if founding is not None:
+            founding.label(self._node_id)
+        self._founding = founding
         self._join = None if join is False else () if join is True else tuple(join)
         self._advertise = advertise
         if advertise is not None:
@@ -178,6 +189,7 @@ class Node(NodeHandle):
                     discovery=self._discovery,
                     known=known,
                     join=self._join,
+                    founding=self._founding,
                     companions=self._companions,
                     config=self._config,
                     rng=self._rng,
@@ -186,7 +198,8 @@ class Node(NodeHandle):
                 async with trio.open_nursery() as nursery:
                     listens = await nursery.start(self._transport.serve, assembly.acceptor.accept)
                     self._address = self._advertise or listens
-                    if self._join is not None and not is_for_peers(self._address):
+                    is_added = self._join is not None or self._founding is not None
+                    if is_added and not is_for_peers(self._address):
                         raise ConfigError(
                             f"{self._address} is nowhere that others reach this node; advertise an address"
                         )
@@ -240,7 +253,7 @@ class Node(NodeHandle):
         return await self._discovery.members() if self._discovery.is_fixed else NOTHING_KNOWN
 
     def _initial_voters(self, known: DiscoverySnapshot) -> frozenset[NodeId]:
-        if self._join is not None:
+        if self._join is not None or self._founding is not None:
             return frozenset()
         if self._voters is None and not self._discovery.is_fixed:
             raise ConfigError(

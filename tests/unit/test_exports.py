@@ -18,8 +18,8 @@ from clustercore import interfaces
 
 PUBLIC = {
     "clustercore": """
-        AliasProbe CallableProbe CompositeProbe GrpcHealthProbe HealthChecker HealthConfig HttpProbe Node NodeConfig
-        RaftConfig TcpProbe TtlProbe
+        AliasProbe CallableProbe CompositeProbe Founding GrpcHealthProbe HealthChecker HealthConfig HttpProbe Node
+        NodeConfig RaftConfig TcpProbe TtlProbe
     """,
     "clustercore.interfaces": """
         CheckOutcome CheckRecord CheckResult HealthStatus Probe StatusChange

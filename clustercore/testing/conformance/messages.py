@@ -126,6 +126,7 @@ RESPONSES: tuple[Message, ...] = (
             configuration=_JOINT,
             configuration_index=LogIndex(5),
             is_removed=True,
+            founding="n1",
         ),
         10,
     ),

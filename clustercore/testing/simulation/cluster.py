@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
@@ -174,6 +174,11 @@ class SimulatedCluster(Generic[MachineT]):
         self.addresses: dict[str, str] = {}
         # What runs beside the node of a machine that is started from now on.
         self.make_companions: Callable[[str], Sequence[NodeCompanion]] = lambda _: ()
+        # What the node of a machine that is started from now on is given beside, or instead of, what all are: how it
+        # finds the others, and how it comes to belong to them.
+        self.node_options: Callable[[str], Mapping[str, Any]] = lambda _: {}
+        # Machines that belong to another cluster, with leaders and votes of its own.
+        self.outsiders: set[str] = set()
         # Who was seen to lead each term, on any node.
         self.leaders: dict[int, str] = {}
         # Every vote that was durable, by voter, its disk and term.
@@ -249,23 +254,23 @@ class SimulatedCluster(Generic[MachineT]):
 
     async def _live(self, machine: SimulatedNode[MachineT], *, task_status: trio.TaskStatus[None]) -> None:
         join = self.strangers.get(machine.name)
-        node = Node(
-            machine.name,
-            machine=machine.machine,
-            transport=SimulatedTransport(self.network, self.address_of(machine.name)),
-            storage=_WatchedStorage(
+        options: dict[str, Any] = {
+            "machine": machine.machine,
+            "transport": SimulatedTransport(self.network, self.address_of(machine.name)),
+            "storage": _WatchedStorage(
                 machine.disk,
                 lambda hard_state: self._watch.storing(machine.name, hard_state) if self._watch is not None else None,
                 lambda hard_state: self._note_vote(machine, hard_state),
             ),
-            discovery=SimulatedDiscovery(() if join is not None else self.names),
-            voters=() if machine.name in self.strangers and join is None else None,
-            join=False if join is None else join,
-            config=self.config_of(machine.name),
-            rng=Chance(self.rng.getrandbits(64)),
-            companions=self.make_companions(machine.name),
-            wall_clock=lambda: self.time_of_day(machine.name),
-        )
+            "discovery": SimulatedDiscovery(() if join is not None else self.names),
+            "voters": () if machine.name in self.strangers and join is None else None,
+            "join": False if join is None else join,
+            "config": self.config_of(machine.name),
+            "rng": Chance(self.rng.getrandbits(64)),
+            "companions": self.make_companions(machine.name),
+            "wall_clock": lambda: self.time_of_day(machine.name),
+        }
+        node = Node(machine.name, **options | dict(self.node_options(machine.name)))
         has_started = False
         try:
             with machine.process.inside(), machine.power:
@@ -411,6 +416,8 @@ class SimulatedCluster(Generic[MachineT]):
     def note_role(self, name: str, role: str, term: int, leader_id: str | None) -> None:
         """Note what a node says of its role, each time it changes."""
         self.trace.append((trio.current_time(), f"{name} {role} {term} {leader_id}"))
+        if name in self.outsiders:
+            return
         if leader_id is not None and self.leaders.setdefault(term, leader_id) != leader_id:
             raise PropertyViolated(
                 "election safety",

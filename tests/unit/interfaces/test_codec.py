@@ -117,6 +117,7 @@ statuses = st.builds(
     configuration=configurations,
     configuration_index=indexes,
     is_removed=st.booleans(),
+    founding=st.text(max_size=8),
 )
 members = st.builds(
     Members,

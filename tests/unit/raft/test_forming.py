@@ -105,3 +105,53 @@ def test_word_to_stand_does_not_make_a_founder_of_a_wiped_disk_issue_4() -> None
     assert role_of(core) is Role.FOLLOWER
     assert not core.state.is_founder
     assert not granted(core, vote_request(3, "c", last=(3, 2)))
+
+
+def founder(**how: object) -> RaftCore:
+    """Node ``a``, which knows of no members."""
+    return follower("", configuration=Configuration(), incarnation="A", **how)  # type: ignore[arg-type]
+
+
+def test_sole_founder_forms_a_cluster_of_itself() -> None:
+    """It elects itself as soon as its vote is durable, and its first entry names it and the cluster (thesis §4.4)."""
+    core = founder()
+    assert core.deadline == float("inf")
+
+    core.found(0.5)
+    core.time_passed(core.deadline)
+    assert role_of(core) is Role.CANDIDATE
+    core.storage_done(WriteId(1), 1.0)
+
+    assert role_of(core) is Role.LEADER
+    assert core.state.configuration.cluster_id == "new"
+    assert [(server.node_id, server.incarnation) for server in core.state.configuration.servers] == [("a", "A")]
+    assert core.state.commit_index == 0
+    core.storage_done(WriteId(2), 1.0)
+    assert core.state.commit_index == 1
+
+
+def test_sole_founder_that_stopped_half_way_founds_again() -> None:
+    """Its vote was its own business: nobody else can have the entry that it lost."""
+    core = founder()
+    core.found(0.0)
+    core.time_passed(core.deadline)
+    assert (core.state.current_term, core.state.is_founder) == (1, False)
+
+    again = founder(term=1, voted_for="a")
+    again.found(0.0)
+
+    assert again.state.configuration == Configuration.of("a")
+
+
+def test_node_that_took_part_in_anything_founds_nothing() -> None:
+    """One that knows of members, has a log, or helped others to form a cluster is left as it is."""
+    waits = fresh()
+    knows = follower("abc", entries=(no_op(1, 1),), term=1)
+    has_log = founder(entries=(no_op(1, 1),), term=1)
+    voted = founder(term=1, is_founder=True)
+    for core in (waits, knows, has_log, voted):
+        before = picture(core)
+
+        assert core.found(0.5) == ()
+
+        assert picture(core) == before

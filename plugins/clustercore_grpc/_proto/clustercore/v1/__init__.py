@@ -1031,6 +1031,8 @@ class StatusResponse(betterproto2.Message):
 
     is_removed: "bool" = betterproto2.field(14, betterproto2.TYPE_BOOL)
 
+    founding: "str" = betterproto2.field(15, betterproto2.TYPE_STRING)
+
 
 default_message_pool.register_message("clustercore.v1", "StatusResponse", StatusResponse)
 
