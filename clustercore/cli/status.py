@@ -89,6 +89,7 @@ def status_table(answers: Sequence[NodeAnswer]) -> Table:
         table.add_column(text, no_wrap=True)
     for number in ("term", "log", "commit", "applied"):
         table.add_column(number, justify="right", no_wrap=True)
+    table.add_column("health", no_wrap=True)
     table.add_column("peers: lag")
     for answer in answers:
         table.add_row(*_row(answer))
@@ -97,7 +98,7 @@ def status_table(answers: Sequence[NodeAnswer]) -> Table:
 
 def _row(answer: NodeAnswer) -> Sequence[str]:
     if answer.status is None:
-        return ("?", answer.address, "no answer", "", "", "", "", answer.error or "")
+        return ("?", answer.address, "no answer", "", "", "", "", "", answer.error or "")
     told = answer.status
     is_leader = told.role is Role.LEADER
     return (
@@ -108,6 +109,7 @@ def _row(answer: NodeAnswer) -> Sequence[str]:
         f"{told.first_log_index}..{told.last_log_index}",
         str(told.commit_index),
         str(told.last_applied),
+        _health(told),
         ", ".join(_peer(peer, is_leader) for peer in told.peers),
     )
 
@@ -125,6 +127,13 @@ def _role(told: NodeStatus) -> str:
         text = "learner" if is_learner else text
         text = f"{text} of {told.leader_id}" if told.leader_id else text
     return f"{text}, joint" if told.configuration.is_joint else text
+
+
+def _health(told: NodeStatus) -> str:
+    """Say in a word how the node is; why is in ``--json``."""
+    if told.health.not_serving:
+        return "not serving"
+    return "degraded" if told.health.degraded else "ok"
 
 
 def _peer(peer: PeerStatus, is_leader: bool) -> str:

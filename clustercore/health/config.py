@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
 from clustercore.interfaces.errors import ConfigError
@@ -29,7 +31,8 @@ class HealthConfig:
     success_threshold: int = 2
     # Each interval is longer or shorter by up to this share, so that checkers do not fall into step.
     jitter: float = 0.1
-    # A node that stays unhealthy is checked less and less often, but at least this often.
+    # A node that stays unhealthy for longer than deregister_after is checked less and less often, but at least this
+    # often.
     max_check_interval: float = 60.0
     # Checks under way at once, and begun in a second, over all nodes; the others wait for their turn, and those whose
     # next turn comes meanwhile are skipped.
@@ -92,6 +95,14 @@ class HealthConfig:
         before, and the last that it takes has its timeout.
         """
         return self.check_interval * (1 + self.jitter) * self.failure_threshold + self.timeout
+
+    @property
+    def patience(self) -> int:
+        """So many failed checks in a row, and a node is asked less often.
+
+        Before ``deregister_after`` is over it is not: a node that is well again by then must be found so.
+        """
+        return self.failure_threshold + math.ceil(self.deregister_after / self.check_interval)
 
     @property
     def flap_window(self) -> float:

@@ -90,13 +90,13 @@ class Monitored:
     def is_backing_off(self) -> bool:
         """Whether it has been unhealthy for so long that it is asked less often."""
         is_unhealthy = self._tracker.status is HealthStatus.UNHEALTHY
-        return is_unhealthy and self._tracker.failures >= 2 * self._config.failure_threshold
+        return is_unhealthy and self._tracker.failures >= self._config.patience
 
     def interval(self) -> float:
         """Return the seconds until the next check: longer and longer while the node stays unhealthy."""
         if not self.is_backing_off:
             return self._config.check_interval
-        over = self._tracker.failures - 2 * self._config.failure_threshold
+        over = self._tracker.failures - self._config.patience
         # The exponent is bounded only so that it does not grow without limit; long before, the maximum counts.
         return min(self._config.check_interval * 2.0 ** min(over + 1, 30), self._config.max_check_interval)
 

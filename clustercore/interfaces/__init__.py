@@ -124,6 +124,7 @@ from clustercore.interfaces.transport import (
 from clustercore.interfaces.values import (
     Applied,
     Consistency,
+    NodeHealth,
     NodeStatus,
     PeerStatus,
     ReadResult,
@@ -235,6 +236,7 @@ __all__ = [
     "NeverApplied",
     "NodeCompanion",
     "NodeHandle",
+    "NodeHealth",
     "NodeId",
     "NodeSite",
     "NodeStatus",

@@ -39,7 +39,7 @@ from clustercore.interfaces.messages import (
     StatusRequest,
     StatusResponse,
 )
-from clustercore.interfaces.values import NodeStatus, PeerStatus
+from clustercore.interfaces.values import NodeHealth, NodeStatus, PeerStatus
 from clustercore.interfaces.wire import (
     BYTES,
     FIXED64,
@@ -169,6 +169,21 @@ _PEERS = _Kind(
     (),
     is_repeated=True,
 )
+_HEALTH_FIELDS = _fields(
+    not_serving=_TEXT,
+    degraded=_TEXT,
+    loop_lag_s=_REAL,
+    write_age_s=_REAL,
+    write_wait_s=_REAL,
+    apply_lag=_NUMBER,
+    lag_s=_REAL,
+)
+_HEALTH = _Kind(
+    BYTES,
+    lambda health: _encode(_HEALTH_FIELDS, health),
+    lambda data: NodeHealth(**_decode("NodeHealth", _HEALTH_FIELDS, data)),
+    NodeHealth(),
+)
 _INTRODUCTION = {
     "protocol_version": _NUMBER,
     "oldest_protocol_version": _NUMBER,
@@ -240,6 +255,7 @@ _FLAT: dict[type[Message], _Flat] = {
             configuration_index=_NUMBER,
             is_removed=_FLAG,
             founding=_TEXT,
+            health=_HEALTH,
         ),
     ),
     MembersResponse: _Flat(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
 
 from clustercore.interfaces.members import MembersHandle
 from clustercore.interfaces.values import Applied, Consistency, NodeStatus, ReadResult
-from clustercore.raft.types import NodeId
+from clustercore.raft.types import NodeId, Term
 
 __all__ = ["NodeHandle"]
 
@@ -66,6 +67,27 @@ class NodeHandle(ABC):
             InvalidCommand: the state machine can never answer this query.
             TooStale: see ``max_lag_s``.
             NodeStopped: the node is not running.
+        """
+
+    @abstractmethod
+    def leading(self, *, cleanup_s: float | None = None) -> AbstractAsyncContextManager[Term]:
+        """Run the block's body only while this node leads: ``async with node.leading() as term:``.
+
+        Waits until this node leads. The body is cancelled, and the block left without an error, when it leads no more.
+        Another node's body cannot begin before, as long as no two clocks drift apart by more than ``max_clock_drift``,
+        no machine is suspended, and this body ends within ``cleanup_s`` of being cancelled. A transfer of leadership
+        waits for the body to end.
+
+        Args:
+            cleanup_s: How long before the lease ends the body is cancelled, in seconds; by default a quarter of the
+                election timeout.
+
+        Yields: the term, as a fencing token. It grows with every leader: have what the body touches refuse a lower one.
+
+        Cancellation: of the caller's own scope, as everywhere.
+        Raises:
+            ConfigError: ``cleanup_s`` leaves nothing of a lease.
+            NodeStopped: the node is not running, or stopped before it led.
         """
 
     @property

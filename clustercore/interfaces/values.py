@@ -8,7 +8,16 @@ import attrs
 
 from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, Role, Term
 
-__all__ = ["Applied", "Consistency", "NodeStatus", "PeerStatus", "ReadResult", "RoleChange", "SessionToken"]
+__all__ = [
+    "Applied",
+    "Consistency",
+    "NodeHealth",
+    "NodeStatus",
+    "PeerStatus",
+    "ReadResult",
+    "RoleChange",
+    "SessionToken",
+]
 
 
 @attrs.frozen
@@ -84,6 +93,28 @@ class PeerStatus:
 
 
 @attrs.frozen
+class NodeHealth:
+    """How a node is by its own measure. A node of an older version tells none of it, and is taken for well."""
+
+    # Why the node should get no work; empty if it may have some.
+    not_serving: str = ""
+    # What is not as it should be, though it serves; empty if all is.
+    degraded: str = ""
+    # How long the question waited for a turn of the consensus loop, in seconds.
+    loop_lag_s: float = 0.0
+    # How long ago a write was last made durable, in seconds; since the node started if none was. An idle node writes
+    # nothing: that this is long says nothing by itself.
+    write_age_s: float = 0.0
+    # How long writes have been waiting without one being done, in seconds; 0 if none waits.
+    write_wait_s: float = 0.0
+    # Entries that are committed, as far as the node knows, and not applied by it.
+    apply_lag: int = 0
+    # Everything that its leader had committed so many seconds ago is applied, as in ``ReadResult.lag_s``; -1 if it has
+    # heard no leader yet.
+    lag_s: float = 0.0
+
+
+@attrs.frozen
 class NodeStatus:
     """A consistent picture of one node at one moment."""
 
@@ -108,3 +139,5 @@ class NodeStatus:
     is_removed: bool = False
     # What it waits to be founded: see ``Founding.label``. Empty if it is not to be part of a cluster that is founded.
     founding: str = ""
+    # How the node is by its own measure.
+    health: NodeHealth = NodeHealth()

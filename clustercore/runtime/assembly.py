@@ -73,6 +73,7 @@ from clustercore.runtime.snapshot_sender import SnapshotSender
 from clustercore.runtime.snapshots import Snapshots
 from clustercore.runtime.submitter import Submitter
 from clustercore.runtime.versions import CommandVersions
+from clustercore.runtime.vitals import Vitals
 from clustercore.runtime.whereabouts import Whereabouts
 from clustercore.runtime.writer import SaveIdentity, Writer
 
@@ -179,6 +180,7 @@ class Assembly:
         if stored.snapshot is not None:
             self._members_committed(stored.snapshot.configuration)
         self.engine = self._make_engine()
+        self.vitals = Vitals(self._writer, config.raft, lag_s=self.engine.lag_s)
         self.submitter = Submitter(node.node_id, self.proposals, self.engine.propose)
         self.hand_overs = HandOvers(
             node.node_id,
@@ -390,8 +392,8 @@ class Assembly:
         )
         return until - self._unnoticed_step_s
 
-    def status(self) -> NodeStatus:
-        """Return a picture of the node now."""
+    def status(self, loop_lag_s: float = 0.0) -> NodeStatus:
+        """Return a picture of the node now; the question waited ``loop_lag_s`` for a turn of the engine."""
         state = self._core.state
         heard_since = trio.current_time() - self._config.raft.election_timeout_s
         peers = tuple(
@@ -421,6 +423,9 @@ class Assembly:
             configuration_index=state.configurations.latest_index,
             is_removed=self.duties.is_removed,
             founding=self._label,
+            health=self.vitals.health(
+                loop_lag_s=loop_lag_s, apply_lag=max(state.commit_index - self.applier.last_applied, 0)
+            ),
         )
 
     def _post(self, peer: NodeId, message: RaftRequest) -> None:

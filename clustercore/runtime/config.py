@@ -49,6 +49,9 @@ class NodeConfig:
     reconnect_max_s: float = 3.0
     # A forwarded proposal the leader has not answered by then has an unknown outcome.
     forward_timeout_s: float = 10.0
+    # A node whose block ends in order says that it does not serve for so long, and serves all the same, before it hands
+    # over and stops: time for load balancers to look elsewhere.
+    drain_s: float = 0.0
 
     def __attrs_post_init__(self) -> None:
         """Check the ranges."""
@@ -75,6 +78,8 @@ class NodeConfig:
         for name in ("connect_timeout_s", "reconnect_min_s", "reconnect_max_s", "forward_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 seconds")
+        if not self.drain_s >= 0:
+            raise ConfigError(f"drain_s is {self.drain_s}; it must be at least 0 seconds")
         if self.reconnect_max_s < self.reconnect_min_s:
             raise ConfigError(
                 f"reconnect_max_s is {self.reconnect_max_s}; it must be at least reconnect_min_s "

@@ -225,6 +225,11 @@ class Engine:
         """Look again: proposals are queued that were elsewhere."""
         self._wakeup.set()
 
+    def when_turned(self, tell: Callable[[float], None]) -> None:
+        """Call ``tell`` in a turn of the loop, with the seconds it took to come: the proof that the loop turns."""
+        asked_at = trio.current_time()
+        self._queue(lambda: tell(trio.current_time() - asked_at))
+
     def read(self, read_id: ReadId) -> None:
         """Queue a question for an index to read at."""
         self._reads.append(read_id)

@@ -71,7 +71,7 @@ class Acceptor:
         proposals: Proposals,
         read_indexes: ReadIndexes,
         answer_members: AnswerMembers,
-        status: Callable[[], NodeStatus],
+        status: Callable[[float], NodeStatus],
         max_command_bytes: int,
         max_message_bytes: int | None,
         first_voters: FirstVoters | None = None,
@@ -137,14 +137,17 @@ class Acceptor:
                 self._read_indexes.ask_core(
                     lambda read_index: conversation.answer(self._read_index_answer(request_id, read_index))
                 )
-            case StatusRequest():
-                conversation.answer(StatusResponse(self._status(), message.request_id))
+            case StatusRequest(request_id=request_id):
+                # In a turn of the engine: a node whose consensus loop stands still is not well, and does not answer.
+                self._engine.when_turned(
+                    lambda late_s: conversation.answer(StatusResponse(self._status(late_s), request_id))
+                )
             case _:
                 raise TransportError(f"a peer sent {type(message).__name__} where only requests are expected")
 
     def _read_index_answer(self, request_id: int, read_index: LogIndex | None) -> ReadIndexReady | ReadIndexRefused:
         if read_index is None:
-            return ReadIndexRefused(request_id, self._status().leader_id)
+            return ReadIndexRefused(request_id, self._status(0.0).leader_id)
         return ReadIndexReady(request_id, read_index)
 
     async def _answer_members(self, message: MembersRequest | ChangeMembers, conversation: _Conversation) -> None:

@@ -213,6 +213,8 @@ class Node(NodeHandle):
                     try:
                         yield
                         # Only after a clean end: a node that fails or is cancelled stops at once.
+                        assembly.vitals.drain()
+                        await trio.sleep(self._config.drain_s)
                         self._assembly = None
                         await assembly.leave()
                     except BaseException as error:

@@ -6,6 +6,7 @@ say leaves when the core hears of it, never before.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -61,6 +62,10 @@ class Writer:
         # The leader's snapshot of which parts are stored.
         self._receiving: SnapshotId | None = None
         self._on_durable = on_durable
+        # When a write was last made durable, on Trio's clock: at first, when the writer began.
+        self.durable_at = -math.inf
+        # Since when there has been work without any of it being done; None if there is none.
+        self._busy_since: float | None = None
         self._jobs: deque[StorageJob] = deque()
         self._wakeup = Wakeup()
 
@@ -68,6 +73,10 @@ class Writer:
         """Queue a job."""
         self._jobs.append(job)
         self._wakeup.set()
+
+    def wait_s(self, now: float) -> float:
+        """Return for how many seconds there has been work without any of it being done; 0 if there is none."""
+        return 0.0 if self._busy_since is None else now - self._busy_since
 
     async def use(self, operation: Callable[[Storage], Awaitable[T]]) -> T:
         """Carry out an operation in turn with the writes, and return its result.
@@ -114,25 +123,32 @@ class Writer:
 
         Raises: StorageError. Nothing that depended on the failed write has been said, or will be.
         """
+        self.durable_at = trio.current_time()
         while True:
             await self._wakeup.wait()
+            self._busy_since = trio.current_time()
             while self._jobs:
-                job = self._jobs[0]
-                if isinstance(job, PersistHardState | PersistEntries):
-                    await self._write_joined(self._take_joinable())
-                    continue
-                self._jobs.popleft()
-                match job:
-                    case PersistSnapshotChunk():
-                        await self._write_received(job)
-                        self._on_durable(job.write_id)
-                    case PersistSnapshot():
-                        await self._install(job.metadata, job.keep_from)
-                        self._on_durable(job.write_id)
-                    case StorageCall():
-                        await job.call(self._storage)
-                    case SaveIdentity():
-                        await self._storage.save_identity(job.identity)
+                await self._do_next()
+                self.durable_at = self._busy_since = trio.current_time()
+            self._busy_since = None
+
+    async def _do_next(self) -> None:
+        job = self._jobs[0]
+        if isinstance(job, PersistHardState | PersistEntries):
+            await self._write_joined(self._take_joinable())
+            return
+        self._jobs.popleft()
+        match job:
+            case PersistSnapshotChunk():
+                await self._write_received(job)
+                self._on_durable(job.write_id)
+            case PersistSnapshot():
+                await self._install(job.metadata, job.keep_from)
+                self._on_durable(job.write_id)
+            case StorageCall():
+                await job.call(self._storage)
+            case SaveIdentity():
+                await self._storage.save_identity(job.identity)
 
     def _take_joinable(self) -> list[PersistHardState | PersistEntries]:
         taken: list[PersistHardState | PersistEntries] = []

@@ -1,7 +1,8 @@
 """``grpc.health.v1.Health``: what load balancers, orchestrators and ``grpc_health_probe`` ask a server.
 
 The protocol is that of grpc/grpc doc/health-checking.md. A service is SERVING if the node answers when it is asked for
-its status: a process that listens and does nothing else is not well. The empty name stands for the whole server.
+its status, which it does in a turn of its consensus loop, and says that it serves: a process that listens and does
+nothing else is not well, and one that is about to stop should get no work. The empty name stands for the whole server.
 """
 
 from __future__ import annotations

@@ -292,8 +292,9 @@ class Server:
     # --- What every gRPC server answers ---
 
     async def _is_answering(self) -> bool:
-        """Say whether the node answers when it is asked for its status."""
-        return await ask_status(self._accept, "a health check", timeout_s=self._options.timeout_s) is not None
+        """Say whether the node answers when it is asked for its status, and says that it serves."""
+        status = await ask_status(self._accept, "a health check", timeout_s=self._options.timeout_s)
+        return status is not None and not status.health.not_serving
 
     async def _reflect(self, stream: MessageStream, timeout_s: float) -> None:
         # As with Exchange, a client that named a deadline ends the stream itself.

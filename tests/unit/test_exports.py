@@ -18,11 +18,11 @@ from clustercore import interfaces
 
 PUBLIC = {
     "clustercore": """
-        AliasProbe CallableProbe CompositeProbe Founding GrpcHealthProbe HealthChecker HealthConfig HttpProbe Node
-        NodeConfig RaftConfig TcpProbe TtlProbe
+        AliasProbe CallableProbe ClusterHealth CompositeProbe Founding GrpcHealthProbe Guard HealthChecker
+        HealthConfig HealthEvent HealthEventKind HttpProbe Node NodeConfig NodeProbe RaftConfig TcpProbe TtlProbe
     """,
     "clustercore.interfaces": """
-        CheckOutcome CheckRecord CheckResult HealthStatus Probe StatusChange
+        CheckOutcome CheckRecord CheckResult HealthStatus NodeHealth Probe StatusChange
         AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts Backoff CallFailure
         CallStatistics CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused
         Classification ClusterError ConfigError Configuration ConflictDecision ConflictResolver Consistency

@@ -22,6 +22,7 @@ from clustercore.interfaces import (
     LinkClosed,
     LogIndex,
     Message,
+    NodeHealth,
     NodeId,
     NodeStatus,
     PeerStatus,
@@ -187,8 +188,25 @@ def test_table_tells_role_log_and_lag() -> None:
 
     rows = [line.split() for line in capture.get().splitlines()]
 
-    assert ["n1", "a:1", "leader,", "joint", "4", "11..17", "16", "15", "n2:", "3,", "n3:", "0"] in rows
+    assert ["n1", "a:1", "leader,", "joint", "4", "11..17", "16", "15", "ok", "n2:", "3,", "n3:", "0"] in rows
     assert ["?", "b:2", "no", "answer", "refused"] in rows
+
+
+@pytest.mark.parametrize(
+    ("health", "word"),
+    [
+        (NodeHealth(), "ok"),
+        (NodeHealth(degraded="it has heard no leader yet"), "degraded"),
+        (NodeHealth(not_serving="it is about to stop", degraded="slow"), "not serving"),
+    ],
+)
+def test_table_tells_the_health_in_a_word(health: NodeHealth, word: str) -> None:
+    """A node's own word on its health has a column."""
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(status_table([NodeAnswer("a:1", attrs.evolve(LEADER, health=health), None)]))
+
+    assert f" 15 {word} " in " ".join(capture.get().split())
 
 
 def test_answer_as_json_is_plain() -> None:

@@ -33,6 +33,7 @@ from clustercore.interfaces import (
     MembersRequest,
     MembersResponse,
     Message,
+    NodeHealth,
     NodeId,
     NodeStatus,
     PeerStatus,
@@ -102,6 +103,7 @@ configurations = st.builds(
     old_voters=st.frozensets(st.text(min_size=1, max_size=9).map(NodeId), max_size=3),
     cluster_id=st.text(max_size=9),
 )
+seconds = st.floats(allow_nan=False, allow_infinity=False)
 statuses = st.builds(
     NodeStatus,
     node_id=node_ids,
@@ -118,6 +120,16 @@ statuses = st.builds(
     configuration_index=indexes,
     is_removed=st.booleans(),
     founding=st.text(max_size=8),
+    health=st.builds(
+        NodeHealth,
+        not_serving=st.text(max_size=9),
+        degraded=st.text(max_size=9),
+        loop_lag_s=seconds,
+        write_age_s=seconds,
+        write_wait_s=seconds,
+        apply_lag=numbers,
+        lag_s=seconds,
+    ),
 )
 members = st.builds(
     Members,
@@ -206,7 +218,8 @@ def test_schema_is_that_of_raft_proto(google: Any) -> None:
 
     by_hand = {AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest}
     assert set(codec._SCHEMA) | by_hand == set(codec.MESSAGE_NUMBERS)
-    fields = {kind.__name__: fields for kind, fields in codec._SCHEMA.items()} | {"PeerStatus": codec._PEER_STATUS}
+    fields = {kind.__name__: fields for kind, fields in codec._SCHEMA.items()}
+    fields |= {"PeerStatus": codec._PEER_STATUS, "NodeHealth": codec._HEALTH_FIELDS}
     for kind, flat in codec._FLAT.items():
         fields[kind.__name__] += flat.fields
     for name, ours in fields.items():
@@ -222,7 +235,7 @@ def _kind_of(field: Any) -> str:
         field.TYPE_DOUBLE: "real",
         field.TYPE_STRING: "maybe text" if field.has_presence else "text",
         field.TYPE_BYTES: "many data" if field.is_repeated else "data",
-        field.TYPE_MESSAGE: "peers",
+        field.TYPE_MESSAGE: "peers" if field.is_repeated else "health",
         field.TYPE_ENUM: "choice",
     }
     return names[field.type]
@@ -231,7 +244,7 @@ def _kind_of(field: Any) -> str:
 def _kind_name(kind: Any) -> str:
     named = {"number": codec._NUMBER, "flag": codec._FLAG, "real": codec._REAL, "text": codec._TEXT}
     named |= {"maybe text": codec._MAYBE_TEXT, "data": codec._DATA, "many data": codec._MANY_DATA}
-    named |= {"peers": codec._PEERS}
+    named |= {"peers": codec._PEERS, "health": codec._HEALTH}
     if kind is codec._CONFIGURATION:
         return "data"
     return next((name for name, known in named.items() if known is kind), "choice")

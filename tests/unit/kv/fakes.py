@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 
 import trio
 import trio.abc
@@ -90,6 +90,9 @@ class FakeNode(NodeHandle):
         if self.errors:
             raise self.errors.popleft()
         return ReadResult(self.machine.query(query), LogIndex(self.machine.applied_index), consistency)
+
+    def leading(self, *, cleanup_s: float | None = None) -> AbstractAsyncContextManager[Term]:
+        raise NotImplementedError("the store does nothing that only a leader may")
 
     @property
     def members(self) -> MembersHandle:

@@ -68,6 +68,15 @@ class FakeEngine(Engine):
     received: list[tuple[NodeId, RaftMessage, Respond | None]] = attrs.field(factory=list)
     proposed: list[Group] = attrs.field(factory=list)
     leads: bool = True
+    # Whether its loop turns; if not, who waits for that.
+    turns: bool = True
+    asked: list[Callable[[float], None]] = attrs.field(factory=list)
+
+    def when_turned(self, tell: Callable[[float], None]) -> None:
+        if self.turns:
+            tell(0.0)
+        else:
+            self.asked.append(tell)
 
     @property
     def is_leader(self) -> bool:
@@ -146,7 +155,7 @@ async def accepting(
         proposals=proposals,
         read_indexes=bench.read_indexes,
         answer_members=bench.answer_members,
-        status=lambda: STATUS,
+        status=lambda late_s: STATUS,
         max_command_bytes=10,
         max_message_bytes=max_message_bytes,
     )
@@ -184,11 +193,16 @@ async def test_requests_reach_the_engine_and_answers_the_link() -> None:
         assert bench.link.sent == [answer]
 
 
-async def test_status_is_answered_at_once() -> None:
-    """A status question needs no engine."""
+async def test_status_is_answered_in_a_turn_of_the_engine() -> None:
+    """A node whose consensus loop stands still answers no status question; as soon as it turns, it does."""
     async with accepting() as bench:
+        bench.engine.turns = False
         await bench.deliver(StatusRequest(7))
+        assert bench.link.sent == []
 
+        [tell] = bench.engine.asked
+        tell(0.5)
+        await wait_all_tasks_blocked()
         assert bench.link.sent == [StatusResponse(STATUS, 7)]
 
 

@@ -27,6 +27,7 @@ __all__ = (
     "MembersFailed",
     "MembersRequest",
     "MembersResponse",
+    "NodeHealth",
     "OpenSession",
     "PeerStatus",
     "PreVoteRequest",
@@ -722,6 +723,30 @@ default_message_pool.register_message("clustercore.v1", "MembersResponse", Membe
 
 
 @dataclass(eq=False, repr=False)
+class NodeHealth(betterproto2.Message):
+    """
+    How a node is by its own measure.
+    """
+
+    not_serving: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    degraded: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    loop_lag_s: "float" = betterproto2.field(3, betterproto2.TYPE_DOUBLE)
+
+    write_age_s: "float" = betterproto2.field(4, betterproto2.TYPE_DOUBLE)
+
+    write_wait_s: "float" = betterproto2.field(5, betterproto2.TYPE_DOUBLE)
+
+    apply_lag: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
+
+    lag_s: "float" = betterproto2.field(7, betterproto2.TYPE_DOUBLE)
+
+
+default_message_pool.register_message("clustercore.v1", "NodeHealth", NodeHealth)
+
+
+@dataclass(eq=False, repr=False)
 class OpenSession(betterproto2.Message):
     """
     What entries of the kinds SESSION and VERSION hold. Field meanings: clustercore/runtime/session_entries.py.
@@ -1032,6 +1057,8 @@ class StatusResponse(betterproto2.Message):
     is_removed: "bool" = betterproto2.field(14, betterproto2.TYPE_BOOL)
 
     founding: "str" = betterproto2.field(15, betterproto2.TYPE_STRING)
+
+    health: "NodeHealth | None" = betterproto2.field(16, betterproto2.TYPE_MESSAGE, optional=True)
 
 
 default_message_pool.register_message("clustercore.v1", "StatusResponse", StatusResponse)

@@ -1,0 +1,236 @@
+"""Health beside whole nodes, in memory and on a mock clock: what they say of themselves, and who is taken out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from clustercore import ClusterHealth, HealthConfig, Node, NodeConfig, NodeProbe, RaftConfig
+from clustercore.interfaces import (
+    CheckOutcome,
+    Entry,
+    HealthStatus,
+    NodeHealth,
+    NodeId,
+    PeerUnreachable,
+    Role,
+)
+from clustercore_memory import MemoryDiscovery, MemoryNetwork, MemoryRegistry, MemoryStorage, MemoryTransport
+from tests.simulation.cluster import Journal
+
+CONFIG = HealthConfig(jitter=0.0)
+GONE_S = CONFIG.worst_case_detection + CONFIG.deregister_after
+
+
+class HaltingStorage(MemoryStorage):
+    """A disk that keeps every write waiting while ``halts`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halts = False
+        self.resumes = trio.Event()
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        if self.halts:
+            await self.resumes.wait()
+        await super().append(entries)
+
+
+@attrs.define
+class Cluster:
+    """Three nodes that find each other in one registry, each with its health beside it."""
+
+    network: MemoryNetwork
+    registry: MemoryRegistry
+    nodes: dict[str, Node]
+    storages: dict[str, HaltingStorage]
+    health: dict[str, ClusterHealth]
+    transport: MemoryTransport
+
+    @property
+    def registered(self) -> str:
+        return "".join(member.node_id for member in self.registry.members)
+
+    @property
+    def leader(self) -> str:
+        return next(name for name, node in self.nodes.items() if node.status().role is Role.LEADER)
+
+    async def health_of(self, name: str) -> NodeHealth:
+        return self.nodes[name].status().health
+
+
+@asynccontextmanager
+async def cluster(raft: RaftConfig | None = None) -> AsyncIterator[Cluster]:
+    """Run it inside the block, with a leader, and every node known to be well."""
+    network, registry = MemoryNetwork(), MemoryRegistry()
+    asks = MemoryTransport(network, "outside")
+    made = Cluster(network, registry, {}, {}, {}, asks)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(asks)
+        for number, name in enumerate("abc"):
+            discovery = MemoryDiscovery(registry)
+            made.storages[name] = HaltingStorage()
+            made.health[name] = ClusterHealth(discovery, CONFIG, rng=Random(number))
+            made.nodes[name] = await stack.enter_async_context(
+                Node(
+                    name,
+                    machine=Journal(),
+                    transport=MemoryTransport(network, name),
+                    storage=made.storages[name],
+                    discovery=discovery,
+                    voters="abc",
+                    companions=[made.health[name]],
+                    config=NodeConfig(raft=raft if raft is not None else RaftConfig()),
+                    rng=Random(10 + number),
+                )
+            )
+        await made.nodes["a"].wait_leader()
+        await trio.sleep(20.37)
+        yield made
+
+
+async def test_node_that_answers_nobody_is_taken_out_and_comes_back(autojump_clock: MockClock) -> None:
+    """The leader alone takes a node out that was cut off; healed, it is registered as before; members never change."""
+    async with cluster() as on:
+        assert on.registered == "abc"
+        assert [member.node_id for member in on.health["a"].view] == list("abc")
+        victim = next(name for name in "abc" if name != on.leader)
+        others = [name for name in "abc" if name != victim]
+        registration = on.registry.members
+        on.network.isolate(victim)
+
+        await trio.sleep(CONFIG.worst_case_detection)
+        for name in others:
+            assert victim not in [member.node_id for member in on.health[name].view]
+        assert on.registered == "abc"
+        await trio.sleep(CONFIG.deregister_after + 1)
+        assert on.registered == "".join(others)
+        assert [event.kind.value for event in on.health[on.leader].events] == ["deregistered"]
+        term = on.nodes[on.leader].status().term
+        assert on.health[on.leader].events[0].term == term
+        for name in others:
+            await on.nodes[name].propose(b"goes on")
+            assert on.nodes[name].status().configuration.voters == frozenset("abc")
+
+        on.network.heal()
+        await trio.sleep(CONFIG.max_check_interval + 30)
+        assert on.registry.members == registration
+        for name in others:
+            assert [member.node_id for member in on.health[name].view] == list("abc")
+
+
+async def test_checker_that_is_cut_off_takes_nobody_out(autojump_clock: MockClock) -> None:
+    """A node that reaches nobody sees all others ill, doubts itself, and takes nobody out: it does not lead, either."""
+    async with cluster() as on:
+        alone = on.leader
+        on.network.isolate(alone)
+        await trio.sleep(CONFIG.worst_case_detection)
+        assert on.health[alone].checker.own_score.score > 0
+        await trio.sleep(CONFIG.deregister_after + 30)
+
+        assert {event.kind.value for event in on.health[alone].events} == {"deregistration blocked"}
+        others = [name for name in "abc" if name != alone]
+        assert on.registered == "".join(others)
+        assert [member.node_id for member in on.health[alone].view] == others or len(on.health[alone].view) == 3
+
+
+async def test_node_says_what_it_measures(autojump_clock: MockClock) -> None:
+    """A node that does nothing wrong is well; the leader it hears, what it applied and its last write are told."""
+    async with cluster() as on:
+        await on.nodes["a"].propose(b"x")
+        await trio.sleep(1)
+        for node in on.nodes.values():
+            health = node.status().health
+            assert (health.not_serving, health.degraded) == ("", "")
+            assert (health.apply_lag, health.write_wait_s) == (0, 0.0)
+            assert 0 <= health.lag_s < 1
+            assert 0.9 < health.write_age_s < 2
+
+
+async def test_stalled_disk_degrades_and_then_stops_service(autojump_clock: MockClock) -> None:
+    """A disk that keeps a write waiting makes a node degraded, and after five times as long it is to get no work."""
+    async with cluster() as on:
+        victim = next(name for name in "abc" if name != on.leader)
+        probe = NodeProbe(on.transport, victim, victim)
+        on.storages[victim].halts = True
+        await on.nodes[on.leader].propose(b"x")
+        await trio.sleep(3)
+        assert (await probe.check()).outcome is CheckOutcome.WARN
+        assert on.nodes[victim].status().health.write_wait_s > 2
+
+        await trio.sleep(10)
+        result = await probe.check()
+        assert (result.outcome, result.is_decisive) == (CheckOutcome.FAIL, True)
+        assert "the disk has kept a write waiting" in result.detail
+        await trio.sleep(CONFIG.check_interval)
+        assert on.health[on.leader].checker.status(victim) is HealthStatus.UNHEALTHY
+
+        on.storages[victim].halts = False
+        on.storages[victim].resumes.set()
+        await trio.sleep(1)
+        assert (await probe.check()).outcome is CheckOutcome.OK
+
+
+async def test_node_without_a_leader_is_degraded(autojump_clock: MockClock) -> None:
+    """A node that hears no leader serves what it can, and says that it is behind."""
+    async with cluster() as on:
+        victim = next(name for name in "abc" if name != on.leader)
+        on.network.isolate(victim)
+        await trio.sleep(10)
+
+        health = on.nodes[victim].status().health
+        assert health.not_serving == ""
+        assert "behind its leader, or has none" in health.degraded
+        assert health.lag_s > 9
+
+
+async def test_another_node_at_the_address_is_no_health(autojump_clock: MockClock) -> None:
+    """What answers under another name is not the node that is looked for; where nobody listens there is none."""
+    async with cluster() as on:
+        result = await NodeProbe(on.transport, "a", "z").check()
+        assert (result.outcome, result.detail) == (CheckOutcome.FAIL, "node 'a' answers at a")
+        with pytest.raises(PeerUnreachable, match="nowhere"):
+            await NodeProbe(on.transport, "nowhere", "z").check()
+
+
+async def test_draining_node_says_so_and_serves_meanwhile(autojump_clock: MockClock) -> None:
+    """A node whose block ends says that it does not serve, and for ``drain_s`` it serves all the same."""
+    network, registry = MemoryNetwork(), MemoryRegistry()
+    asks = MemoryTransport(network, "outside")
+    node = Node(
+        "a",
+        machine=Journal(),
+        transport=MemoryTransport(network, "a"),
+        storage=MemoryStorage(),
+        discovery=MemoryDiscovery(registry),
+        voters="a",
+        config=NodeConfig(drain_s=5.0),
+    )
+    leave = trio.Event()
+
+    async def live() -> None:
+        async with node:
+            await node.wait_leader()
+            await leave.wait()
+
+    async with asks, trio.open_nursery() as nursery:
+        nursery.start_soon(live)
+        await trio.sleep(5)
+        probe = NodeProbe(asks, "a", "a")
+        assert (await probe.check()).outcome is CheckOutcome.OK
+
+        leave.set()
+        await trio.sleep(2)
+        result = await probe.check()
+        assert (result.outcome, result.is_decisive, result.detail) == (CheckOutcome.FAIL, True, "it is about to stop")
+        await node.propose(b"served")
+        before = trio.current_time()
+        await wait_all_tasks_blocked()
+    assert 2.9 < trio.current_time() - before < 4
+    assert node.node_id == NodeId("a")
