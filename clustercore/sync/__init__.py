@@ -1,5 +1,6 @@
 """Application data kept in step between nodes: entity kinds, versions, conflicts that one can audit."""
 
+from clustercore.sync.api import Entities
 from clustercore.sync.changes import (
     ApplyReport,
     Change,
@@ -15,12 +16,14 @@ from clustercore.sync.changes import (
 from clustercore.sync.clock import ClockReport, HybridLogicalClock, OffsetPolicy
 from clustercore.sync.conflict_log import Conflict, ConflictCount, ConflictLog, ConflictSide
 from clustercore.sync.entities import EntityStore
-from clustercore.sync.kinds import LIFE_GROUP, EntityKind, FieldGroup
+from clustercore.sync.kinds import LIFE_GROUP, Authority, EntityKind, FieldGroup
+from clustercore.sync.raft_entities import EntityMachine, RaftEntities
 from clustercore.sync.writes import GroupState, Stamp, Write, decode_group_state
 
 __all__ = [
     "LIFE_GROUP",
     "ApplyReport",
+    "Authority",
     "Change",
     "Changes",
     "ClockReport",
@@ -30,13 +33,16 @@ __all__ = [
     "ConflictLog",
     "ConflictSide",
     "Corruption",
+    "Entities",
     "EntityKind",
+    "EntityMachine",
     "EntityStore",
     "FieldGroup",
     "GroupState",
     "HybridLogicalClock",
     "MergeOutcome",
     "OffsetPolicy",
+    "RaftEntities",
     "ResolverFailed",
     "Stamp",
     "StoreEvent",

@@ -64,6 +64,8 @@ class MergeOutcome(Enum):
     HELD = "held"
     # Refused: the entity was deleted, and the tombstone collected.
     ZOMBIE = "zombie"
+    # Refused: the kind is the Raft log's.
+    REFUSED = "refused"
 
 
 @attrs.frozen

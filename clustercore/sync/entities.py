@@ -9,18 +9,18 @@ from typing import Any, Self, TypeVar
 
 import trio
 
-from clustercore.interfaces import ConfigError, InvalidCommand, NodeId, NodeStopped, RecordStorage
-from clustercore.sync import life
-from clustercore.sync.changes import ApplyReport, Change, Changes, StoreEvent
+from clustercore.interfaces import ConfigError, NodeId, NodeStopped, RecordStorage
+from clustercore.sync.api import Entities
+from clustercore.sync.changes import ApplyReport, Change, Changes, ResolverFailed, StoreEvent
 from clustercore.sync.clock import HybridLogicalClock
 from clustercore.sync.collecting import collect
 from clustercore.sync.conflict_log import ConflictLog
 from clustercore.sync.journal import Journal
-from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind
-from clustercore.sync.merge import pick
+from clustercore.sync.kinds import MAX_NAME_BYTES, Authority, EntityKind
 from clustercore.sync.receiving import Receiver
-from clustercore.sync.replica import EntityKey, Replica, Slot, join_key
-from clustercore.sync.writes import GroupState, Stamp, Write, join_time, split_time
+from clustercore.sync.replica import Replica, join_key
+from clustercore.sync.view import EntityView
+from clustercore.sync.writes import Stamp, join_time
 
 __all__ = ["EntityStore"]
 
@@ -32,7 +32,7 @@ GRACE_S = 86_400.0
 MAX_CHANGES = 500
 
 
-class EntityStore:
+class EntityStore(Entities):
     """The entities of one node.
 
     Life: ``async with store:`` opens its records, and everything else is called inside.
@@ -64,18 +64,14 @@ class EntityStore:
         if not 1 <= len(node_id.encode()) <= MAX_NAME_BYTES:
             raise ConfigError(f"node_id is {node_id!r}; it must have from 1 to {MAX_NAME_BYTES} bytes")
         self.node_id = node_id
-        self.kinds: dict[str, EntityKind[Any]] = {}
-        for kind in kinds:
-            if kind.name in self.kinds:
-                raise ConfigError(f"two entity kinds are called {kind.name!r}")
-            self.kinds[kind.name] = kind
         self.clock = HybridLogicalClock() if clock is None else clock
         self._records = records
-        self._on_event = on_event
         self._replica = Replica(node_id)
         # Read it, and leave the writing to the store.
         self.conflicts = ConflictLog() if conflict_log is None else conflict_log
-        self._receiver = Receiver(self._replica, self.kinds, self.clock, on_event, self.conflicts)
+        self._view = EntityView(self._replica, kinds, lambda *where: on_event(ResolverFailed(*where)))
+        self.kinds: Mapping[str, EntityKind[Any]] = self._view.kinds
+        self._receiver = Receiver(self._replica, self.kinds, on_event, self.conflicts, self.clock)
         self._journal: Journal | None = None
         self._stack = AsyncExitStack()
 
@@ -150,35 +146,23 @@ class EntityStore:
 
         Raises: ValueError if another node wrote what this node's class cannot hold.
         """
-        slots = self._slots(kind, entity_id)
-        if not life.is_alive(slots):
-            return None
-        picked = self._picked(kind, entity_id, slots)
-        updated = max(stamp.time for stamp, _ in picked.values()) if picked else 0
-        return kind.structure(entity_id, {group: value for group, (_, value) in picked.items()}, split_time(updated))
+        self._opened()
+        return self._view.get(kind, entity_id)
 
     def ids(self, kind: EntityKind[Any]) -> Iterator[str]:
         """Yield the ids of the entities of a kind that are there, in no order. Change nothing meanwhile."""
-        for (name, entity_id), slots in self._replica.entities.items():
-            if name == kind.name and life.is_alive(slots):
-                yield entity_id
+        self._opened()
+        return self._view.ids(kind)
 
     def values(self, kind: EntityKind[Any], entity_id: str) -> dict[str, bytes]:
         """Return the canonical JSON of each group of an entity, unknown ones too; nothing if it is not there."""
-        slots = self._slots(kind, entity_id)
-        if not life.is_alive(slots):
-            return {}
-        picked = self._picked(kind, entity_id, slots)
-        return {group: value for group, (_, value) in picked.items() if value is not None}
+        self._opened()
+        return self._view.values(kind, entity_id)
 
     def stamps(self, kind: EntityKind[Any], entity_id: str) -> dict[str, Stamp]:
         """Return the stamp of what holds in each group of an entity, also of one that is deleted."""
-        slots = self._slots(kind, entity_id)
-        return {
-            group: pick(slot.state.heads, kind.resolver_of(group))[0]
-            for group, slot in slots.items()
-            if slot.state.heads
-        }
+        self._opened()
+        return self._view.stamps(kind, entity_id)
 
     def states(self) -> Iterator[Change]:
         """Yield all that is held, in no order. Change nothing meanwhile."""
@@ -199,96 +183,22 @@ class EntityStore:
             parts.append(b"".join((len(name).to_bytes(4, "big"), name, len(state).to_bytes(4, "big"), state)))
         return b"".join(sorted(parts))
 
-    def _slots(self, kind: EntityKind[Any], entity_id: str) -> Mapping[str, Slot]:
-        self._opened()
-        if self.kinds.get(kind.name) is not kind:
-            raise ConfigError(f"this store has no kind {kind.name!r} as declared; it has {sorted(self.kinds)}")
-        return self._replica.entities.get((kind.name, entity_id), {})
-
-    def _picked(
-        self, kind: EntityKind[Any], entity_id: str, slots: Mapping[str, Slot]
-    ) -> dict[str, tuple[Stamp, bytes | None]]:
-        return {
-            group: pick(heads, kind.resolver_of(group), self._receiver.teller(kind.name, entity_id, group))
-            for group, heads in life.visible_heads(slots).items()
-        }
-
     # -- Editing --
 
-    async def put(self, kind: EntityKind[E], entity_id: str, entity: E) -> None:
-        """Make an entity what it says: create it, or change the groups that differ. None may: then nothing is written.
-
-        Durability: on return the edit survives a power cut on this node. Other nodes learn of it when they sync.
-        Cancellation: the edit may have been made, and then is durable with the next one.
-        Raises: InvalidCommand if the id is empty or longer than 255 bytes, or a field has no JSON value; StorageError.
-        """
-        await self._edit(kind, entity_id, lambda held: kind.unstructure(entity, held))
+    async def put(self, kind: EntityKind[E], entity_id: str, entity: E) -> bool:
+        """See ``Entities.put``; here the edit always holds, on this node and until others are heard of."""
+        changes = await self._edit(kind, entity_id, lambda time: self._view.plan_put(kind, entity_id, entity, time))
+        return changes is not None
 
     async def update(self, kind: EntityKind[Any], entity_id: str, **fields: Any) -> bool:
-        """Change some fields of an entity. Return whether it was there; if not, nothing is done.
-
-        The fields of a group are written together: of a group {state, progress} a change of ``progress`` also says
-        again which state it belongs to.
-
-        Durability, Cancellation and Raises: as ``put``.
-        """
-        if not life.is_alive(self._slots(kind, entity_id)):
-            await trio.lowlevel.checkpoint()
-            return False
-        await self._edit(kind, entity_id, lambda held: kind.change(fields, held))
-        return True
+        """See ``Entities.update``."""
+        plan = await self._edit(kind, entity_id, lambda time: self._view.plan_update(kind, entity_id, fields, time))
+        return plan is not None
 
     async def delete(self, kind: EntityKind[Any], entity_id: str) -> bool:
-        """Delete an entity. Return whether it was there; if not, nothing is done.
-
-        Durability, Cancellation: as ``put``. Raises: StorageError.
-        """
-        if not life.is_alive(self._slots(kind, entity_id)):
-            await trio.lowlevel.checkpoint()
-            return False
-        time = join_time(await self.clock.read())
-        slots = self._slots(kind, entity_id)
-        if life.is_alive(slots):
-            version = life.next_version(slots, LIFE_GROUP, is_weak=False)
-            self._write(kind, entity_id, LIFE_GROUP, life.tombstone_value(slots), time, version, is_weak=False)
-        await self._commit()
-        return True
-
-    async def _edit(
-        self, kind: EntityKind[Any], entity_id: str, make: Callable[[Mapping[str, bytes | None]], Mapping[str, bytes]]
-    ) -> None:
-        if not 1 <= len(entity_id.encode()) <= MAX_NAME_BYTES:
-            raise InvalidCommand(f"the id of an entity is {entity_id!r}; it must have from 1 to {MAX_NAME_BYTES} bytes")
-        self._slots(kind, entity_id)
-        time = join_time(await self.clock.read())
-        # From here on nothing waits until all is staged: what was read is what the edit is based on.
-        slots = self._slots(kind, entity_id)
-        is_alive = life.is_alive(slots)
-        held = {group: value for group, (_, value) in self._picked(kind, entity_id, slots).items()} if is_alive else {}
-        values: dict[str, bytes | None] = {**make(held)}
-        if not is_alive:
-            # Created anew: groups that only a newer version of the kind has are not to come back from before.
-            values |= {group: None for group in slots if group not in values and group != LIFE_GROUP}
-        self._write_all(kind, entity_id, values, held, time, is_alive=is_alive)
-        await self._commit()
-
-    def _write_all(
-        self,
-        kind: EntityKind[Any],
-        entity_id: str,
-        values: Mapping[str, bytes | None],
-        held: Mapping[str, bytes | None],
-        time: int,
-        *,
-        is_alive: bool,
-    ) -> None:
-        slots = self._slots(kind, entity_id)
-        changed = [group for group, value in values.items() if not is_alive or value != held.get(group)]
-        weak = {group for group in changed if is_alive and kind.is_weak(group)}
-        # All groups of one edit have the version that follows what was there before it.
-        versions = {group: life.next_version(slots, group, is_weak=group in weak) for group in changed}
-        for group in changed:
-            self._write(kind, entity_id, group, values[group], time, versions[group], is_weak=group in weak)
+        """See ``Entities.delete``."""
+        plan = await self._edit(kind, entity_id, lambda time: self._view.plan_delete(kind, entity_id, time))
+        return plan is not None
 
     async def restore(self, conflict_id: str) -> bool:
         """Write the losing value of a conflict back, as a new edit of this node.
@@ -302,49 +212,33 @@ class EntityStore:
         Durability, Cancellation: as ``put``. Returns whether there is such a conflict in the log.
         Raises: ConfigError if the kind is not one of this store's. StorageError.
         """
+        self._opened()
         conflict = self.conflicts.get(conflict_id)
         if conflict is None:
             await trio.lowlevel.checkpoint()
             return False
-        kind = self.kinds.get(conflict.kind)
-        if kind is None:
-            raise ConfigError(f"this store has no kind {conflict.kind!r}; it has {sorted(self.kinds)}")
-        entity_id, loser = conflict.entity_id, conflict.loser
-        if loser.is_deletion:
-            await self.delete(kind, entity_id)
-            return True
         time = join_time(await self.clock.read())
-        slots = self._slots(kind, entity_id)
-        is_alive = life.is_alive(slots)
-        stored = {group: slot.state.heads for group, slot in slots.items() if group != LIFE_GROUP and slot.state.heads}
-        held = {group: pick(heads, kind.resolver_of(group))[1] for group, heads in stored.items()}
-        values = {conflict.group: loser.value} if is_alive else held | {conflict.group: loser.value}
-        self._write_all(kind, entity_id, values, held, time, is_alive=is_alive)
-        await self._commit()
+        await self._carry_out(self._view.plan_restore(conflict, time))
         return True
 
-    def _write(
-        self,
-        kind: EntityKind[Any],
-        entity_id: str,
-        group: str,
-        value: bytes | None,
-        time: int,
-        version: int,
-        *,
-        is_weak: bool,
-    ) -> None:
-        key: EntityKey = (kind.name, entity_id)
-        slots = self._replica.entities.get(key, {})
-        writer = self._replica.writer
-        past = life.past_for(slots, group)
-        before = slots.get(group)
-        heads = () if before is None else before.state.heads
-        base = pick(heads, kind.resolver_of(group))[0] if heads else None
-        stamp = Stamp(version, time, writer)
-        known = tuple(sorted((name, last) for name, last in past.items() if name != writer))
-        write = Write(stamp, base, known, value, is_weak)
-        self._replica.set_state(key, group, GroupState((write,), {**past, writer: time}), None)
+    async def _edit(
+        self, kind: EntityKind[Any], entity_id: str, plan: Callable[[int], list[Change] | None]
+    ) -> list[Change] | None:
+        self._opened()
+        self._view.check_edit(kind, entity_id)
+        if kind.authority is Authority.RAFT:
+            raise ConfigError(f"kind {kind.name!r} goes through the Raft log; edit it with RaftEntities")
+        time = join_time(await self.clock.read())
+        self._opened()
+        # From here on nothing waits until all is staged: what was read is what the edit is based on.
+        changes = plan(time)
+        await self._carry_out(changes or [])
+        return changes
+
+    async def _carry_out(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._replica.set_state((change.kind, change.entity_id), change.group, change.state, None)
+        await self._commit()
 
     # -- Telling and hearing --
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any, Generic, TypeVar, get_type_hints
 
 import attrs
@@ -30,7 +31,7 @@ from clustercore.interfaces import (
     last_write,
 )
 
-__all__ = ["LIFE_GROUP", "EntityKind", "FieldGroup", "decode_fields", "encode_fields"]
+__all__ = ["LIFE_GROUP", "Authority", "EntityKind", "FieldGroup", "decode_fields", "encode_fields"]
 
 E = TypeVar("E")
 
@@ -112,6 +113,15 @@ def decode_fields(value: bytes) -> dict[str, Any]:
     return fields
 
 
+class Authority(Enum):
+    """Who has the last word on a kind."""
+
+    # Every node writes, also when it is cut off, and what meets is merged.
+    MERGE = "merge"
+    # The Raft log: one order of all edits, which needs a majority. Nothing that is merged touches it.
+    RAFT = "raft"
+
+
 class EntityKind(Generic[E]):
     """A kind of entity, kept in step between nodes.
 
@@ -125,6 +135,7 @@ class EntityKind(Generic[E]):
         id_field: The field that holds the entity's id, if there is one. It is in no group.
         updated_field: The field that says when the entity last changed, if there is one: an int (milliseconds since
             1970 UTC) or a datetime. It comes from the stamps, is in no group, and what a writer puts there is ignored.
+        authority: Whether edits are merged, or put in order by the Raft log.
         converter: A cattrs converter to JSON values, for fields that the default one does not know.
 
     Raises: ConfigError if a field is not there, or is in two groups, or a name is empty or too long.
@@ -139,12 +150,14 @@ class EntityKind(Generic[E]):
         groups: Mapping[str, FieldGroup | Sequence[str]] | None = None,
         id_field: str | None = None,
         updated_field: str | None = None,
+        authority: Authority = Authority.MERGE,
         converter: Converter | None = None,
     ) -> None:
         self.name = _checked_name(name, "the name of an entity kind")
         if not attrs.has(entity_class):
             raise ConfigError(f"kind {name!r}: {entity_class!r} is no attrs class")
         self.entity_class = entity_class
+        self.authority = authority
         self.id_field = id_field
         self.updated_field = updated_field
         self.converter = make_converter() if converter is None else converter

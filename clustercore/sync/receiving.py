@@ -21,7 +21,7 @@ from clustercore.sync.changes import (
 from clustercore.sync.clock import HybridLogicalClock
 from clustercore.sync.collecting import is_zombie
 from clustercore.sync.conflict_log import Conflict, ConflictLog, ConflictSide, conflict_id
-from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind, FieldResolver
+from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, Authority, EntityKind, FieldResolver
 from clustercore.sync.merge import Relation, decide, join
 from clustercore.sync.replica import EntityKey, Replica, Slot
 from clustercore.sync.writes import GroupState, Write, split_time
@@ -38,15 +38,24 @@ _OUTCOMES = {
 
 
 class Receiver:
-    """Applies changes to a replica. Nothing here waits."""
+    """Applies changes to a replica. Nothing here waits.
+
+    Args:
+        replica: Where to.
+        kinds: Those that are known.
+        on_event: Is told of what operators should hear of.
+        conflicts: Where conflicts are logged.
+        clock: That of the node; None for the Raft log's changes, on which no clock may have a say: then the kinds that
+            are applied are those of the log.
+    """
 
     def __init__(
         self,
         replica: Replica,
         kinds: Mapping[str, EntityKind[Any]],
-        clock: HybridLogicalClock,
         on_event: Callable[[StoreEvent], None],
         conflicts: ConflictLog,
+        clock: HybridLogicalClock | None = None,
     ) -> None:
         self._replica = replica
         self._kinds = kinds
@@ -67,7 +76,8 @@ class Receiver:
             for name in (change.kind, change.entity_id, change.group):
                 if len(name.encode()) > MAX_NAME_BYTES:
                     raise InvalidCommand(f"a change names {name[:40]!r}..., which has more than {MAX_NAME_BYTES} bytes")
-        self._release_held()
+        if self._clock is not None:
+            self._release_held(self._clock)
         conflicts = 0
         outcomes = []
         rebuttals: dict[EntityKey, Change] = {}
@@ -80,15 +90,18 @@ class Receiver:
                 rebuttals[key] = Change(*key, LIFE_GROUP, self._replica.collected[key])
         return ApplyReport(tuple(outcomes), conflicts, tuple(rebuttals.values()))
 
-    def _release_held(self) -> None:
+    def _release_held(self, clock: HybridLogicalClock) -> None:
         for (key, group), state in list(self._replica.held.items()):
-            if not any(self._clock.is_too_far_ahead(split_time(head.stamp.time)) for head in state.heads):
+            if not any(clock.is_too_far_ahead(split_time(head.stamp.time)) for head in state.heads):
                 self._replica.hold(key, group, None)
                 self._receive(key, group, state, None)
 
     def _receive(
         self, key: EntityKey, group: str, state: GroupState, source: NodeId | None
     ) -> tuple[MergeOutcome, int]:
+        kind = self._kinds.get(key[0])
+        if kind is not None and (kind.authority is Authority.RAFT) is (self._clock is not None):
+            return MergeOutcome.REFUSED, 0
         if (self._replica.collected or self._replica.forgotten_ms) and is_zombie(self._replica, key, group, state):
             if group == LIFE_GROUP:
                 # Whoever tells of the deletion has not collected it yet.
@@ -106,7 +119,8 @@ class Receiver:
                 held = self._replica.held.get((key, group))
                 self._replica.hold(key, group, state if held is None else join(held, state).state)
                 return MergeOutcome.HELD, 0
-        self._look_for_own_writes(key, group, here, state)
+        if self._clock is not None:
+            self._look_for_own_writes(key, group, here, state)
         self._tell_corruptions(key, group, joined.corruptions)
         is_theirs = joined.relation is Relation.NEW or joined.state == state
         self._replica.set_state(key, group, joined.state, source if is_theirs else None)
@@ -156,7 +170,7 @@ class Receiver:
             loser,
             decision.winner.value,
             self._replica.node_id,
-            self._clock.wall(),
+            max(one.stamp, other.stamp).hybrid_time.physical_ms if self._clock is None else self._clock.wall(),
         )
         self._replica.log_conflict(conflict)
         for gone in self._conflicts.add(conflict) or ():
@@ -164,6 +178,8 @@ class Receiver:
         return True
 
     def _is_timely(self, key: EntityKey, group: str, head: Write) -> bool:
+        if self._clock is None:
+            return True
         time = split_time(head.stamp.time)
         if self._clock.is_too_far_ahead(time):
             ahead_ms = time.physical_ms - self._clock.wall()

@@ -135,6 +135,11 @@ class Replica:
 
     # -- Changing --
 
+    def name(self, node_id: NodeId, epoch: str) -> None:
+        """Say who writes here, where nothing is kept on disk."""
+        self.node_id, self.epoch = node_id, epoch
+        self.writer = writer_of(node_id, epoch)
+
     def renew_epoch(self) -> None:
         """Begin to write under a new name: what was written under the old one is not all known here."""
         self.epoch = secrets.token_hex(8)

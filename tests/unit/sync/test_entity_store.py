@@ -176,7 +176,7 @@ async def test_kinds_and_ids_are_checked() -> None:
     with pytest.raises(NodeStopped):
         store.get(UAV, "u1")
     async with store:
-        with pytest.raises(ConfigError, match="no kind 'uav' as declared"):
+        with pytest.raises(ConfigError, match="no kind 'uav' here as declared"):
             store.get(EntityKind("uav", Uav), "u1")
         for entity_id in ("", "x" * 256):
             with pytest.raises(InvalidCommand, match="id of an entity"):
