@@ -16,12 +16,13 @@ import attrs
 from clustercore.interfaces import ConfigError, Discovery, StateMachine, Storage, Transport
 from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
+from clustercore.runtime.founding import Founding
 from clustercore.runtime.kinds import show
 from clustercore.runtime.node import Node
 from clustercore.runtime.plugins import DISCOVERY, STATE_MACHINE, STORAGE, TRANSPORT, PluginInterface, make_plugin
 from clustercore.runtime.structure import construct
 
-__all__ = ["NodePlan", "read_client_transport", "read_node_plan", "read_toml"]
+__all__ = ["NodeOverrides", "NodePlan", "read_client_transport", "read_node_plan", "read_toml"]
 
 T = TypeVar("T")
 
@@ -40,6 +41,8 @@ class NodePlan:
     voters: tuple[str, ...] | None
     # Whom to ask to be added, beside those that discovery knows; or whether to ask at all.
     join: bool | tuple[str, ...]
+    # How the cluster comes to be, if one node founds it.
+    founding: Founding | None
     # Where others reach the node, if the transport does not know.
     advertise: str | None
     config: NodeConfig
@@ -51,6 +54,8 @@ class NodePlan:
         """
         if self.voters:
             raise ConfigError(f"{self.source}: voters is given, and so is --join; a node that joins forms no cluster")
+        if self.founding is not None:
+            raise ConfigError(f"{self.source}: a cluster is to be founded, and --join is given; leave one of them out")
         in_file = () if isinstance(self.join, bool) else self.join
         return attrs.evolve(self, voters=None, join=(*addresses, *in_file))
 
@@ -68,6 +73,7 @@ class NodePlan:
                 discovery=self.discovery,
                 voters=self.voters,
                 join=self.join,
+                founding=self.founding,
                 advertise=self.advertise,
                 config=self.config,
             )
@@ -86,6 +92,7 @@ class _File:
     machine: dict[str, Any]
     voters: tuple[str, ...] | None = None
     join: bool | tuple[str, ...] = False
+    founding: dict[str, Any] | None = None
     advertise: str | None = None
     raft: dict[str, Any] = attrs.field(factory=dict)
     node: dict[str, Any] = attrs.field(factory=dict)
@@ -101,17 +108,45 @@ class _File:
             raise ValueError(f"node_id = {show(self.node_id)} is not allowed; voters names {', '.join(self.voters)}")
         if self.voters is not None and self.join is not False:
             raise ValueError("voters and join are given both; a node that is to be added forms no cluster")
+        if self.founding is not None and (self.voters is not None or self.join is not False):
+            raise ValueError("founding is given, and so is voters or join; the founder alone forms the cluster")
 
 
-def read_node_plan(path: Path) -> NodePlan:
-    """Read a configuration file and make the plugins it names.
+@attrs.frozen
+class NodeOverrides:
+    """What the command line says in place of the file; None where it says nothing."""
+
+    node_id: str | None = None
+    advertise: str | None = None
+    # The name of the plugin; what it needs to know is in the file's table, if that is for this plugin or for none.
+    discovery: str | None = None
+    expect: int | None = None
+    founder: str | None = None
+
+    def applied_to(self, table: Mapping[str, object]) -> dict[str, object]:
+        """Return the file's top level with these in place."""
+        told = dict(table)
+        told |= {name: value for name in ("node_id", "advertise") if (value := getattr(self, name)) is not None}
+        if self.discovery is not None:
+            given = told.get("discovery")
+            options = given if isinstance(given, dict) and given.get("plugin", self.discovery) == self.discovery else {}
+            told["discovery"] = {**options, "plugin": self.discovery}
+        founding = {name: value for name in ("expect", "founder") if (value := getattr(self, name)) is not None}
+        if founding:
+            given = told.get("founding", {})
+            told["founding"] = {**given, **founding} if isinstance(given, dict) else given
+        return told
+
+
+def read_node_plan(path: Path, overrides: NodeOverrides | None = None) -> NodePlan:
+    """Read a configuration file and make the plugins it names; what ``overrides`` say comes in place of the file's.
 
     Relative paths in it are relative to its folder.
 
     Raises: ConfigError if the file cannot be read or anything in it is wrong; PluginError if a plugin is not installed
         or cannot be loaded.
     """
-    file = construct(_File, read_toml(path), str(path))
+    file = construct(_File, (overrides or NodeOverrides()).applied_to(read_toml(path)), str(path))
     return NodePlan(
         source=path,
         node_id=file.node_id,
@@ -121,6 +156,7 @@ def read_node_plan(path: Path) -> NodePlan:
         machine=_make(STATE_MACHINE, path, "machine", file.machine),
         voters=file.voters,
         join=file.join,
+        founding=None if file.founding is None else construct(Founding, file.founding, f"{path}: [founding]"),
         advertise=file.advertise,
         config=_node_config(path, file),
     )

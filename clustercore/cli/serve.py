@@ -14,7 +14,7 @@ from typing import Any
 import click
 import trio
 
-from clustercore.cli.config import NodePlan, read_node_plan
+from clustercore.cli.config import NodeOverrides, NodePlan, read_node_plan
 from clustercore.cli.exits import leave, run
 from clustercore.cli.options import json_option
 from clustercore.cli.output import print_json
@@ -52,8 +52,34 @@ Tell = Callable[[dict[str, Any]], None]
     help="Ask a running cluster to add this node: whom its discovery knows, and the node at HOST:PORT; may be "
     "repeated. A node that was added already just goes on.",
 )
+@click.option("--node-id", metavar="ID", help="This node's id, in place of the file's.")
+@click.option("--advertise", metavar="HOST:PORT", help="Where others reach this node, in place of the file's.")
+@click.option(
+    "--discovery",
+    metavar="NAME",
+    help="The plugin that finds the others, in place of the file's; its options are in the table [discovery].",
+)
+@click.option(
+    "--expect",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Form a cluster with the nodes that discovery knows, which begins with so many voters: one node, the founder, "
+    "forms it, and the others are added. The same on every node, and at every start.",
+)
+@click.option(
+    "--founder",
+    metavar="ID",
+    help="The node that forms it. By default the one that is called like this one, with the number 1: n1, for n3.",
+)
 @json_option
-def serve(config_path: Path, log_level: str, exit_with_stdin: bool, join: tuple[str, ...], as_json: bool) -> None:
+def serve(
+    config_path: Path,
+    log_level: str,
+    exit_with_stdin: bool,
+    join: tuple[str, ...],
+    as_json: bool,
+    **overrides: Any,
+) -> None:
     """Run the node that a configuration file describes.
 
     Logs to standard error, one line for each change of role. SIGTERM and SIGINT stop it, with exit code 0: a leader
@@ -63,7 +89,7 @@ def serve(config_path: Path, log_level: str, exit_with_stdin: bool, join: tuple[
     """
     logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
     try:
-        plan = read_node_plan(config_path)
+        plan = read_node_plan(config_path, NodeOverrides(**overrides))
         if join:
             plan = plan.joining(tuple(address for address in join if address))
         if exit_with_stdin and not stat.S_ISFIFO(os.fstat(0).st_mode):

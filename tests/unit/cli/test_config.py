@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clustercore import NodeConfig, RaftConfig
-from clustercore.cli.config import read_client_transport, read_node_plan
+from clustercore import Founding, NodeConfig, RaftConfig
+from clustercore.cli.config import NodeOverrides, read_client_transport, read_node_plan
 from clustercore.interfaces import ConfigError, PluginError
 from clustercore_tcp import TcpTransport
 
@@ -257,3 +257,64 @@ def test_client_transport_of_a_wrong_file_is_named(tmp_path: Path, text: str, sa
 
     with pytest.raises(ConfigError, match=rf"client\.toml.*{said}"):
         read_client_transport(path)
+
+
+# Without voters: nobody names them.
+UNNAMED = ('voters = ["n1", "n2"]\n', "")
+
+
+def test_founding_has_a_table_of_its_own(write: Write) -> None:
+    """It says how many voters are expected, and who founds."""
+    plan = read_node_plan(write(UNNAMED, ("[machine]", '[founding]\nexpect = 3\ncluster = "shop"\n[machine]')))
+
+    assert plan.founding == Founding(3, cluster="shop")
+    plan.make_node()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("expect = 0", "node.toml: [founding]: expect = 0 is not allowed"),
+        ("", "node.toml: [founding]: expect is missing"),
+        ("expect = 3\nfounders = []", "founders"),
+        ("expect = 1", "node.toml: founder is not given, and with expect = 1 it may be number 0 or number 1"),
+    ],
+)
+def test_founding_that_is_wrong_is_one_line(table: str, message: str, write: Write) -> None:
+    """It names the file, and what is allowed."""
+    with pytest.raises(ConfigError) as caught:
+        read_node_plan(write(UNNAMED, ("[machine]", f"[founding]\n{table}\n[machine]"))).make_node()
+
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_founding_excludes_voters_and_joining(write: Write) -> None:
+    """In the file, and by the command line."""
+    founding = ("[machine]", "[founding]\nexpect = 3\n[machine]")
+    with pytest.raises(ConfigError, match="founding is given, and so is voters or join"):
+        read_node_plan(write(founding))
+    with pytest.raises(ConfigError, match="a cluster is to be founded, and --join is given"):
+        read_node_plan(write(UNNAMED, founding)).joining(())
+
+
+def test_command_line_comes_in_place_of_the_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods have one file, and say themselves who they are; a discovery that is another one has no options there."""
+    monkeypatch.setenv("CLUSTERCORE_MEMBERS", "n7=host:1")
+    path = write(UNNAMED, ("[machine]", '[founding]\nexpect = 5\nfounder = "n2"\n[machine]'))
+
+    plan = read_node_plan(path, NodeOverrides("n7", "n7.example:7101", "environment", 3))
+
+    assert (plan.node_id, plan.advertise) == ("n7", "n7.example:7101")
+    assert plan.founding == Founding(3, "n2")
+    assert type(plan.discovery).__name__ == "EnvironmentDiscovery"
+    assert type(read_node_plan(path, NodeOverrides(discovery="static")).discovery).__name__ == "StaticDiscovery"
+    assert read_node_plan(path, NodeOverrides(founder="n3")).founding == Founding(5, "n3")
+
+
+def test_what_is_no_table_is_left_for_the_file_to_be_refused(write: Write) -> None:
+    """The command line mends no file that is wrong."""
+    path = write(UNNAMED, ('node_id = "n1"', 'node_id = "n1"\nfounding = 5'))
+
+    with pytest.raises(ConfigError, match="founding = 5 is not allowed"):
+        read_node_plan(path, NodeOverrides(expect=3))
