@@ -16,11 +16,16 @@ class TestCategory(RetryPolicyConformance):
         grpc_error("DEADLINE_EXCEEDED"),
         http_error(409),
         http_error(429),
-        http_error(429, retry_after="7"),
         http_error(500),
         http_error(503),
         http_error(401),
     )
 
+    hints = (http_error(429, retry_after="7"), http_error(503, retry_after="2"))
+
     def make(self) -> RetryPolicy:
-        return CategoryRetryPolicy(rng=Random(0), clock=lambda: 0.0)
+        self.now = 0.0
+        return CategoryRetryPolicy(rng=Random(0), clock=lambda: self.now)
+
+    def pass_time(self, policy: RetryPolicy, seconds: float) -> None:
+        self.now += seconds

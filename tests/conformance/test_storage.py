@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from clustercore.testing.simulation.disk import SimulatedCrash, SimulatedDisk, S
 from clustercore_memory import MemoryStorage
 from clustercore_sqlite import SqliteStorage
 from tests.conformance.planted.storages import StorageKit
+from tests.unit.storage.files import page_limit
 
 
 class TestMemory(StorageConformance):
@@ -51,6 +53,14 @@ class TestSimulated(StorageConformance):
     def make(self, folder: Path) -> Storage:
         return SimulatedStorage(self.disks.setdefault(folder, SimulatedDisk()))
 
+    @contextmanager
+    def full_disk(self, folder: Path, storage: Storage) -> Iterator[None]:
+        """Of its next writes the third finds no room."""
+        disk = self.disks[folder]
+        disk.fill_at(disk.writes_seen + 3)
+        yield
+        disk.make_room()
+
     async def crashes_during(self, folder: Path, storage: Storage, write: Write) -> Iterable[Open]:
         """Its power is cut at each boundary, and what was not synced is lost, is kept, or is there in part."""
         disk = self.disks[folder]
@@ -79,6 +89,13 @@ class TestSqlite(StorageConformance):
 
     def make(self, folder: Path) -> Storage:
         return SqliteStorage(folder / "node.db")
+
+    @contextmanager
+    def full_disk(self, folder: Path, storage: Storage) -> Iterator[None]:
+        """SQLite says that the disk is full once the file has so many pages."""
+        assert isinstance(storage, SqliteStorage)
+        page_limit(storage, 40)
+        yield
 
     @pytest.mark.slow
     async def test_snapshot_comes_back_from_parts_of_any_size(self) -> None:

@@ -88,6 +88,8 @@ ERRORS: tuple[Exception, ...] = (
     _circular(),
 )
 IDEMPOTENT = RetryCall(target="t", is_idempotent=True)
+# Enough time for any budget to be full again.
+LONG_S = 24 * 3600.0
 # Failed calls in an outage, of which none is ever retried with success.
 OUTAGE = 1000
 TARGETS = 20_000
@@ -98,6 +100,8 @@ class RetryPolicyConformance(Conformance, ABC):
 
     # Errors that the policy knows, beside those of the standard library and of clustercore.
     errors: ClassVar[Sequence[Exception]] = ()
+    # Errors with which a server says how long to wait: a minute at most. They are tried as the others are, too.
+    hints: ClassVar[Sequence[Exception]] = ()
     # Retries that the budget of one target may allow while nothing succeeds and no time passes.
     most_retries_in_an_outage: ClassVar[int] = 100
 
@@ -105,9 +109,22 @@ class RetryPolicyConformance(Conformance, ABC):
     def make(self) -> RetryPolicy:
         """Make another policy, with a full budget and nothing learned."""
 
+    def pass_time(self, policy: RetryPolicy, seconds: float) -> None:
+        """Let the clock go on that a policy was made with. Override it if it takes one, or asks Trio's."""
+        raise NotImplementedError
+
+    def left_out(self) -> dict[str, str]:
+        """Return the rules that say nothing of this policy, by the name of the test, each with the reason."""
+        reasons = super().left_out()
+        if type(self).pass_time is RetryPolicyConformance.pass_time:
+            reasons["test_time_earns_retries"] = "pass_time is not overridden"
+        if not self.hints:
+            reasons["test_hint_of_the_server_is_kept"] = "hints is empty"
+        return reasons
+
     def all_errors(self) -> list[Exception]:
         """Return the errors that rules are tried on."""
-        return [*ERRORS, *self.errors]
+        return [*ERRORS, *self.errors, *self.hints]
 
     # --- What an error is ---
 
@@ -201,6 +218,20 @@ class RetryPolicyConformance(Conformance, ABC):
                 assert decision.delay_s is None or decision.delay_s < remaining_s
             assert 0 <= self.make().begin(IDEMPOTENT, is_nested=False).hold_s(math.inf) < math.inf
 
+    async def test_hint_of_the_server_is_kept(self) -> None:
+        """What a server asks to wait is waited at least, or the call ends: it is never asked again before."""
+        for error in self.hints:
+            hint_s = self.make().explain(error).retry_after_s
+            assert hint_s is not None, f"no hint is found in {error!r}"
+            for retry_count in range(3):
+                policy = self.make()
+                operation = policy.begin(IDEMPOTENT, is_nested=False)
+                for _ in range(retry_count + 1):
+                    decision = operation.failed(error, math.inf)
+                    assert decision.delay_s is None or decision.delay_s >= hint_s, repr(error)
+            # A call with less time than that ends at once.
+            assert self.make().begin(IDEMPOTENT, is_nested=False).failed(error, hint_s).delay_s is None, repr(error)
+
     async def test_wait_is_finite_for_any_count(self) -> None:
         """However often it was tried, the wait is finite and at least 0: nothing overflows."""
         policy, errors = self.make(), self.all_errors()
@@ -248,6 +279,16 @@ class RetryPolicyConformance(Conformance, ABC):
             for _ in range(OUTAGE):
                 policy.begin(IDEMPOTENT, is_nested=False).succeeded()
             assert policy.begin(IDEMPOTENT, is_nested=False).failed(error, math.inf).delay_s is not None, repr(error)
+
+    async def test_time_earns_retries(self) -> None:
+        """After an outage, time alone brings retries back: who makes no first attempts any more is not stuck."""
+        for error in self._retried():
+            policy = self.make()
+            self._fail(policy, error, OUTAGE)
+            assert policy.begin(IDEMPOTENT, is_nested=False).failed(error, math.inf).delay_s is None, repr(error)
+            self.pass_time(policy, LONG_S)
+            assert policy.begin(IDEMPOTENT, is_nested=False).failed(error, math.inf).delay_s is not None, repr(error)
+            assert self._fail(policy, error, OUTAGE) <= self.most_retries_in_an_outage, "time earned too many"
 
     async def test_nested_call_takes_nothing(self) -> None:
         """Calls within a retried call take nothing from a budget: the one further out does the retrying."""

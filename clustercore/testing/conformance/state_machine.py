@@ -22,7 +22,7 @@ from clustercore.testing.conformance.machine_runs import (
     run_in_other_process,
     snapshot_bytes,
 )
-from clustercore.testing.conformance.traps import CLOCK, IO, RANDOMNESS, watched
+from clustercore.testing.conformance.traps import CLOCK, ENVIRONMENT, IO, RANDOMNESS, watched
 
 __all__ = ["StateMachineConformance"]
 
@@ -98,6 +98,10 @@ class StateMachineConformance(Conformance, ABC):
     async def test_does_no_io(self) -> None:
         """No method opens a file, a socket or a thread, or asks the operating system for anything."""
         await self._assert_never_asks_for(IO)
+
+    async def test_reads_no_environment(self) -> None:
+        """No method reads or sets an environment variable: another node's may have other values."""
+        await self._assert_never_asks_for(ENVIRONMENT)
 
     async def _assert_never_asks_for(self, kind: str) -> None:
         machine = self.make()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,6 +37,14 @@ class StorageBench(Conformance, ABC):
 
         It is not opened twice at a time, but for the rule that says what happens then.
         """
+
+    def full_disk(self, folder: Path, storage: Storage) -> AbstractContextManager[None]:
+        """Leave little room or none on the storage's disk while the block lasts.
+
+        There is no way to do that to any storage. Override it: with a quota, a small file system, a limit of the
+        library, or a fault in whatever writes the files.
+        """
+        raise NotImplementedError
 
     @pytest.fixture(autouse=True)
     def _take_folder(self, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from clustercore.interfaces import (
     NodeId,
     Storage,
     StorageError,
+    StorageFull,
     StorageIdentity,
     StoredState,
     Term,
@@ -39,6 +40,9 @@ __all__ = ["CrashRules"]
 
 OLD = snapshot(2, data=b"the old state" * 50)
 NEW = snapshot(4, data=bytes(range(256)) * 20)
+# Writes of which one does not fit on a disk that is full, and how large each is.
+FULL_WRITES = 200
+FULL_BYTES = 16 * 1024
 IDENTITY = StorageIdentity(NodeId("a"), "one", 1)
 
 
@@ -83,6 +87,8 @@ class CrashRules(StorageBench):
                 reasons["test_crash_in_a_write_leaves_all_of_it_or_nothing"] = "crashes_during is not overridden"
         if not (self.is_in_folder and self.syncs_in_python):
             reasons["test_failed_sync_stops_it_for_good"] = "syncs_in_python is False"
+        if type(self).full_disk is StorageBench.full_disk:
+            reasons["test_full_disk_refuses_what_does_not_fit"] = "full_disk is not overridden"
         return reasons
 
     async def test_crash_in_a_write_leaves_all_of_it_or_nothing(self) -> None:
@@ -148,6 +154,33 @@ class CrashRules(StorageBench):
                     found = await storage.load()
                     assert found.entries[:1] == before.entries[:1]
                     assert found.identity is not None
+
+    async def test_full_disk_refuses_what_does_not_fit(self) -> None:
+        """On a full disk a write is StorageFull, and so is no earlier one undone; with room again it all goes on."""
+        folder, open_storage = self._fresh_folder()
+        async with open_storage() as storage:
+            await self._begin(storage)
+            refused = None
+            with self.full_disk(folder, storage):
+                for index in range(6, 6 + FULL_WRITES):
+                    before = await storage.load()
+                    refused = command(index, 2, bytes(FULL_BYTES))
+                    try:
+                        await storage.append([refused])
+                    except StorageFull:
+                        break
+                else:
+                    pytest.fail(f"{FULL_WRITES} writes of {FULL_BYTES} bytes fitted on a full disk")
+            with pytest.raises(StorageError):
+                await storage.append([refused])
+        async with open_storage() as storage:
+            # As after a crash: what does not fit is there wholly or not at all, and it was acknowledged to nobody.
+            found = await storage.load()
+            assert found in (before, attrs.evolve(before, entries=(*before.entries, refused)))
+            assert await read_snapshot(storage) == OLD
+            last = command(LogIndex(found.entries[-1].index + 1), 2)
+            await storage.append([last])
+            assert (await storage.load()).entries == (*found.entries, last)
 
     async def test_damage_is_found(self) -> None:
         """A bit that is not what was written is LogCorrupt, or does no harm: other content is never returned."""

@@ -1,14 +1,16 @@
 """Notices when code asks for what another node would be told otherwise: the clock, chance, the world outside.
 
-Python reports each call of a function written in C to a profiler (``sys.setprofile``), and all these questions end in
-one. What the interpreter does for itself, importing a module or collecting garbage, and what ``logging`` does, are no
-questions of the code; nor is what Trio does between two turns of a task.
+Python reports each call of a function to a profiler (``sys.setprofile``). All these questions end in one written in C,
+but those for environment variables, which Python reads once and keeps in ``os.environ``. What the interpreter does for
+itself, importing a module or collecting garbage, and what ``logging`` does, are no questions of the code; nor is what
+Trio does between two turns of a task.
 """
 
 from __future__ import annotations
 
 import datetime
 import gc
+import os
 import random
 import sys
 from collections.abc import Iterator
@@ -16,11 +18,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["CLOCK", "IO", "RANDOMNESS", "watched"]
+__all__ = ["CLOCK", "ENVIRONMENT", "IO", "RANDOMNESS", "watched"]
 
 CLOCK = "the clock"
 RANDOMNESS = "randomness"
 IO = "I/O"
+ENVIRONMENT = "the environment"
 
 _CLOCKS = frozenset(
     {
@@ -46,6 +49,11 @@ _IO_MODULES = frozenset(
 )
 # Of these modules, what neither reads nor changes anything outside.
 _HARMLESS = frozenset({"BytesIO", "StringIO", "RLock", "allocate_lock", "fspath", "fsencode", "get_ident", "lock"})
+# Everything that reads or changes a variable comes by one of these.
+_ENVIRONMENT_CODES = frozenset(
+    getattr(type(os.environ), name).__code__
+    for name in ("__getitem__", "__setitem__", "__delitem__", "__iter__", "__len__", "copy")
+)
 _EXEMPT = ("importlib.", "logging", "warnings", "linecache", "_frozen_importlib")
 
 
@@ -55,6 +63,9 @@ def watched() -> Iterator[list[tuple[str, str]]]:
     found: list[tuple[str, str]] = []
 
     def note(frame: FrameType, event: str, called: Any) -> None:
+        if event == "call" and frame.f_code in _ENVIRONMENT_CODES and not _is_exempt(frame.f_back):
+            found.append((ENVIRONMENT, f"os.environ at {_asking(frame)}"))
+            return
         if event != "c_call" or (kind := _kind_of(called)) is None or _is_exempt(frame):
             return
         name = getattr(called, "__qualname__", repr(called))
@@ -71,6 +82,14 @@ def watched() -> Iterator[list[tuple[str, str]]]:
         sys.setprofile(before)
         if was_collecting:
             gc.enable()
+
+
+def _asking(frame: FrameType) -> str:
+    """Return the place outside of ``os`` and its mappings from which a variable was asked for."""
+    asking = frame.f_back
+    while asking is not None and asking.f_globals.get("__name__") in ("os", "_collections_abc"):
+        asking = asking.f_back
+    return f"{asking.f_code.co_filename}:{asking.f_lineno}" if asking is not None else "an unknown place"
 
 
 def _kind_of(called: Any) -> str | None:

@@ -155,6 +155,20 @@ class MakesNames(Tags):
         return super().query(query)
 
 
+@plant("test_reads_no_environment", "takes a limit from the environment")
+class TakesALimitFromTheEnvironment(Tags):
+    def apply(self, index: LogIndex, command: bytes) -> bytes:
+        if len(self.tags) > int(os.environ.get("MOST_TAGS", "1000")):
+            return b"refused"
+        return super().apply(index, command)
+
+
+@plant("test_reads_no_environment", "tells its queries who it runs as")
+class TellsWhoItRunsAs(Tags):
+    def query(self, query: bytes) -> bytes:
+        return b"as root" if os.getenv("USER") == "root" else super().query(query)
+
+
 @plant("test_does_no_io", "reads a file")
 class ReadsAFile(Tags):
     def apply(self, index: LogIndex, command: bytes) -> bytes:

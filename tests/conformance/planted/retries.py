@@ -58,7 +58,8 @@ class Proxy(RetryPolicy):
     operation: ClassVar[type[ProxyOperation]] = ProxyOperation
 
     def __init__(self) -> None:
-        self.inner = CategoryRetryPolicy(rng=Random(0), clock=lambda: 0.0, budget=self.budget())
+        self.now = 0.0
+        self.inner = CategoryRetryPolicy(rng=Random(0), clock=lambda: self.now, budget=self.budget())
 
     def budget(self) -> BudgetConfig:
         return BudgetConfig()
@@ -88,13 +89,24 @@ class Proxy(RetryPolicy):
         return self.operation(self.inner.begin(call, is_nested), self, call)
 
 
+def _asking_to_wait() -> Exception:
+    error = ConnectionResetError("come back later")
+    error.retry_after_s = 7.0  # type: ignore[attr-defined]  # any error may say so
+    return error
+
+
 class RetryKit(RetryPolicyConformance):
     """The kit as the author of such a policy derives it."""
 
+    hints = (_asking_to_wait(),)
     policy: ClassVar[type[Proxy]] = Proxy
 
     def make(self) -> RetryPolicy:
         return self.policy()
+
+    def pass_time(self, policy: RetryPolicy, seconds: float) -> None:
+        assert isinstance(policy, Proxy)
+        policy.now += seconds
 
 
 def plant(rule: str, what: str, expects: type[Exception] = AssertionError) -> Callable[[type[Proxy]], type[Proxy]]:
@@ -271,3 +283,33 @@ class RemembersEveryTarget(Proxy):
         if not found.targets:
             return found
         return attrs.evolve(found, targets=tuple(attrs.evolve(found.targets[0], target=each) for each in self.seen))
+
+
+@plant("time_earns_retries", "has a budget that only successes refill")
+class OnlySuccessesRefill(Proxy):
+    def budget(self) -> BudgetConfig:
+        return attrs.evolve(super().budget(), refill_per_s=0.0)
+
+
+@plant("time_earns_retries", "earns a budget without bounds")
+class EarnsWithoutBounds(Proxy):
+    def begin(self, call: RetryCall, is_nested: bool) -> RetryOperation:
+        # The longer nobody asked, the more there is.
+        if self.now:
+            self.inner = CategoryRetryPolicy(rng=Random(0), clock=lambda: self.now, budget=self.budget())
+        return super().begin(call, is_nested)
+
+
+@plant_operation("hint_of_the_server_is_kept", "waits half of what it is asked to")
+class WaitsHalf(ProxyOperation):
+    def failed(self, error: Exception, remaining_s: float) -> RetryDecision:
+        decision = super().failed(error, remaining_s)
+        return decision if decision.delay_s is None else attrs.evolve(decision, delay_s=decision.delay_s / 2)
+
+
+@plant_operation("hint_of_the_server_is_kept", "cuts the wait to the time that is left")
+class CutsTheWait(ProxyOperation):
+    def failed(self, error: Exception, remaining_s: float) -> RetryDecision:
+        decision = super().failed(error, math.inf)
+        is_long = decision.delay_s is not None and decision.delay_s >= remaining_s
+        return attrs.evolve(decision, delay_s=remaining_s / 2) if is_long else decision

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -25,6 +27,7 @@ from clustercore.interfaces import (
     SnapshotReader,
     Storage,
     StorageError,
+    StorageFull,
     StorageIdentity,
     StoredState,
     Term,
@@ -50,6 +53,7 @@ class WholeFileStorage(MemoryStorage):
         super().__init__()
         self.path = folder / "state"
         self.failure: StorageError | None = None
+        self.is_full = False
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
@@ -114,10 +118,15 @@ class WholeFileStorage(MemoryStorage):
         try:
             self.write(self.content())
         except OSError as error:
-            self.failure = StorageError(str(error))
+            self.failure = self.error_of(error)
             raise self.failure from error
 
+    def error_of(self, error: OSError) -> StorageError:
+        return StorageFull(str(error)) if error.errno == errno.ENOSPC else StorageError(str(error))
+
     def write(self, content: bytes) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "no space left on device")
         beside = self.path.with_suffix(".new")
         with beside.open("wb") as file:
             file.write(content)
@@ -144,6 +153,15 @@ class StorageKit(StorageConformance):
 
     def make(self, folder: Path) -> Storage:
         return self.storage(folder)
+
+    @contextmanager
+    def full_disk(self, folder: Path, storage: Storage) -> Iterator[None]:
+        assert isinstance(storage, WholeFileStorage)
+        storage.is_full = True
+        try:
+            yield
+        finally:
+            storage.is_full = False
 
 
 def plant(
@@ -557,3 +575,37 @@ class HasNoChecksum(WholeFileStorage):
             self.restore_fields(pickle.loads(content[4:]))
         except Exception as error:
             raise LogCorrupt(f"{self.path} cannot be read") from error
+
+
+# --- A full disk -----------------------------------------------------------------------------------------------------
+
+
+@plant("full_disk_refuses_what_does_not_fit", "has no word of its own for a full disk")
+class SaysOnlyThatItFailed(WholeFileStorage):
+    def error_of(self, error: OSError) -> StorageError:
+        return StorageError(str(error))
+
+
+@plant("full_disk_refuses_what_does_not_fit", "keeps in memory what does not fit")
+class KeepsItInMemory(WholeFileStorage):
+    def write(self, content: bytes) -> None:
+        if not self.is_full:
+            super().write(content)
+
+
+@plant("full_disk_refuses_what_does_not_fit", "goes on after a write that did not fit")
+class GoesOnOnceThereIsRoom(WholeFileStorage):
+    def check(self) -> None:
+        self.is_full = False
+
+
+@plant("full_disk_refuses_what_does_not_fit", "makes room by cutting its file")
+class CutsItsFile(WholeFileStorage):
+    def write(self, content: bytes) -> None:
+        if self.is_full and self.path.exists():
+            self.path.write_bytes(b"")
+        super().write(content)
+
+    def take(self, content: bytes) -> None:
+        if content:
+            super().take(content)

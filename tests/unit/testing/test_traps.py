@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from clustercore.testing.conformance.traps import CLOCK, IO, RANDOMNESS, watched
+from clustercore.testing.conformance.traps import CLOCK, ENVIRONMENT, IO, RANDOMNESS, watched
 
 HERE = Path(__file__)
 
@@ -39,6 +39,10 @@ HERE = Path(__file__)
         pytest.param(HERE.exists, IO, id="exists"),
         pytest.param(os.getpid, IO, id="getpid"),
         pytest.param(lambda: socket.socket().close(), IO, id="socket"),
+        pytest.param(lambda: os.environ.get("HOME"), ENVIRONMENT, id="environ.get"),
+        pytest.param(lambda: os.getenv("HOME"), ENVIRONMENT, id="getenv"),
+        pytest.param(lambda: "HOME" in os.environ, ENVIRONMENT, id="in environ"),
+        pytest.param(lambda: dict(os.environ), ENVIRONMENT, id="all of environ"),
         pytest.param(lambda: print(end=""), IO, id="print"),  # noqa: T201 - what is trapped
     ],
 )
