@@ -67,9 +67,13 @@ class ReplicatedState:
             raise MalformedOperation("a session entry in the log has no leader's stamp")
 
         def run(command: SessionCommand) -> bytes | None:
-            return self._run(entry, command.version, command.command)
+            return self._run_in_session(entry, command)
 
         return self.sessions.apply(entry.index, entry.term, operation, stamp, run)
+
+    def _run_in_session(self, entry: Entry, command: SessionCommand) -> bytes | None:
+        """Apply a command that the table has no outcome of yet."""
+        return self._run(entry, command.version, command.command)
 
     def _apply_version_entry(self, entry: Entry) -> bytes:
         content = decode_version_entry(entry.command)

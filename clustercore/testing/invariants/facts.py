@@ -70,6 +70,11 @@ class Disk(Protocol):
         """The members that the disk names, ascending by index: the snapshot's first, if there is one."""
         ...
 
+    @property
+    def configuration_index(self) -> LogIndex:
+        """The entry that named them; what the snapshot covers if it did, and BEFORE_LOG if nothing has."""
+        ...
+
     def term_at(self, index: LogIndex) -> Term | None:
         """Return the term of a stored entry, or None if only a snapshot covers it, or nothing does."""
         ...
@@ -127,6 +132,11 @@ class Node(Protocol):
         ...
 
     @property
+    def has_sound_disk(self) -> bool:
+        """Whether what its disk holds is as it was written."""
+        ...
+
+    @property
     def incarnation(self) -> str:
         """The identity of that disk's storage."""
         ...
@@ -172,6 +182,11 @@ class World(Protocol):
     @property
     def nodes(self) -> Mapping[NodeId, Node]:
         """Every node that ever was, by name."""
+        ...
+
+    @property
+    def committed(self) -> LogIndex:
+        """The highest index that was ever committed anywhere."""
         ...
 
     def clock_of(self, node: Any) -> float:
@@ -266,6 +281,9 @@ class Invariant:
 
     def committed(self, world: World, node: Node, first: LogIndex, last: LogIndex) -> None:
         """A node knows these entries, both inclusive, for committed; some of them, perhaps, as the first."""
+
+    def applied_once(self, world: World, session_id: int, sequence: int, index: LogIndex) -> None:
+        """A machine has applied a command of a session, for the entry at ``index``."""
 
     def settled(self, world: World, node: Node, seen: Seen) -> None:
         """An event at a node is over; ``seen`` is what it showed before."""

@@ -32,6 +32,7 @@ from clustercore.testing.invariants.only_voters_lead import OnlyVotersLead
 from clustercore.testing.invariants.quorum_intersection import QuorumIntersection
 from clustercore.testing.invariants.read_index import ReadIndex
 from clustercore.testing.invariants.recovery import Recovery
+from clustercore.testing.invariants.sessions_apply_once import SessionsApplyOnce
 from clustercore.testing.invariants.snapshot_keeps_suffix import SnapshotKeepsSuffix
 from clustercore.testing.invariants.stale_messages import StaleMessages
 from clustercore.testing.invariants.state_machine_safety import StateMachineSafety
@@ -71,6 +72,7 @@ PROPERTIES: tuple[type[Invariant], ...] = (
     OneAnswer,
     Bookkeeping,
     Leases,
+    SessionsApplyOnce,
 )
 
 
@@ -97,6 +99,7 @@ class Invariants(Watcher):
         self._on_started, self._on_received, self._on_acted = of("started"), of("received"), of("acted")
         self._on_released, self._on_stored, self._on_settled = of("released"), of("stored"), of("settled")
         self._on_appended, self._on_replaced = of("appended"), of("replaced")
+        self._on_applied_once = of("applied_once")
         self._on_took_office, self._on_committed = of("took_office"), of("committed")
 
     # --- Watcher ---
@@ -138,6 +141,11 @@ class Invariants(Watcher):
         """Pass it on."""
         for hook in self._on_released:
             hook(world, node, packet)
+
+    def applied_once(self, world: World, session_id: int, sequence: int, index: LogIndex) -> None:
+        """Pass it on."""
+        for hook in self._on_applied_once:
+            hook(world, session_id, sequence, index)
 
     def stored(self, world: World, node: Node, write: Write) -> None:
         """Pass it on."""

@@ -25,9 +25,14 @@ from clustercore.raft.types import (
     SnapshotMetadata,
     Term,
 )
+from clustercore.runtime.session_entries import SessionCommand, decode_session_entry
+from clustercore.runtime.session_table import SessionTable
 from clustercore.testing.violation import PropertyViolated
 
 __all__ = ["Disk", "Machine", "OwnSnapshot", "Snapshot", "Write"]
+
+# Of a machine's digest.
+_DIGEST_BYTES = 8
 
 
 @attrs.frozen
@@ -190,30 +195,51 @@ class Disk:
 
 @attrs.define
 class Machine:
-    """The smallest state machine that tells two histories apart: a digest of all it was given."""
+    """The smallest state machine that tells two histories apart: a digest of all it was given, and the sessions."""
 
     index: LogIndex = BEFORE_LOG
     term: Term = NO_TERM
     digest: bytes = b""
+    sessions: SessionTable = attrs.field(factory=SessionTable, eq=False)
 
-    def apply(self, entry: Entry) -> None:
-        """Take one committed entry."""
+    def apply(self, entry: Entry) -> SessionCommand | None:
+        """Take one committed entry; return the command of a session that was applied with it, if one was."""
         if entry.index != self.index + 1:
             raise PropertyViolated(
                 "state machine safety", f"entry {entry.index} is applied after {self.index}", "Raft Figure 3, §5.4.3"
             )
         content = b"%d %d " % (entry.term, entry.kind) + entry.command
         self.index, self.term = entry.index, entry.term
-        self.digest = hashlib.sha256(self.digest + content).digest()[:8]
+        ran = self._apply_in_session(entry) if entry.kind is EntryKind.SESSION else None
+        content += b" applied" if ran is not None else b""
+        self.digest = hashlib.sha256(self.digest + content).digest()[:_DIGEST_BYTES]
+        return ran
+
+    def _apply_in_session(self, entry: Entry) -> SessionCommand | None:
+        """As a node does: the table says whether a command was applied before."""
+        operation, stamp = decode_session_entry(entry.command)
+        assert stamp is not None
+        ran: list[SessionCommand] = []
+
+        def run(command: SessionCommand) -> bytes:
+            ran.append(command)
+            return b""
+
+        self.sessions.apply(entry.index, entry.term, operation, stamp, run)
+        return ran[0] if ran else None
 
     def snapshot(self, configuration: Configuration, snapshot_id: SnapshotId) -> Snapshot:
         """Return the whole state, with the members that counted as of it."""
-        return Snapshot(SnapshotMetadata(self.index, self.term, configuration, snapshot_id), self.digest)
+        return Snapshot(SnapshotMetadata(self.index, self.term, configuration, snapshot_id), self._encoded())
+
+    def _encoded(self) -> bytes:
+        return self.digest + self.sessions.encode()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what a snapshot says."""
         self.index, self.term = snapshot.last_included_index, snapshot.metadata.last_included_term
-        self.digest = snapshot.data
+        self.digest, encoded = snapshot.data[:_DIGEST_BYTES], snapshot.data[_DIGEST_BYTES:]
+        self.sessions = SessionTable.decode(encoded)
 
 
 def _break(text: str) -> NoReturn:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from clustercore.raft.messages import AppendEntriesResponse, InstallSnapshotResponse, RequestVoteResponse
-from clustercore.raft.types import Configuration, NodeId
+from clustercore.raft.types import NodeId
+from clustercore.testing.invariants import atlas
 from clustercore.testing.protocol.plan import WorldPlan
-from clustercore.testing.protocol.world import Node, World
+from clustercore.testing.protocol.world import World
 
 __all__ = [
     "both_ways",
@@ -18,7 +19,6 @@ __all__ = [
     "cut_one_way",
     "isolate_leader",
     "lose_disk",
-    "may_lose_disk",
     "partition",
 ]
 
@@ -54,56 +54,16 @@ def crash_after_promise(world: World, first: int, second: int) -> None:
 
 def lose_disk(world: World, plan: WorldPlan, name: NodeId) -> bool:
     """Take a voter's disk, if what is committed survives that; return whether it did."""
-    if not (plan.loses_disks and may_lose_disk(world, name)):
+    if not (plan.loses_disks and atlas.may_lose_disk(world, name)):
         return False
     world.lose_disk(name)
     world.start(name)
     return True
 
 
-def may_lose_disk(world: World, name: NodeId) -> bool:
-    """Say whether the cluster can bear the loss of this disk: no protocol survives that of more than it has spare.
-
-    Whatever quorum of voters that still have their disks comes together must have somebody with all that is committed.
-    """
-    if not world.committed:
-        return False
-    knower = max(world.nodes.values(), key=lambda node: node.core.state.commit_index)
-    state = knower.core.state
-    term = state.log.term_at(world.committed)
-    configuration = state.configuration
-    if term is None or configuration.is_joint or not configuration.is_formed:
-        return False
-    if any(_counts_others(world, node) for node in world.nodes.values()):
-        # Members that are not committed yet may count on this very disk.
-        return False
-    voters = [world.nodes[voter] for voter in configuration.voters]
-    if len(voters) < 3 or any(_misses_its_disk(configuration, voter) for voter in voters):
-        return False
-    without = [voter for voter in voters if not voter.disk.holds(world.committed, term) and voter.node_id != name]
-    # The one that lost its disk votes for nobody.
-    return 2 * len(without) <= len(voters)
-
-
-def _counts_others(world: World, node: Node) -> bool:
-    return max(node.disk.configuration_index, node.core.state.configurations.latest_index) > world.committed
-
-
-def _misses_its_disk(configuration: Configuration, voter: Node) -> bool:
-    server = configuration.get(voter.node_id)
-    return server is not None and server.incarnation != voter.incarnation
-
-
 def come_back(world: World, choice: int) -> None:
     """Let a node that was removed, or never added, come back under its name with an empty disk."""
-    knower = max(world.nodes.values(), key=lambda node: node.core.state.commit_index)
-    committed = knower.core.state.configurations.at(world.committed)
-    named = set(committed.members)
-    for node in world.nodes.values():
-        # A change under way may name it again, and some may not know yet that it was removed.
-        named |= (node.disk.configuration or node.configuration).members - {node.node_id}
-        named |= node.core.state.configuration.members - {node.node_id} if node.is_up else set()
-    gone = [name for name in world.nodes if name not in named]
+    gone = atlas.outsiders(world)
     if gone:
         name = gone[choice % len(gone)]
         world.lose_disk(name, is_outsider=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
+from clustercore.raft.entry import EntryKind
 from clustercore.raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -15,16 +16,26 @@ from clustercore.raft.messages import (
     RequestVoteResponse,
 )
 from clustercore.raft.types import Configuration, NodeId, ReadId, Role, Server
+from clustercore.runtime.session_entries import (
+    OpenSession,
+    Operation,
+    SessionCommand,
+    Stamp,
+    encode_operation,
+    encode_stamp,
+)
 from clustercore.testing.protocol import faults
 from clustercore.testing.protocol.choices import Choice, Kind
 from clustercore.testing.protocol.plan import WorldPlan
 from clustercore.testing.protocol.spells import REIGN_BEATS, calm, depose, reign, stand, talk
-from clustercore.testing.protocol.world import World
+from clustercore.testing.protocol.world import Node, World
 
 __all__ = ["carry_out", "place_on_link", "target_members"]
 
 # A pool this large only grows stale; the oldest messages are lost then.
 MAX_POOL = 120
+# Longer than most runs, and shorter than some.
+_SESSION_TTL_MS = 20_000
 
 
 def carry_out(world: World, plan: WorldPlan, choice: Choice, number: int = 0) -> None:
@@ -190,8 +201,24 @@ def _propose(world: World, plan: WorldPlan, first: int, second: int, number: int
     leader = world.leader()
     # Mostly at a leader; else the proposal is refused, and that is all.
     name = _name(world, first) if leader is None or second % 8 == 0 else leader.node_id
-    if world.nodes[name].is_up:
+    if not world.nodes[name].is_up:
+        return
+    if plan.has_sessions and second // 24 % 3 == 0:
+        world.propose(name, [_in_session(world.nodes[name], first)], kinds=[EntryKind.SESSION])
+    else:
         world.propose(name, [b"%d.%d" % (number, part) for part in range(1 + second % 3)])
+
+
+def _in_session(node: Node, first: int) -> bytes:
+    """Return an entry that opens a session, or one of a few commands of the first: so most are repetitions."""
+    known = node.machine.sessions.session_ids
+    sequence = first // 8 % 4
+    operation: Operation = OpenSession(ttl_ms=_SESSION_TTL_MS)
+    if known and sequence:
+        operation = SessionCommand(known[first // 32 % len(known)], sequence, 1, (), 1, b"in session")
+    # A leader's clock never goes back; that of a term that nobody leads any more does not count.
+    stamp = Stamp(int(node.clock * 1000), max_sessions=2, max_outstanding=8, max_result_bytes=1000)
+    return encode_operation(operation) + encode_stamp(stamp)
 
 
 def _read(world: World, plan: WorldPlan, first: int, second: int, number: int) -> None:

@@ -87,6 +87,11 @@ class WorldPlan:
         return tuple(f"n{number}" for number in range(1, self.voters + self.spares + 1))
 
     @property
+    def has_sessions(self) -> bool:
+        """Whether some commands are of sessions: in snapshots these take more than a few bytes, each a message then."""
+        return self.chunk_bytes >= 100
+
+    @property
     def max_clock_drift(self) -> float:
         """What the cores are told of the clocks; leases hold only if ``has_true_drift``."""
         return min(max(self._spread - 1, 0.0), 0.99)

@@ -32,6 +32,7 @@ from clustercore.raft.effects import (
     Send,
     SendSnapshot,
 )
+from clustercore.raft.entry import EntryKind
 from clustercore.raft.messages import InstallSnapshotRequest, RaftMessage
 from clustercore.raft.types import BEFORE_LOG, Configuration, LogIndex, NodeId, ReadId, Role, SnapshotId, WriteId
 from clustercore.testing.protocol.disk import Disk, Machine, OwnSnapshot, Snapshot, Write
@@ -89,6 +90,11 @@ class Node:
     snapshot_asked: LogIndex = BEFORE_LOG
 
     @property
+    def has_sound_disk(self) -> bool:
+        """Whether what its disk holds is as it was written: here disks are lost whole, or not at all."""
+        return True
+
+    @property
     def incarnation(self) -> str:
         """The identity of its storage."""
         return f"{self.node_id}/{self.storage}"
@@ -117,6 +123,9 @@ class Watcher:
 
     def stored(self, world: World, node: Node, write: Write) -> None:
         """A write is about to be durable."""
+
+    def applied_once(self, world: World, session_id: int, sequence: int, index: LogIndex) -> None:
+        """A machine has applied a command of a session, for the entry at ``index``."""
 
     def torn(self, world: World, node: Node, write: Write) -> None:
         """A write is cut off by a crash."""
@@ -223,6 +232,7 @@ class World:
         self._on_started, self._on_crashed, self._on_settled = of("started"), of("crashed"), of("settled")
         self._on_received, self._on_acted, self._on_released = of("received"), of("acted"), of("released")
         self._on_lost, self._on_stored, self._on_torn = of("lost"), of("stored"), of("torn")
+        self._on_applied_once = of("applied_once")
         self._on_asked, self._on_snapshotted, self._on_links = of("asked"), of("snapshotted"), of("links_changed")
 
     def _tell(self, hooks: list[Callable[..., None]], *arguments: Any) -> None:
@@ -476,11 +486,11 @@ class World:
 
     # --- The owner ---
 
-    def propose(self, name: NodeId, commands: Sequence[bytes]) -> Effects:
-        """Propose commands at a node."""
+    def propose(self, name: NodeId, commands: Sequence[bytes], *, kinds: Sequence[EntryKind] = ()) -> Effects:
+        """Propose commands at a node, as entries of these kinds."""
         node = self.nodes[name]
         self.events += 1
-        return self._act(node, node.core.propose(commands, self.clock_of(node)))
+        return self._act(node, node.core.propose(commands, self.clock_of(node), kinds=kinds))
 
     def read(self, name: NodeId, read_ids: Sequence[ReadId]) -> Effects:
         """Ask a node for an index to read at."""
@@ -553,7 +563,9 @@ class World:
                     node.writes.append(effect)
                 case Apply():
                     for entry in effect.entries:
-                        node.machine.apply(entry)
+                        command = node.machine.apply(entry)
+                        if command is not None:
+                            self._tell(self._on_applied_once, command.session_id, command.sequence, entry.index)
                 case SendSnapshot():
                     node.orders.append(effect)
                 case RestoreSnapshot():
