@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,10 +12,10 @@ import pytest
 
 from clustercore.testing.protocol.runs import run_seed
 from clustercore.testing.trace.events import Violated
-from clustercore.testing.trace.failures import FOLDER_VARIABLE, with_violation
+from clustercore.testing.trace.failures import with_violation
 from clustercore.testing.violation import PropertyViolated
 
-__all__ = ["Finding", "campaign", "chaos", "test"]
+__all__ = ["Finding", "campaign", "nodes", "test"]
 
 
 @attrs.frozen
@@ -48,20 +47,15 @@ def campaign(order: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(run.violated or "", text if run.error is not None else "", run.events)
 
 
-def chaos(order: Mapping[str, Any]) -> Iterator[Finding]:
-    """Real nodes under random faults."""
+def nodes(order: Mapping[str, Any]) -> Iterator[Finding]:
+    """Random worlds of whole nodes under faults."""
     # Only this hunt needs it, and importing it costs as much as some hunts take.
-    from tests.simulation.chaos import run_chaos
+    from clustercore.testing.simulation.level import NodeLevel
 
-    with tempfile.TemporaryDirectory() as traces:
-        os.environ[FOLDER_VARIABLE] = traces
-        for seed in range(max(1, order["seeds"] // 75)):
-            try:
-                run_chaos(seed)
-            except Exception as error:  # noqa: BLE001 - as above
-                yield Finding.of(error, 0)
-            else:
-                yield Finding()
+    level = NodeLevel()
+    for seed in range(max(1, order["seeds"] // 30)):
+        found = level.run(seed)
+        yield Finding(found.violated or "", found.text.partition("\n")[0], found.events)
 
 
 class _Failures:

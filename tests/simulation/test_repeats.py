@@ -115,7 +115,8 @@ def test_world_is_drawn_from_its_seed() -> None:
 
     assert worlds == [draw_world(seed) for seed in range(200)]
     assert {world.nodes for world in worlds} == set(range(1, 8))
-    assert {fault for world in worlds for fault in world.faults} >= {"one_way", "bridge", "pause", "rot", "lose_disk"}
+    drawn = {fault for world in worlds for fault in world.faults}
+    assert drawn >= {"one_way", "bridge", "pause", "flip_bit", "misdirect", "lose_disk", "come_back"}
     assert {world.network.is_ordered for world in worlds} == {True, False}
     assert max(rate for world in worlds for rate in world.clock_rates) > 1.5
     assert all(world.describe().startswith(f"nodes={world.nodes}") for world in worlds)

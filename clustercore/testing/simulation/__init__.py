@@ -5,7 +5,7 @@ alone: ``run_cluster`` for a run that a test directs step by step, ``SimulatedDi
 """
 
 from clustercore.testing.simulation.chance import Chance
-from clustercore.testing.simulation.cluster import MAX_NODES, SimulatedCluster, SimulatedNode, eventually
+from clustercore.testing.simulation.cluster import SimulatedCluster, SimulatedNode, eventually
 from clustercore.testing.simulation.disk import (
     Boundary,
     Content,
@@ -19,7 +19,7 @@ from clustercore.testing.simulation.running import run_cluster
 from clustercore.testing.simulation.scheduler import Process, Scheduler
 from clustercore.testing.simulation.simulating import Simulation, SimulationReport, simulate
 from clustercore.testing.simulation.transport import SimulatedTransport
-from clustercore.testing.simulation.worlds import QUIET, SimulatedWorld, draw_world
+from clustercore.testing.simulation.worlds import MAX_NODES, QUIET, SimulatedWorld, draw_world
 
 __all__ = [
     "MAX_NODES",

@@ -35,15 +35,13 @@ from clustercore.testing.simulation.network import NetworkOptions, SimulatedNetw
 from clustercore.testing.simulation.scheduler import Process, Scheduler
 from clustercore.testing.simulation.transport import SimulatedTransport
 from clustercore.testing.simulation.watching import Watch
+from clustercore.testing.simulation.worlds import MAX_NODES, NAMES
 from clustercore.testing.trace import Recorder
 from clustercore.testing.violation import PropertyViolated
 
-__all__ = ["MAX_NODES", "SimulatedCluster", "SimulatedNode", "eventually"]
+__all__ = ["SimulatedCluster", "SimulatedNode", "eventually"]
 
 MachineT = TypeVar("MachineT", bound=StateMachine)
-
-MAX_NODES = 7
-_NAMES = "abcdefg"
 
 # Virtual seconds that a cluster gets to do what it must do in the end: dozens of elections.
 PATIENCE_S = 120.0
@@ -161,7 +159,7 @@ class SimulatedCluster(Generic[MachineT]):
         nursery.start_soon(self.network.run)
         if watch is not None:
             self.network.on_send = watch.released
-        self.names = _NAMES[:size]
+        self.names = NAMES[:size]
         # What a node that is started from now on runs.
         self.make_machine = machine
         self.scheduler = scheduler
@@ -350,6 +348,8 @@ class SimulatedCluster(Generic[MachineT]):
         """Put an empty disk into a machine that is off: all it ever promised is forgotten."""
         machine = self.machines[name]
         assert machine.is_off, f"{name} is on"
+        if self._watch is not None:
+            self._watch.lost_disk(name)
         machine.disk = machine.disk.empty()
         machine.wipes += 1
 

@@ -26,11 +26,12 @@ At a boundary before RETURNED the write never returns: it raises SimulatedCrash,
 errors takes it for one. At RETURNED it returns, ``cut_power`` has been called, and the node does what it can until its
 next checkpoint. From the crash on every call on the disk raises SimulatedCrash: the machine is off.
 
-What WRITTEN leaves is chosen by a generator seeded with the disk's seed and the boundary's number, and so is the same
-in each run. For ``append`` it is what the contract of Storage allows: the old log; or the replaced suffix gone and any
-number of the new entries, from none to all. Other writes are there wholly or not at all.
+What WRITTEN leaves is any of the write's sectors, and any not: chosen by a generator seeded with the disk's seed and
+the boundary's number, and so the same in each run. What is found again is what ``journal`` makes of the sectors, which
+is what the contract of Storage allows. For ``append`` it is the old log; or the replaced suffix gone and any number of
+the new entries, from none to all. Other writes are there wholly or not at all.
 
-Faults that are no crash: ``fail_fsync_at``, ``fill_at``, ``stall``, ``rot``.
+Faults that are no crash: ``fail_fsync_at``, ``fill_at``, ``stall``, ``flip_bit``, ``misdirect``.
 """
 
 from __future__ import annotations
@@ -48,7 +49,6 @@ from clustercore.interfaces import (
     Entry,
     HardState,
     InvariantError,
-    LogCorrupt,
     LogIndex,
     SnapshotId,
     SnapshotMetadata,
@@ -59,7 +59,9 @@ from clustercore.interfaces import (
     StorageIdentity,
     StoredState,
 )
+from clustercore.testing.simulation import journal
 from clustercore.testing.simulation.chance import Chance
+from clustercore.testing.simulation.journal import Content, Journal, Record
 
 __all__ = ["Boundary", "Content", "SimulatedCrash", "SimulatedDisk", "SimulatedStorage", "Unsynced"]
 
@@ -89,28 +91,11 @@ class Unsynced(Enum):
 
 
 @attrs.frozen
-class Content:
-    """All that a disk holds for certain. Parts of a snapshot that is not installed need not survive, and so do not."""
+class _Change:
+    """A write: its records, and what is on the disk once it is synced."""
 
-    state: StoredState = attrs.field(factory=StoredState)
-    # The bytes of the stored snapshot.
-    snapshot_data: bytes = b""
-
-
-@attrs.frozen
-class _Outcomes:
-    """A write, as what an interruption can leave on the disk, numbered: 0 is the old content, the last the new one."""
-
-    count: int
-    make: Callable[[int], Content]
-
-    @property
-    def old(self) -> Content:
-        return self.make(0)
-
-    @property
-    def new(self) -> Content:
-        return self.make(self.count - 1)
+    records: Sequence[Record]
+    content: Content
 
 
 @attrs.define
@@ -134,13 +119,14 @@ class SimulatedDisk:
     def __init__(
         self, content: Content | None = None, *, seed: int | str = 0, write_s: float = 0.0, jitter_s: float = 0.0
     ) -> None:
-        # What survives a power cut at this moment.
+        # What survives a power cut at this moment; and the sectors that it is made of.
         self._synced = content or Content()
+        self._journal = _journal_of(self._synced)
         self._seed = seed
         self._write_s = write_s
+        self._slower_s = 0.0
         self._jitter_s = jitter_s
         self._chance = Chance(f"{seed}/latency")
-        self._is_rotten = False
         self._boundaries_seen = 0
         self._writes_seen = 0
         self._planned_crash: _PlannedCrash | None = None
@@ -153,7 +139,7 @@ class SimulatedDisk:
         self._moving = trio.Event()
         self._moving.set()
         # The write that was handed over and is not synced; None between writes.
-        self._in_flight: _Outcomes | None = None
+        self._in_flight: _Change | None = None
         self._is_open = False
 
     # -- What the test plans --
@@ -175,7 +161,7 @@ class SimulatedDisk:
         if self._crashed:
             return
         if self._in_flight is not None:
-            self._synced = self._choose(self._in_flight, unsynced)
+            self._settle(self._in_flight, unsynced)
         self._crashed = True
         self._moving.set()
 
@@ -193,6 +179,10 @@ class SimulatedDisk:
         """
         self._full_from = write
 
+    def slow_down(self, by_s: float) -> None:
+        """Let each write take so much longer from now on, in seconds; 0 ends it."""
+        self._slower_s = by_s
+
     def make_room(self) -> None:
         """End what ``fill_at`` began."""
         self._full_from = None
@@ -202,12 +192,16 @@ class SimulatedDisk:
         self._planned_crash = self._full_from = None
         self._failing_fsyncs.clear()
 
-    def rot(self) -> None:
-        """Damage what is stored, in a way that its checksums show: bits that flipped, or a write that went elsewhere.
+    def flip_bit(self) -> bool:
+        """Flip a bit of what is stored. Say whether so much was stored that it could be told from a torn write.
 
         Whoever reads it from the disk gets LogCorrupt. What was read before is in memory, and stays as it is.
         """
-        self._is_rotten = True
+        return self._journal.flip(self._chance)
+
+    def misdirect(self) -> bool:
+        """Let a sector of the last write have gone elsewhere, over what is stored there. Else as ``flip_bit``."""
+        return self._journal.misdirect(self._chance)
 
     @contextmanager
     def stall(self) -> Iterator[None]:
@@ -264,8 +258,8 @@ class SimulatedDisk:
         """
         if not self._crashed:
             raise RuntimeError("this disk has not crashed")
-        disk = SimulatedDisk(self._synced, seed=self._seed, write_s=self._write_s, jitter_s=self._jitter_s)
-        disk._is_rotten = self._is_rotten
+        disk = self.empty()
+        disk._synced, disk._journal = self._synced, self._journal.copy()
         return disk
 
     def empty(self) -> SimulatedDisk:
@@ -279,6 +273,7 @@ class SimulatedDisk:
         self.check_power()
         if self._is_open:
             raise StorageError("another storage has this simulated disk open")
+        self._recover()
         self._is_open = True
 
     def close(self) -> None:
@@ -292,10 +287,16 @@ class SimulatedDisk:
 
     def check_sound(self) -> None:
         """Raise LogCorrupt if what is stored is damaged."""
-        if self._is_rotten:
-            raise LogCorrupt("a checksum on the simulated disk is wrong")
+        if self._journal.is_damaged:
+            self._journal.copy().recover()
 
-    async def write(self, outcomes: _Outcomes) -> None:
+    def _recover(self) -> None:
+        """Read every sector."""
+        found = self._journal.recover()
+        if found != self._synced:
+            raise InvariantError(f"the simulated disk has {found}, not what was synced: {self._synced}")
+
+    async def write(self, change: _Change) -> None:
         """Carry out one write, past its four boundaries and through whatever is planned for it.
 
         Cancellation: may raise Cancelled before BEFORE, never after.
@@ -307,20 +308,18 @@ class SimulatedDisk:
         self._pass(Boundary.BEFORE)
         if self._full_from is not None and write >= self._full_from:
             raise StorageFull(f"the simulated disk is full at write {write}")
-        self._in_flight = outcomes
+        self._in_flight = change
         self._pass(Boundary.WRITTEN)
         await self._wait_for_disk()
         if write in self._failing_fsyncs:
-            self._synced = self._choose(outcomes, Unsynced.BY_SEED)
-            self._in_flight = None
+            self._settle(change, Unsynced.BY_SEED)
             raise StorageError(f"the simulated fsync of write {write} failed")
-        self._synced = outcomes.new
-        self._in_flight = None
+        self._settle(change, Unsynced.KEPT)
         self._pass(Boundary.SYNCED)
         self._pass(Boundary.RETURNED)
 
     async def _wait_for_disk(self) -> None:
-        delay_s = self._write_s + (self._chance.exponential(self._jitter_s) if self._jitter_s else 0)
+        delay_s = self._write_s + self._slower_s + (self._chance.exponential(self._jitter_s) if self._jitter_s else 0)
         if delay_s or not self._moving.is_set():
             with trio.CancelScope(shield=True, deadline=trio.current_time() + delay_s):
                 await trio.sleep_forever()
@@ -342,13 +341,32 @@ class SimulatedDisk:
         if boundary is not Boundary.RETURNED:
             raise SimulatedCrash(f"crashed at boundary {plan.boundary}, {boundary.name} of write {self._writes_seen}")
 
-    def _choose(self, outcomes: _Outcomes, unsynced: Unsynced) -> Content:
-        if unsynced is Unsynced.LOST:
-            return outcomes.old
+    def _settle(self, change: _Change, unsynced: Unsynced) -> None:
+        """Let a write that was handed over be there, or not, or in part."""
+        self._in_flight = None
         if unsynced is Unsynced.KEPT:
-            return outcomes.new
-        # A generator for each decision: what one write becomes does not depend on how many came before it.
-        return outcomes.make(Chance(f"{self._seed}/{self._writes_seen}").below(outcomes.count))
+            self._journal.append(change.records)
+            self._synced = change.content
+        elif unsynced is Unsynced.BY_SEED:
+            # A generator for each decision: what one write becomes does not depend on how many came before it.
+            self._journal.tear(change.records, Chance(f"{self._seed}/{self._writes_seen}"))
+            if self._journal.is_damaged:
+                # Nobody will find anything here any more.
+                return
+            self._synced = self._journal.recover()
+
+
+def _journal_of(content: Content) -> Journal:
+    """Return a disk that holds this, each part written by itself."""
+    made, state = Journal(), content.state
+    if state.identity is not None:
+        made.append([journal.identity(state.identity)])
+    made.append([journal.term(state.hard_state)])
+    if state.snapshot is not None:
+        made.append([journal.install(state.snapshot, None, content.snapshot_data)])
+    if state.entries:
+        made.append([journal.entry(entry) for entry in state.entries])
+    return made
 
 
 class SimulatedStorage(Storage):
@@ -394,35 +412,33 @@ class SimulatedStorage(Storage):
         return self._state
 
     async def save_identity(self, identity: StorageIdentity) -> None:
-        await self._write(Content(attrs.evolve(self._state, identity=identity), self._content.snapshot_data))
+        await self._write([journal.identity(identity)], attrs.evolve(self._state, identity=identity))
 
     async def save_hard_state(self, hard_state: HardState) -> None:
-        await self._write(Content(attrs.evolve(self._state, hard_state=hard_state), self._content.snapshot_data))
+        await self._write([journal.term(hard_state)], attrs.evolve(self._state, hard_state=hard_state))
 
     async def append(self, entries: Sequence[Entry]) -> None:
         _check_appendable(self._state, entries)
-        before, stored, added = self._content, self._state.entries, tuple(entries)
+        stored, added = self._state.entries, tuple(entries)
         kept = stored[: added[0].index - stored[0].index] if stored else ()
-
-        def torn(outcome: int) -> Content:
-            if outcome == 0:
-                return before
-            return Content(attrs.evolve(before.state, entries=kept + added[: outcome - 1]), before.snapshot_data)
-
-        await self._write(torn(len(added) + 1), _Outcomes(len(added) + 2, torn))
+        records = [journal.entry(entry) for entry in added]
+        if len(kept) < len(stored):
+            records.insert(0, journal.cut(added[0].index))
+        await self._write(records, attrs.evolve(self._state, entries=kept + added))
 
     async def write_snapshot_chunk(self, metadata: SnapshotMetadata, offset: int, data: bytes) -> None:
         before = b"" if offset == 0 else self._draft_of(metadata)
         if len(before) != offset:
             raise InvariantError(f"a part of a snapshot at {offset} does not follow the {len(before)} bytes there are")
-        await self._write(self._content)
+        await self._write([journal.part(data)], self._state)
         self._drafts[metadata.snapshot_id] = (metadata, before + data)
 
     async def install_snapshot(self, metadata: SnapshotMetadata, *, keep_from: LogIndex | None) -> None:
         _check_snapshot(self._state, metadata, keep_from)
         data = self._draft_of(metadata)
         kept = tuple(entry for entry in self._state.entries if keep_from is not None and entry.index >= keep_from)
-        await self._write(Content(attrs.evolve(self._state, snapshot=metadata, entries=kept), data))
+        state = attrs.evolve(self._state, snapshot=metadata, entries=kept)
+        await self._write([journal.install(metadata, keep_from, data)], state, data)
         covered = metadata.last_included_index
         self._drafts = {name: draft for name, draft in self._drafts.items() if draft[0].last_included_index > covered}
 
@@ -450,12 +466,12 @@ class SimulatedStorage(Storage):
         self._disk.check_power()
         self._check_usable()
 
-    async def _write(self, content: Content, outcomes: _Outcomes | None = None) -> None:
-        """Write; an interruption leaves one of the outcomes, or else the old content or this."""
+    async def _write(self, records: Sequence[Record], state: StoredState, snapshot_data: bytes | None = None) -> None:
+        """Write; the records of one write are there up to some of them after an interruption."""
         self._check_usable()
-        before = self._content
+        content = Content(state, self._content.snapshot_data if snapshot_data is None else snapshot_data)
         try:
-            await self._disk.write(outcomes or _Outcomes(2, lambda outcome: content if outcome else before))
+            await self._disk.write(_Change(records, content))
         except StorageError as error:
             self._failure = error
             raise

@@ -58,6 +58,12 @@ class DiskView:
         return named[-1][1] if named else None
 
     @property
+    def configuration_index(self) -> LogIndex:
+        """The entry that named them; what the snapshot covers if it did, and BEFORE_LOG if nothing has."""
+        named = self.named_members
+        return named[-1][0] if named else BEFORE_LOG
+
+    @property
     def named_members(self) -> list[tuple[LogIndex, Configuration]]:
         """The members that the disk names, ascending by index: the snapshot's first, if there is one."""
         stored = self._stored()

@@ -1,8 +1,7 @@
 """Faults, one after the other, as a world and its seed decide.
 
-What each may do is bounded by what the cluster promises to bear: a machine whose disk is lost, or damaged beyond use,
-counts as gone until it has caught up again, and no second one is taken meanwhile. So one good copy of everything that
-is committed is always left.
+What each may do is bounded by what the cluster promises to bear: which disks may be lost, or damaged, says the fault
+atlas (``clustercore.testing.invariants.atlas``). So one good copy of everything that is committed is always left.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from typing import Any
 import attrs
 import trio
 
-from clustercore.interfaces import ClusterError
+from clustercore.interfaces import ClusterError, NodeId
+from clustercore.testing.invariants import atlas
 from clustercore.testing.simulation.chance import Chance
 from clustercore.testing.simulation.cluster import SimulatedCluster, SimulatedNode
-from clustercore.testing.simulation.disk import Unsynced
+from clustercore.testing.simulation.disk import SimulatedDisk, Unsynced
 from clustercore.testing.simulation.watching import Watch
 from clustercore.testing.simulation.worlds import SimulatedWorld
 
@@ -37,8 +37,6 @@ class Faults:
     watch: Watch
     # How often each fault came.
     seen: Counter[str] = attrs.field(factory=Counter)
-    # The machine whose disk was lost last, until it has caught up.
-    _convalescent: str | None = None
 
     async def run(self) -> None:
         """Do one thing after the other until the time is up, then mend everything and switch everything on."""
@@ -60,6 +58,9 @@ class Faults:
             machine.disk.cancel_plans()
             machine.process.cancel_call()
             await self.cluster.wait_off_or_on(machine.name)
+            if self.watch.is_damaged(machine.name) and not machine.is_off:
+                # A disk that was read through would show it.
+                await self.cluster.crash(machine.name)
             if machine.is_off:
                 await self.start(machine)
 
@@ -78,8 +79,12 @@ class Faults:
         leaders = [machine for machine in on if machine.running.status().leader_id == machine.name]
         return self.chance.choice(leaders * len(on) + on) if on else None
 
+    @property
+    def _names(self) -> list[str]:
+        return list(self.cluster.machines)
+
     def _draw_two(self) -> tuple[str, str] | None:
-        names = list(self.cluster.names)
+        names = self._names
         if len(names) < 2:
             return None
         one, other = self.chance.some(names, 2)
@@ -89,7 +94,7 @@ class Faults:
 
     async def partition(self) -> None:
         """Cut the cluster in two, or move the cut."""
-        names = self.chance.some(self.cluster.names, len(self.cluster.names))
+        names = self.chance.some(self._names, len(self._names))
         cut = self.chance.randint(0, len(names))
         self._note("partition", names[:cut])
         self.cluster.network.partition(names[:cut], names[cut:])
@@ -107,13 +112,13 @@ class Faults:
         if two is not None:
             source, target = two
             self._note("one_way", f"{source} {target}")
-            for other in self.cluster.names if self.chance.happens(0.4) else target:
+            for other in self._names if self.chance.happens(0.4) else target:
                 if other != source:
                     self.cluster.network.cut(source, other)
 
     async def bridge(self) -> None:
         """Cut the cluster in two but for one machine that reaches both."""
-        names = self.chance.some(self.cluster.names, len(self.cluster.names))
+        names = self.chance.some(self._names, len(self._names))
         half = len(names) // 2
         self._note("bridge", names)
         self.cluster.network.bridge(names[:half], names[half], names[half + 1 :])
@@ -127,7 +132,7 @@ class Faults:
 
     async def slow(self) -> None:
         """Make one machine's wires slow."""
-        name = self.chance.choice(self.cluster.names)
+        name = self.chance.choice(self._names)
         self._note("slow", name)
         self.cluster.network.slow_down(name, self.chance.choice([3.0, 30.0, 200.0]))
 
@@ -227,7 +232,7 @@ class Faults:
         """Have the leadership handed over: to the best, to anyone, or to a machine that is off."""
         machine = self._draw_on()
         if machine is not None and machine.running.status().leader_id == machine.name:
-            target = self.chance.choice([None, *self.cluster.names])
+            target = self.chance.choice([None, *self._names])
             self._note("transfer", f"{machine.name} {target}")
             with suppress(ClusterError), trio.move_on_after(self.chance.choice([0.1, 3.0])), machine.process.inside():
                 await machine.running.transfer_leadership(target)
@@ -261,27 +266,55 @@ class Faults:
             self._note("fill_disk", machine.name)
             machine.disk.fill_at(machine.disk.writes_seen + self.chance.randint(1, 5))
 
-    async def rot(self) -> None:
-        """Damage a machine's disk; when the machine is started again it gets an empty one."""
-        await self._lose(lambda machine: machine.disk.rot(), "rot")
+    async def slow_disk(self) -> None:
+        """Let every write of one machine take long for a while."""
+        machine = self.chance.choice(list(self.cluster.machines.values()))
+        self._note("slow_disk", machine.name)
+        disk = machine.disk
+        disk.slow_down(self.chance.choice([0.05, 0.3, 1.0]))
+        try:
+            await trio.sleep(self.chance.choice([1.0, 5.0]))
+        finally:
+            disk.slow_down(0.0)
+
+    async def flip_bit(self) -> None:
+        """Flip a bit of what is on a disk."""
+        await self._damage(lambda disk: disk.flip_bit(), "flip_bit")
+
+    async def misdirect(self) -> None:
+        """Let a sector have been written over another one."""
+        await self._damage(lambda disk: disk.misdirect(), "misdirect")
+
+    async def _damage(self, harm: Callable[[SimulatedDisk], bool], fault: str) -> None:
+        """Damage a disk: it is found out at once, by a crash and a start, or whenever somebody reads it."""
+        machine = self._draw_on()
+        if machine is not None and atlas.may_lose_disk(self.watch, NodeId(machine.name)) and harm(machine.disk):
+            self._note(fault, machine.name)
+            self.watch.damaged(machine.name)
+            if self.chance.happens(0.5):
+                await self.cluster.crash(machine.name)
 
     async def lose_disk(self) -> None:
         """Replace a machine's disk by an empty one."""
-        await self._lose(lambda machine: self.cluster.wipe(machine.name), "lose_disk")
-
-    async def _lose(self, harm: Callable[[SimulatedNode[Any]], None], fault: str) -> None:
-        """Lose a disk, unless one is lost already, or the cluster does not yet know its members' disks apart."""
-        if self._convalescent is not None and self.watch.is_full_member(self._convalescent):
-            self._convalescent = None
         machine = self._draw_on()
-        is_small = len(self.cluster.names) < 3
-        if is_small or machine is None or self._convalescent or not self.watch.is_full_member(machine.name):
-            return
-        self._note(fault, machine.name)
-        self._convalescent = machine.name
-        await self.cluster.crash(machine.name)
-        self.watch.lost_disk(machine.name)
-        harm(machine)
+        if machine is not None and atlas.may_lose_disk(self.watch, NodeId(machine.name)):
+            self._note("lose_disk", machine.name)
+            await self.cluster.crash(machine.name)
+            self.cluster.wipe(machine.name)
+
+    async def come_back(self) -> None:
+        """Let a machine that is outside come back under its name with an empty disk: it waits to be added, or asks."""
+        outside = atlas.outsiders(self.watch)
+        if outside:
+            machine = self.cluster[self.chance.choice(outside)]
+            self._note("come_back", machine.name)
+            self.cluster.resume(machine.name)
+            if not machine.is_off:
+                await self.cluster.crash(machine.name)
+            self.cluster.wipe(machine.name)
+            asked = self.chance.some(self._names, 2)
+            self.cluster.strangers[machine.name] = asked if self.chance.happens(0.3) else None
+            await self.start(machine)
 
     # --- Quiet ---
 

@@ -50,8 +50,23 @@ class NodeLevel(Level):
         "stall",
         "transfer",
         "fail_fsync",
-        "rot",
+        "slow_disk",
+        "flip_bit",
+        "misdirect",
+        "replace_disk",
         "lose_disk",
+        "come_back",
+        "member changes done",
+        "member changes refused",
+        "member changes unknown",
+        "members: add",
+        "members: add_learner",
+        "members: promote",
+        "members: demote",
+        "members: remove",
+        "members: replace",
+        "members: apply",
+        "members back with their disks",
     )
 
     def run(self, seed: int) -> SeedResult:
@@ -75,6 +90,8 @@ class NodeLevel(Level):
         def with_faults(names: Sequence[str]) -> SimulatedWorld:
             return attrs.evolve(world, faults={name: world.faults[name] for name in names})
 
+        if world.changes and breaks(quiet := attrs.evolve(world, changes={})):
+            world = quiet
         kept = shrink_list(sorted(world.faults), lambda names: breaks(with_faults(names)), max_runs=MAX_SHRINK_RUNS)
         world = with_faults(kept)
         while world.faults_s > 1 and breaks(shorter := attrs.evolve(world, faults_s=world.faults_s / 2)):
@@ -117,6 +134,6 @@ def _trace(seed: int, world: SimulatedWorld, path: Path, *, title: str, replay: 
     if result.violated is not None:
         events = with_violation(events, PropertyViolated(result.violated, result.text))
     path.parent.mkdir(parents=True, exist_ok=True)
-    header = TraceHeader("node", tuple("abcdefg"[: world.nodes]), title, seed, {"world": world.describe()}, replay)
+    header = TraceHeader("node", tuple(world.all_names), title, seed, {"world": world.describe()}, replay)
     write_trace(path, header, events)
     return result

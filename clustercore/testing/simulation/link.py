@@ -63,8 +63,7 @@ class SimulatedLink(Link):
             if self._outstanding < _MOST_MESSAGES:
                 break
             await self._sender.park()
-        if self._network.on_send is not None:
-            self._network.on_send(self._own_address, self._peer_address, message)
+        message = self._network.leave(self._own_address, self._peer_address, message)
         count, is_reset = self._network.draw_fate()
         if is_reset:
             self._network.carry(self._own_address, self._peer_address, self.peer.end)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-from clustercore.interfaces import PeerUnreachable, TransportError
+from clustercore.interfaces import Hello, HelloResponse, Message, PeerUnreachable, TransportError
 from clustercore.testing.simulation.chance import Chance
 
 if TYPE_CHECKING:
@@ -94,8 +94,10 @@ class SimulatedNetwork:
         self._sent = 0
         self._next_arrival = trio.CancelScope()
         self._changed = trio.Event()
-        # Is told of each message that leaves an address for another.
-        self.on_send: Callable[[str, str, object], None] | None = None
+        # Is told of each message between nodes that leaves an address for another.
+        self.on_send: Callable[[str, str, Message], None] | None = None
+        # How fast the clocks at some addresses go that nobody knows of.
+        self.hidden_rates: Mapping[str, float] = {}
         # How much went wrong.
         self.lost = self.repeated = self.resets = 0
 
@@ -260,6 +262,19 @@ class SimulatedNetwork:
         else:
             self._at(due, arrive)
         return due
+
+    def leave(self, source: str, target: str, message: Message) -> Message:
+        """Note that a message leaves, and return it as it arrives.
+
+        A clock that goes at another rate, and is not known to, is one whose seconds mean something else: what one node
+        tells in its own seconds the other takes for as many of its own.
+        """
+        if self.on_send is not None:
+            self.on_send(source, target, message)
+        if self.hidden_rates and isinstance(message, Hello | HelloResponse):
+            factor = self.hidden_rates.get(source, 1.0) / self.hidden_rates.get(target, 1.0)
+            return attrs.evolve(message, election_timeout_s=message.election_timeout_s * factor)
+        return message
 
     def draw_fate(self) -> tuple[int, bool]:
         """Return how often a message arrives, and whether its connection breaks in the middle of it."""

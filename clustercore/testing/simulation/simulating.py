@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -24,6 +24,7 @@ from clustercore.interfaces import (
     OutcomeUnknown,
     ProposalRefused,
     ReadResult,
+    Role,
     SessionExpired,
     SnapshotHandle,
     StateMachine,
@@ -32,15 +33,16 @@ from clustercore.interfaces import (
 from clustercore.runtime.node import Node
 from clustercore.testing.history import HistoryRecorder
 from clustercore.testing.simulation.chance import Chance
-from clustercore.testing.simulation.cluster import SimulatedCluster, eventually
+from clustercore.testing.simulation.cluster import SimulatedCluster, SimulatedNode, eventually
 from clustercore.testing.simulation.disks import check_disks
 from clustercore.testing.simulation.faults import Faults
 from clustercore.testing.simulation.network import NetworkOptions
+from clustercore.testing.simulation.operators import Operators
 from clustercore.testing.simulation.running import run_cluster
 from clustercore.testing.simulation.scheduler import Scheduler
 from clustercore.testing.simulation.transport import SimulatedTransport
 from clustercore.testing.simulation.watching import Watch
-from clustercore.testing.simulation.worlds import SimulatedWorld, draw_world
+from clustercore.testing.simulation.worlds import NAMES, SimulatedWorld, draw_world
 from clustercore.testing.trace import Recorder, TraceHeader, Wiretap, keep_failure, trace_hash
 from clustercore.testing.violation import PropertyViolated
 
@@ -50,8 +52,12 @@ MachineT = TypeVar("MachineT", bound=StateMachine)
 
 # How long a client waits before it tries again, in virtual seconds.
 RETRY_S = 0.2
-# How long an idle cluster is watched, and how long a session lives that nobody keeps alive.
+# How long one attempt may take before the client turns to another node.
+PATIENCE_S = 5.0
+# How long an idle cluster is watched, and how long it may take until then to end what is under way; and how long a
+# session lives that nobody keeps alive.
 QUIET_S = 5.0
+SETTLING_S = 120.0
 SESSION_TTL_S = 3600.0
 
 # A node that ends with one of these was not killed by a fault.
@@ -127,7 +133,7 @@ class Simulation(Generic[MachineT]):
             node = await self.wait_node(on)
             try:
                 with self.inside(node):
-                    applied = await node.propose(command)
+                    applied = await node.propose(command, give_up_s=PATIENCE_S)
             except (NodeStopped, NotLeader, ProposalRefused):
                 await trio.sleep(RETRY_S)
             else:
@@ -144,7 +150,7 @@ class Simulation(Generic[MachineT]):
             token = None
             try:
                 with self.inside(node):
-                    async with node.session(ttl_s=SESSION_TTL_S, give_up_s=5.0) as session:
+                    async with node.session(ttl_s=SESSION_TTL_S, give_up_s=PATIENCE_S) as session:
                         token = session.prepare()
                         applied = await session.propose(command, token=token)
                         self._watch.check_acknowledged(applied)
@@ -157,7 +163,7 @@ class Simulation(Generic[MachineT]):
                 node = await self.wait_node()
                 try:
                     with self.inside(node):
-                        found = await node.resolve(token, give_up_s=5.0)
+                        found = await node.resolve(token, give_up_s=PATIENCE_S)
                 except SessionExpired:
                     # Its session was never opened.
                     break
@@ -178,11 +184,14 @@ class Simulation(Generic[MachineT]):
         """
         while True:
             node = await self.wait_node(on)
-            try:
-                with self.inside(node):
-                    return await node.read(query, consistency=consistency)
-            except NodeStopped:
-                await trio.sleep(RETRY_S)
+            # A node that is no member any more waits for a leader that it never hears of.
+            with trio.move_on_after(PATIENCE_S):
+                try:
+                    with self.inside(node):
+                        return await node.read(query, consistency=consistency)
+                except NodeStopped:
+                    pass
+            await trio.sleep(RETRY_S)
 
     async def call(self, method: str, request: bytes, *, on: str | None = None) -> bytes:
         """Call a method of the state machine's own services, named as in "clustercore.v1.KeyValue/Put", over the wire.
@@ -220,27 +229,39 @@ class Simulation(Generic[MachineT]):
     async def check_live(self) -> None:
         """Mend a majority, which must serve and agree; then the others, which must catch up."""
         cluster = self.cluster
-        # A cluster that has not formed yet needs everybody (docs/explanation/divergence.md).
-        has_formed = any(
-            state is not None and state.commit_index > 0 for state in map(self._watch.state_of, cluster.names)
-        )
-        count = len(cluster.names) // 2 + 1 if has_formed else len(cluster.names)
-        # Who lost a disk, and has not caught up, helps nobody to be elected.
-        fit = [name for name in cluster.names if not self._watch.has_lost_disk(name)]
-        majority = sorted(self.chance.some(fit, count))
+        majority = self._draw_majority()
         cluster.note(f"mend {majority}")
         cluster.network.options = NetworkOptions(
             latency_s=self.world.network.latency_s, jitter_s=self.world.network.jitter_s
         )
-        if len(majority) < len(cluster.names):
+        if len(majority) < len(cluster.machines):
             cluster.network.partition(majority)
         await self._start(majority)
         await self._expect("a majority elects a leader", lambda: self._leads_among(majority))
         cluster.note("mend all")
         cluster.network.heal()
-        await self._start(cluster.names)
+        await self._start(cluster.machines)
+        await self._expect("the members are settled", lambda: self._settled_members() is not None)
+        for name in sorted(cluster.machines.keys() - (self._settled_members() or set())):
+            # It would wait, or ask around, for ever.
+            await cluster.stop(name)
         await self._expect("everybody catches up", self._agrees)
         await self._check_quiet()
+
+    def _draw_majority(self) -> list[str]:
+        """Return machines that must be able to elect a leader among themselves."""
+        states = [state for state in map(self._watch.state_of, self.cluster.machines) if state is not None]
+        newest = max(states, key=lambda state: state.commit_index)
+        if newest.commit_index == 0:
+            # A cluster that has not formed yet needs everybody (docs/explanation/divergence.md).
+            return list(self.cluster.names)
+        members = newest.configurations.at(newest.commit_index)
+        if members.is_joint or any(state.configurations.latest_index > newest.commit_index for state in states):
+            # Some may count others by now, and those may be needed.
+            return list(self.cluster.machines)
+        # Who lost a disk, and has not caught up, helps nobody to be elected.
+        fit = sorted(name for name in members.voters if not self._watch.has_lost_disk(name))
+        return sorted(self.chance.some(fit, len(members.voters) // 2 + 1))
 
     async def _start(self, names: Iterable[str]) -> None:
         for name in names:
@@ -264,22 +285,44 @@ class Simulation(Generic[MachineT]):
             statuses = [str(machine.running.status()) for machine in self.cluster.on]
             raise PropertyViolated("liveness", f"{what}, not in time: {statuses}") from None
 
-    def _leads_among(self, names: list[str]) -> bool:
-        statuses = [self.cluster[name].running.status() for name in names if self.cluster[name].node is not None]
-        leaders = {status.leader_id for status in statuses}
-        if len(statuses) < len(names) or len(leaders) != 1 or None in leaders:
+    def _leads_among(self, names: Sequence[str]) -> bool:
+        """Say whether one of them leads, and all of them that are members follow it."""
+        on = [self.cluster[name] for name in names if self.cluster[name].node is not None]
+        leader = self._leader_among(on)
+        if leader is None or len(on) < len(names):
             return False
-        return len({(status.term, status.commit_index, status.last_log_index) for status in statuses}) == 1
+        members = leader.running.status().configuration.members
+        statuses = [machine.running.status() for machine in on if machine.name in members]
+        return (
+            len({(status.term, status.leader_id, status.commit_index, status.last_log_index) for status in statuses})
+            == 1
+        )
+
+    def _leader_among(self, machines: Iterable[SimulatedNode[MachineT]]) -> SimulatedNode[MachineT] | None:
+        leaders = [machine for machine in machines if machine.running.status().role is Role.LEADER]
+        return max(leaders, key=lambda machine: machine.running.status().term, default=None)
+
+    def _settled_members(self) -> set[str] | None:
+        """Return the members, once no change is under way and each of them knows that it is one; None until then."""
+        self.look()
+        leader = self._leader_among(self.cluster.on)
+        state = self._watch.state_of(leader.name) if leader is not None else None
+        if state is None or not state.is_configuration_committed:
+            return None
+        members = state.configuration
+        names = set(map(str, members.members))
+        # Whoever lost a disk votes again.
+        is_known = all(self.cluster[name].node is not None and self._watch.is_member(name) for name in names)
+        others = [self._watch.state_of(name) for name in names]
+        return names if is_known and all(other and other.configuration == members for other in others) else None
 
     def _agrees(self) -> bool:
         self.look()
         statuses = [machine.running.status() for machine in self.cluster.on]
         return (
-            len(statuses) == len(self.cluster.names)
+            {machine.name for machine in self.cluster.on} == self._settled_members()
             and len({(status.term, status.leader_id, status.last_log_index) for status in statuses}) == 1
             and all(status.last_applied == status.last_log_index > 0 for status in statuses)
-            # Whoever lost a disk votes again.
-            and all(map(self._watch.is_full_member, self.cluster.names))
         )
 
     async def _check_quiet(self) -> None:
@@ -292,10 +335,15 @@ class Simulation(Generic[MachineT]):
                 for status in [machine.running.status()]
             ]
 
-        # A session that expires, or a snapshot under way, may still write something.
-        await trio.sleep(QUIET_S)
+        # A session that expires, or a snapshot under way, may still write something; on a slow disk for a while.
         before = picture()
-        await trio.sleep(QUIET_S)
+        with trio.move_on_after(SETTLING_S):
+            while True:
+                await trio.sleep(QUIET_S)
+                if (now := picture()) == before:
+                    break
+                before = now
+        await trio.sleep(2 * QUIET_S)
         if picture() != before:
             raise PropertyViolated("an idle cluster falls quiet", f"{before} became {picture()}")
 
@@ -303,7 +351,10 @@ class Simulation(Generic[MachineT]):
         """Check that all state machines are equal."""
         digests: dict[str, object] = {}
         for machine in self.cluster.on:
-            digests[machine.name] = digest(machine.machine) if digest else await _snapshot_of(machine.machine)
+            own = digest(machine.machine) if digest else await _snapshot_of(machine.machine)
+            assembled = machine.running._assembly
+            # With what clustercore keeps beside it: the sessions, and the version of commands.
+            digests[machine.name] = own, assembled and assembled.replicated.preamble()
         if any(each != digests[self.cluster.on[0].name] for each in digests.values()):
             raise PropertyViolated("state machines are equal", f"after the same commands they differ: {digests}")
 
@@ -394,9 +445,7 @@ def simulate(
     drawn = world if world is not None else draw_world(seed, nodes=nodes)
     recorder = Recorder(trio.current_time) if with_hash else None
     run = SimulationRun(seed, drawn, machine, scenario, check, digest)
-    header = TraceHeader(
-        "node", tuple("abcdefg"[: drawn.nodes]), f"{name}-{seed}", seed, {"world": drawn.describe()}, replay
-    )
+    header = TraceHeader("node", tuple(drawn.all_names), f"{name}-{seed}", seed, {"world": drawn.describe()}, replay)
     began_at = time.perf_counter()
     try:
         run.go(recorder)
@@ -455,7 +504,7 @@ class SimulationRun(Generic[MachineT]):
         """Make the run. Raises what breaks it, perhaps in groups."""
         clusters: list[SimulatedCluster[MachineT]] = []
         watch = Watch(
-            "abcdefg"[: self.world.nodes],
+            self.world.all_names,
             lambda name: clusters[0][name].disk.synced,
             lambda name: clusters[0][name].lease_until,
             has_true_clocks=self.world.has_true_clocks,
@@ -475,33 +524,41 @@ class SimulationRun(Generic[MachineT]):
                 recorder=recorder,
                 watch=watch,
             )
+            if self.world.hides_drift:
+                cluster.network.hidden_rates = dict(zip(NAMES, self.world.clock_rates, strict=False))
             clusters.append(cluster)
             return cluster
 
         async def main(cluster: SimulatedCluster[MachineT]) -> None:
             simulation = Simulation(cluster, self.world, watch, self.seed)
+            for name in self.world.all_names[self.world.nodes :]:
+                cluster.add_stranger(name)
             faults = Faults(cluster, self.world, Chance(f"{self.seed}/faults"), simulation.look, watch)
+            operators = Operators(cluster, self.world, Chance(f"{self.seed}/operators"), watch)
             leadership = _Leadership(simulation)
             try:
-                await self._main(simulation, faults, leadership)
+                await self._main(simulation, faults, operators, leadership)
             finally:
                 self.simulated_s = trio.current_time()
                 self.inputs, self.steps = watch.inputs, cluster.scheduler.steps
-                self.coverage = Counter(_coverage(watch, cluster, leadership)) + faults.seen
+                self.coverage = Counter(_coverage(watch, cluster, leadership)) + faults.seen + operators.seen
 
         with watch.watching(Wiretap(recorder) if recorder is not None else None):
             run_cluster(make, main, seed=self.seed)
 
-    async def _main(self, simulation: Simulation[MachineT], faults: Faults, leadership: _Leadership) -> None:
+    async def _main(
+        self, simulation: Simulation[MachineT], faults: Faults, operators: Operators, leadership: _Leadership
+    ) -> None:
         await simulation.cluster.start_all()
         async with trio.open_nursery() as nursery:
             if self.world.has_true_clocks:
-                for name in simulation.cluster.names:
+                for name in simulation.cluster.machines:
                     nursery.start_soon(leadership.run, name)
             async with trio.open_nursery() as trouble:
-                trouble.start_soon(_run_faults, simulation, faults)
+                trouble.start_soon(_run_faults, simulation, faults, operators)
                 await self.scenario(simulation)
                 trouble.cancel_scope.cancel()
+            await operators.restore(is_required=True)
             await simulation.check_live()
             nursery.cancel_scope.cancel()
         if self.check is not None:
@@ -510,8 +567,12 @@ class SimulationRun(Generic[MachineT]):
         simulation.look()
 
 
-async def _run_faults(simulation: Simulation[Any], faults: Faults) -> None:
-    await faults.run()
+async def _run_faults(simulation: Simulation[Any], faults: Faults, operators: Operators) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(operators.run)
+        await faults.run()
+        nursery.cancel_scope.cancel()
+    await operators.restore(is_required=False)
     simulation.faults_ended.set()
 
 

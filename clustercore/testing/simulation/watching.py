@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import trio
 
-from clustercore.interfaces import Applied, Configuration, Entry, HardState, LogIndex, NodeId, StoredState
+from clustercore.interfaces import Applied, Configuration, Entry, HardState, LogIndex, NodeId, StateMachine, StoredState
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Apply, Effects, PersistHardState, ReadReady, ReadRefused, RestoreSnapshot
@@ -23,6 +23,9 @@ from clustercore.raft.messages import RaftMessage, RaftRequest, RaftResponse
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import BEFORE_LOG, ReadId, WriteId
 from clustercore.runtime import assembly
+from clustercore.runtime import node as node_module
+from clustercore.runtime.replicated_state import ReplicatedState
+from clustercore.runtime.session_entries import SessionCommand
 from clustercore.testing.invariants.watcher import PROPERTIES, Invariants
 from clustercore.testing.simulation.disk_view import DiskView
 from clustercore.testing.trace import ObservedCore, Wiretap
@@ -72,6 +75,8 @@ class WatchedNode:
     answered: set[ReadId] = attrs.field(factory=set)
     # Whether a node ever ran on the disk it has now.
     has_run: bool = False
+    # Whether what that disk holds is as it was written. Nobody may know of damage until the next start.
+    has_sound_disk: bool = True
 
     @property
     def state(self) -> RaftState:
@@ -108,9 +113,11 @@ class Watch:
         # The machine and the number of the disk of each identity that a storage was given.
         self._storages: dict[str, int] = {}
         # The highest index that was ever committed anywhere.
-        self._committed = BEFORE_LOG
+        self.committed = BEFORE_LOG
         # What was handed to a state machine first, for each index.
         self._applied: dict[LogIndex, Entry] = {}
+        # What was found where it could not be raised.
+        self._violation: PropertyViolated | None = None
         # How much the run did.
         self.restores = self.inputs = 0
 
@@ -132,17 +139,18 @@ class Watch:
     @contextmanager
     def watching(self, wiretap: Wiretap | None) -> Iterator[None]:
         """Let every node that starts meanwhile run on a core that is watched, and traced if a wiretap is given."""
-        names = vars(assembly)
-        real = names["RaftCore"]
+        of_cores, of_states = vars(assembly), vars(node_module)
+        real = of_cores["RaftCore"], of_states["ReplicatedState"]
 
         def make_core(**arguments: Any) -> RaftCore:
             return _WatchedCore(self, **arguments) if wiretap is None else _TracedCore(self, wiretap, **arguments)
 
-        names["RaftCore"] = make_core
+        of_cores["RaftCore"] = make_core
+        of_states["ReplicatedState"] = lambda machine: _WatchedState(self, machine)
         try:
             yield
         finally:
-            names["RaftCore"] = real
+            of_cores["RaftCore"], of_states["ReplicatedState"] = real
 
     # --- How much the run did ---
 
@@ -197,7 +205,16 @@ class Watch:
         left = self._stored(name)
         node.lost_disks.append(DiskView(lambda: left))
         node.storage += 1
+        node.has_sound_disk = True
         node.incarnation, node.has_run = f"{name}/{node.storage}, not named yet", False
+
+    def damaged(self, name: str) -> None:
+        """What is on a machine's disk is damaged; whoever reads it will find out."""
+        self.nodes[NodeId(name)].has_sound_disk = False
+
+    def is_damaged(self, name: str) -> bool:
+        """Say whether it is."""
+        return not self.nodes[NodeId(name)].has_sound_disk
 
     def identified(self, core: RaftCore, peer: NodeId, incarnation: str) -> None:
         """A node hears which disk a peer has."""
@@ -212,11 +229,13 @@ class Watch:
 
     def asked(self, core: RaftCore, read_ids: Sequence[ReadId]) -> None:
         """A core is about to be asked for an index to read at."""
-        self.nodes[core.state.node_id].asked |= dict.fromkeys(read_ids, self._committed)
+        self.nodes[core.state.node_id].asked |= dict.fromkeys(read_ids, self.committed)
 
     def acted(self, core: RaftCore, effects: Effects, origin: NodeId | None) -> None:
         """Look at a core after an input."""
         self.inputs += 1
+        if self._violation is not None:
+            raise self._violation
         state = core.state
         node = self.nodes[state.node_id]
         if node.core is not core or not node.is_up:
@@ -230,8 +249,8 @@ class Watch:
                 self.restores += 1
             elif isinstance(effect, ReadReady | ReadRefused):
                 node.answered.update(effect.read_ids)
-        if state.commit_index > self._committed:
-            self._committed = state.commit_index
+        if state.commit_index > self.committed:
+            self.committed = state.commit_index
         self._invariants.settled(self, node)
 
     def released(self, source: str, target: str, message: object) -> None:
@@ -243,6 +262,14 @@ class Watch:
     def storing(self, name: str, hard_state: HardState) -> None:
         """A term and a vote are about to be durable."""
         self._invariants.stored(self, self.nodes[NodeId(name)], PersistHardState(WriteId(0), hard_state))
+
+    def applied(self, entry: Entry, command: SessionCommand) -> None:
+        """A state machine has applied a command of a session."""
+        try:
+            self._invariants.applied_once(self, command.session_id, command.sequence, entry.index)
+        except PropertyViolated as violation:
+            # Raised here it would pass for an error of the application's.
+            self._violation = violation
 
     def _apply(self, state: RaftState, entries: tuple[Entry, ...]) -> None:
         for entry in entries:
@@ -272,9 +299,37 @@ class Watch:
         server = state.configuration.get(state.node_id)
         return server is not None and server.is_voter and server.incarnation == state.incarnation
 
+    def is_member(self, name: str) -> bool:
+        """The same, or as a learner."""
+        state = self.state_of(name)
+        if state is None or not state.is_configuration_committed or state.configuration.is_joint:
+            return False
+        server = state.configuration.get(state.node_id)
+        return server is not None and server.incarnation in ("", state.incarnation) and not server.is_promoted
+
+    def was_member(self, name: str) -> bool:
+        """Say whether a machine belonged to the cluster once with the disk it has, as far as that knows."""
+        node = self.nodes[NodeId(name)]
+        return node.has_run and any(name in members.members for _, members in node.disk.named_members)
+
     def has_lost_disk(self, name: str) -> bool:
-        """Say whether a machine has lost a disk and is no full member since."""
-        return bool(self.nodes[NodeId(name)].lost_disks) and not self.is_full_member(name)
+        """Say whether a machine has lost a disk and is no full member since, or is about to find that out."""
+        node = self.nodes[NodeId(name)]
+        return not node.has_sound_disk or (bool(node.lost_disks) and not (node.has_run and self.is_member(name)))
+
+
+class _WatchedState(ReplicatedState):
+    """What the log determines on a node, watched."""
+
+    def __init__(self, watch: Watch, machine: StateMachine) -> None:
+        super().__init__(machine)
+        self._watch = watch
+
+    def _run_in_session(self, entry: Entry, command: SessionCommand) -> bytes | None:
+        result = super()._run_in_session(entry, command)
+        if result is not None:
+            self._watch.applied(entry, command)
+        return result
 
 
 class _WatchedCore(RaftCore):

@@ -15,15 +15,20 @@ from clustercore.runtime.config import NodeConfig
 from clustercore.testing.simulation.chance import Chance
 from clustercore.testing.simulation.network import NetworkOptions
 
-__all__ = ["QUIET", "SimulatedWorld", "draw_world"]
+__all__ = ["MAX_NODES", "NAMES", "QUIET", "SimulatedWorld", "draw_world"]
+
+# The names of machines, in order, and so the most that there can be.
+NAMES = "abcdefg"
+MAX_NODES = len(NAMES)
 
 
 @attrs.frozen
 class SimulatedWorld:
     """What stays the same in a run. ``draw_world`` draws one from a seed."""
 
-    # Machines, from 1 to 7.
+    # Machines that form the cluster, and those that wait to be added to it; together from 1 to 7.
     nodes: int = 3
+    strangers: int = 0
     # Limits of the nodes, small so that they are met (``NodeConfig``, ``RaftConfig``).
     snapshot_entries: int = 100_000
     snapshot_tail_entries: int = 10_000
@@ -39,6 +44,9 @@ class SimulatedWorld:
     network: NetworkOptions = attrs.field(factory=NetworkOptions)
     # How fast each machine counts its timeouts: at 2 they run out in half the time.
     clock_rates: tuple[float, ...] = ()
+    # Whether nobody tells how fast that is: then leases hold only if no two rates differ by more than the nodes allow
+    # for (``RaftConfig.max_clock_drift``). Otherwise each node tells the others how long its timeouts are.
+    hides_drift: bool = False
     # How long nothing goes wrong at first, so that there is a cluster, in virtual seconds.
     calm_s: float = 0.0
     # How long there are faults after that; one comes after ``pause_s`` on the average.
@@ -46,15 +54,36 @@ class SimulatedWorld:
     pause_s: float = 1.0
     # Which faults there are (``clustercore.testing.simulation.faults``), each with its share.
     faults: Mapping[str, int] = attrs.field(factory=dict)
+    # Which changes of the members operators ask for (``clustercore.testing.simulation.operators``), each with its
+    # share, and what passes between two, on the average, in virtual seconds. Without any there are no operators.
+    changes: Mapping[str, int] = attrs.field(factory=dict)
+    change_pause_s: float = 1.0
+
+    @property
+    def names(self) -> str:
+        """The machines that form the cluster, a letter each."""
+        return NAMES[: self.nodes]
+
+    @property
+    def all_names(self) -> str:
+        """All machines."""
+        return NAMES[: self.nodes + self.strangers]
+
+    @property
+    def clock_spread(self) -> float:
+        """How many times as fast as the slowest clock the fastest one goes."""
+        rates = self.clock_rates[: self.nodes + self.strangers] or (1.0,)
+        return max(rates) / min(rates)
 
     @property
     def has_true_clocks(self) -> bool:
-        """Whether leases may be relied on: no machine is suspended."""
-        return not self.faults.get("pause")
+        """Whether leases may be relied on: no machine is suspended, and no clock runs faster than nodes allow for."""
+        is_bounded = self.clock_spread <= 1 + RaftConfig().max_clock_drift
+        return not self.faults.get("pause") and (is_bounded or not self.hides_drift)
 
     def config_of(self, name: str) -> NodeConfig:
         """Return the configuration of a node: the shipped timing at its own rate, and the limits of the world."""
-        rate = self.clock_rates["abcdefg".index(name)] if self.clock_rates else 1.0
+        rate = self.clock_rates[NAMES.index(name)] if self.clock_rates else 1.0
         shipped = RaftConfig()
         return NodeConfig(
             raft=RaftConfig(
@@ -121,9 +150,32 @@ def draw_world(seed: int, *, nodes: int | None = None, faults_s: float | None = 
         faults=_draw_faults(chance),
     )
     spread = chance.choice([1.0, 1.0, 1.1, 2.0])
+    hides_drift = spread > 1 and chance.happens(0.5)
+    if hides_drift and chance.happens(0.7):
+        # Two clocks differ by its square: by just what leases bear.
+        spread = 1.048
     # Between half and twice as fast at the most, and most of them alike.
-    rates = tuple(round(spread ** chance.uniform(-1, 1), 3) for _ in range(world.nodes))
-    return attrs.evolve(world, clock_rates=rates if spread > 1 else ())
+    rates = tuple(round(spread ** chance.uniform(-1, 1), 3) for _ in range(MAX_NODES))
+    world = attrs.evolve(world, clock_rates=rates if spread > 1 else (), hides_drift=hides_drift)
+    return _with_changes(world, chance) if chance.happens(0.4) else world
+
+
+# Each change with what it counts where it is drawn at all. Reading is always there.
+_CHANGES = {"add": 4, "add_learner": 2, "promote": 2, "demote": 1, "remove": 3, "replace": 3, "apply": 1}
+
+
+def _with_changes(world: SimulatedWorld, chance: Chance) -> SimulatedWorld:
+    """Draw operators, and machines that they may add."""
+    share = chance.choice([0.5, 1.0, 1.0])
+    drawn = {name: weight for name, weight in _CHANGES.items() if chance.happens(share)}
+    return attrs.evolve(
+        world,
+        strangers=min(chance.choice([1, 2, 3, 4]), MAX_NODES - world.nodes),
+        changes=drawn | {"read": 1},
+        change_pause_s=chance.choice([0.3, 1.0, 3.0]),
+        # Whoever is outside may come back under its name with an empty disk.
+        faults={**world.faults, "come_back": 2} if chance.happens(0.6) else world.faults,
+    )
 
 
 def _draw_network(chance: Chance) -> NetworkOptions:
@@ -159,7 +211,9 @@ _FAULTS = {
     "transfer": 3,
     "fail_fsync": 1,
     "fill_disk": 1,
-    "rot": 1,
+    "slow_disk": 1,
+    "flip_bit": 1,
+    "misdirect": 1,
     "lose_disk": 1,
 }
 # What mends, as parts of all that does harm: a cluster that is always broken shows nothing.
