@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
-import attrs
 import trio
 
 from clustercore.interfaces import Applied, InvalidCommand, LogIndex, StateMachine
@@ -14,9 +14,10 @@ from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
 from clustercore.testing.simulation import cluster as simulation
 from clustercore.testing.simulation.cluster import eventually
-from clustercore.testing.simulation.node_trace import NodeTrace
 from clustercore.testing.simulation.running import run_cluster
 from clustercore.testing.simulation.scheduler import Scheduler
+from clustercore.testing.simulation.watching import Watch
+from clustercore.testing.simulation.worlds import NAMES
 
 __all__ = ["Journal", "SimulatedCluster", "SimulatedNode", "eventually", "simulate", "small_config"]
 
@@ -132,16 +133,29 @@ def simulate(
     seed: int = 0,
     config: NodeConfig | None = None,
     write_s: float = 0,
-    trace: NodeTrace | None = None,
+    is_watched: bool = True,
 ) -> T:
-    """Run ``main`` with a cluster whose nodes are off; one that fails leaves its ``trace``, if one was to be kept."""
+    """Run ``main`` with a cluster whose nodes are off, and check the invariants after each step of theirs.
+
+    They know a node by its name, so whoever runs two of one name, or nodes beside the cluster's, has none checked.
+    """
     chosen = config or small_config()
+    clusters: list[SimulatedCluster] = []
+    watch = Watch(NAMES[:size], lambda name: clusters[0][name].disk.synced, lambda name: clusters[0][name].lease_until)
 
     def make(nursery: trio.Nursery, scheduler: Scheduler) -> SimulatedCluster:
-        recorder = trace.recorder if trace is not None else None
-        return SimulatedCluster(
-            nursery, scheduler, Journal, size, seed=seed, config=chosen, write_s=write_s, recorder=recorder
+        cluster = SimulatedCluster(
+            nursery,
+            scheduler,
+            Journal,
+            size,
+            seed=seed,
+            config=chosen,
+            write_s=write_s,
+            watch=watch if is_watched else None,
         )
+        clusters.append(cluster)
+        return cluster
 
-    options = {"config": attrs.asdict(chosen), "write_s": write_s}
-    return run_cluster(make, main, seed=seed, trace=trace, options=options)
+    with watch.watching(None) if is_watched else nullcontext():
+        return run_cluster(make, main, seed=seed)

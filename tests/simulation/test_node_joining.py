@@ -78,7 +78,7 @@ def test_two_nodes_of_one_name_cannot_both_belong() -> None:
             in str(machine.error)
         )
 
-    simulate(main)
+    simulate(main, is_watched=False)
 
 
 def test_node_at_an_address_of_another_cannot_be_added() -> None:

@@ -201,6 +201,8 @@ class SimulatedCluster(Generic[MachineT]):
         """
         self.strangers[name] = join
         self.machines[name] = self._new_machine(name)
+        if self._watch is not None:
+            self._watch.add(name)
         return self.machines[name]
 
     def __getitem__(self, name: str) -> SimulatedNode[MachineT]:

@@ -51,6 +51,7 @@ class Faults:
                 self.look()
                 await trio.sleep(self.chance.exponential(self.world.pause_s))
         self.mend_network()
+        self.watch.cancel_calls()
         for machine in self.cluster.machines.values():
             self.cluster.resume(machine.name)
             machine.disk.let_go()
@@ -188,6 +189,14 @@ class Faults:
             self._note("crash_anywhere", machine.name)
             is_silent = self.chance.happens(0.5)
             self.cluster.plan_crash_after(machine.name, self.chance.randint(1, 400), is_silent=is_silent)
+
+    async def crash_after_promise(self) -> None:
+        """Let a machine lose its power right after its next vote or acknowledgement has left."""
+        machine = self._draw_on()
+        if machine is not None:
+            name, steps = machine.name, self.chance.randint(1, 4)
+            self._note("crash_after_promise", name)
+            self.watch.after_promise(name, lambda: self.cluster.plan_crash_after(name, steps))
 
     async def stop(self) -> None:
         """Stop one node as its operator would."""

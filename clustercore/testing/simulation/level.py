@@ -45,6 +45,7 @@ class NodeLevel(Level):
         "clog",
         "pause",
         "crash_anywhere",
+        "crash_after_promise",
         "crash_at_a_write",
         "power_cut",
         "stall",

@@ -1,9 +1,8 @@
-"""One run of a simulated cluster: the scheduler, the clock, and the trace of it."""
+"""One run of a simulated cluster: the scheduler and the clock."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import trio
@@ -11,7 +10,6 @@ from trio.testing import MockClock
 
 from clustercore.testing.simulation.chance import Chance
 from clustercore.testing.simulation.cluster import SimulatedCluster
-from clustercore.testing.simulation.node_trace import NodeTrace
 from clustercore.testing.simulation.scheduler import Scheduler, seeded_scheduler
 
 __all__ = ["run_cluster"]
@@ -28,8 +26,6 @@ def run_cluster(
     main: Callable[[ClusterT], Awaitable[T]],
     *,
     seed: int = 0,
-    trace: NodeTrace | None = None,
-    options: Mapping[str, object] | None = None,
 ) -> T:
     """Run ``main`` with a cluster whose nodes are off, in virtual time, every choice decided by the seed.
 
@@ -37,8 +33,6 @@ def run_cluster(
         make: Makes the cluster, given where its nodes live and what runs their tasks.
         main: The run; what it returns is returned. Nodes that are on when it ends are cancelled.
         seed: Decides in which order tasks run that could run at once; hand it to the cluster too.
-        trace: What to record of the run, and to keep if it fails.
-        options: What the trace's header says of the run.
 
     Raises: what the run does; trio.TooSlowError if it does not end within an hour of its own time.
     """
@@ -51,13 +45,5 @@ def run_cluster(
             nursery.cancel_scope.cancel()
         return result
 
-    with ExitStack() as stack:
-        scheduler = stack.enter_context(seeded_scheduler(Chance(f"{seed}/scheduler")))
-        if trace is not None:
-            stack.enter_context(trace.recording())
-        try:
-            return trio.run(run, clock=MockClock(autojump_threshold=0))
-        except Exception as error:
-            if trace is not None:
-                trace.keep(trace.header("abcdefg", seed, options or {}), error)
-            raise
+    with seeded_scheduler(Chance(f"{seed}/scheduler")) as scheduler:
+        return trio.run(run, clock=MockClock(autojump_threshold=0))

@@ -504,7 +504,7 @@ class SimulationRun(Generic[MachineT]):
         """Make the run. Raises what breaks it, perhaps in groups."""
         clusters: list[SimulatedCluster[MachineT]] = []
         watch = Watch(
-            self.world.all_names,
+            self.world.names,
             lambda name: clusters[0][name].disk.synced,
             lambda name: clusters[0][name].lease_until,
             has_true_clocks=self.world.has_true_clocks,

@@ -19,7 +19,14 @@ from clustercore.interfaces import Applied, Configuration, Entry, HardState, Log
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Apply, Effects, PersistHardState, ReadReady, ReadRefused, RestoreSnapshot
-from clustercore.raft.messages import RaftMessage, RaftRequest, RaftResponse
+from clustercore.raft.messages import (
+    AppendEntriesResponse,
+    InstallSnapshotResponse,
+    RaftMessage,
+    RaftRequest,
+    RaftResponse,
+    RequestVoteResponse,
+)
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import BEFORE_LOG, ReadId, WriteId
 from clustercore.runtime import assembly
@@ -84,6 +91,26 @@ class WatchedNode:
         return self.core.state
 
 
+def _unknown(node_id: NodeId, stored: Callable[[], StoredState]) -> WatchedNode:
+    """Return a machine before its first start: with the core of a node that belongs to nobody."""
+    core = RaftCore(
+        node_id=node_id,
+        configuration=Configuration(),
+        config=RaftConfig(),
+        rng=Random(0),
+        now=0.0,
+        new_cluster_id="unused",
+    )
+    return WatchedNode(node_id, DiskView(stored), core, _Handed(core.state), f"{node_id}/1, not named yet")
+
+
+class _Nodes(dict[NodeId, WatchedNode]):
+    """Machines by name. Members may be named that are on no machine: they have nothing, and do nothing."""
+
+    def __missing__(self, name: NodeId) -> WatchedNode:
+        return _unknown(name, StoredState)
+
+
 class Watch:
     """Sees every core of one run, and has the invariants checked.
 
@@ -106,8 +133,8 @@ class Watch:
         self._stored = stored
         self._lease_until = lease_until
         self._invariants = Invariants(properties=PROPERTIES, has_true_drift=has_true_clocks)
-        # Every machine that ever was.
-        self.nodes: dict[NodeId, WatchedNode] = {}
+        # Every machine that ever was, and everybody that was ever named for a member.
+        self.nodes: dict[NodeId, WatchedNode] = _Nodes()
         for name in names:
             self.add(name)
         # The machine and the number of the disk of each identity that a storage was given.
@@ -116,6 +143,7 @@ class Watch:
         self.committed = BEFORE_LOG
         # What was handed to a state machine first, for each index.
         self._applied: dict[LogIndex, Entry] = {}
+        self._after_promise: dict[str, Callable[[], None]] = {}
         # What was found where it could not be raised.
         self._violation: PropertyViolated | None = None
         # How much the run did.
@@ -123,18 +151,7 @@ class Watch:
 
     def add(self, name: str) -> None:
         """Watch one more machine."""
-        node_id = NodeId(name)
-        # Until its first node starts, the core of one that belongs to nobody.
-        core = RaftCore(
-            node_id=node_id,
-            configuration=Configuration(),
-            config=RaftConfig(),
-            rng=Random(0),
-            now=0.0,
-            new_cluster_id="unused",
-        )
-        disk = DiskView(lambda: self._stored(name))
-        self.nodes[node_id] = WatchedNode(node_id, disk, core, _Handed(core.state), f"{name}/1, not named yet")
+        self.nodes[NodeId(name)] = _unknown(NodeId(name), lambda: self._stored(name))
 
     @contextmanager
     def watching(self, wiretap: Wiretap | None) -> Iterator[None]:
@@ -258,6 +275,16 @@ class Watch:
         node = self.nodes.get(NodeId(source))
         if node is not None and node.is_up and isinstance(message, RaftRequest | RaftResponse):
             self._invariants.released(self, node, _Packet(node.node_id, NodeId(target), message))
+            if source in self._after_promise and _is_promise(message):
+                self._after_promise.pop(source)()
+
+    def after_promise(self, name: str, then: Callable[[], None]) -> None:
+        """Call back when the next vote or acknowledgement of a machine leaves it. Replaces an earlier request."""
+        self._after_promise[name] = then
+
+    def cancel_calls(self) -> None:
+        """Take back ``after_promise``."""
+        self._after_promise.clear()
 
     def storing(self, name: str, hard_state: HardState) -> None:
         """A term and a vote are about to be durable."""
@@ -316,6 +343,14 @@ class Watch:
         """Say whether a machine has lost a disk and is no full member since, or is about to find that out."""
         node = self.nodes[NodeId(name)]
         return not node.has_sound_disk or (bool(node.lost_disks) and not (node.has_run and self.is_member(name)))
+
+
+def _is_promise(message: RaftMessage) -> bool:
+    match message:
+        case RequestVoteResponse(vote_granted=True) | AppendEntriesResponse(success=True) | InstallSnapshotResponse():
+            return True
+        case _:
+            return False
 
 
 class _WatchedState(ReplicatedState):

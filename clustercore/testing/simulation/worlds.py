@@ -202,6 +202,7 @@ _FAULTS = {
     "crash": 3,
     "crash_at_a_write": 3,
     "crash_anywhere": 3,
+    "crash_after_promise": 2,
     "power_cut": 2,
     "stop": 2,
     "stall": 2,
