@@ -54,6 +54,7 @@ from clustercore.interfaces.errors import (
 )
 from clustercore.interfaces.health import CheckOutcome, CheckRecord, CheckResult, HealthStatus, Probe, StatusChange
 from clustercore.interfaces.known_members import KnownMembers
+from clustercore.interfaces.local_calls import LocalCall
 from clustercore.interfaces.members import Members, MembersHandle
 from clustercore.interfaces.messages import (
     MEMBERS_PROTOCOL_VERSION,
@@ -220,6 +221,7 @@ __all__ = [
     "LimitChange",
     "Link",
     "LinkClosed",
+    "LocalCall",
     "LogCorrupt",
     "LogIndex",
     "MalformedConfiguration",

@@ -15,14 +15,12 @@ from clustercore.interfaces import (
     Lane,
     Link,
     LinkClosed,
+    LocalCall,
+    OfferedServices,
     PeerTimeout,
     Service,
-    ServiceError,
     ServiceTransport,
-    StreamHandler,
-    UnaryHandler,
 )
-from clustercore_memory.calls import Call, Responses
 from clustercore_memory.link import MemoryLink, link_pair
 from clustercore_memory.network import MemoryNetwork
 
@@ -35,7 +33,7 @@ CALL_TIMEOUT_S = 10.0
 class Listener:
     """Someone who serves: the accepted links and the tasks that answer."""
 
-    def __init__(self, nursery: trio.Nursery, accept: AcceptLink, services: dict[str, Service]) -> None:
+    def __init__(self, nursery: trio.Nursery, accept: AcceptLink, services: OfferedServices) -> None:
         self._nursery = nursery
         self._accept = accept
         self._services = services
@@ -66,32 +64,9 @@ class Listener:
             if address is None or address in link.addresses:
                 link.close()
 
-    def find_unary(self, method: str) -> UnaryHandler:
-        """Return the handler of a unary method, or raise ServiceError."""
-        service, name = self._find_service(method)
-        handler = service.unary.get(name)
-        if handler is None:
-            raise ServiceError(f"{method}: {service.name} has the unary methods {sorted(service.unary)}")
-        return handler
-
-    def find_stream(self, method: str) -> StreamHandler:
-        """Return the handler of a streaming method, or raise ServiceError."""
-        service, name = self._find_service(method)
-        handler = service.streams.get(name)
-        if handler is None:
-            raise ServiceError(f"{method}: {service.name} has the streaming methods {sorted(service.streams)}")
-        return handler
-
-    def _find_service(self, method: str) -> tuple[Service, str]:
-        service_name, _, name = method.rpartition("/")
-        service = self._services.get(service_name)
-        if service is None:
-            raise ServiceError(f"{method}: the services offered are {sorted(self._services)}")
-        return service, name
-
-    def start(self, call: Call, handler: Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]) -> None:
+    def start(self, answer: Callable[[OfferedServices, bytes], Awaitable[None]], request: bytes) -> None:
         """Answer a call, in a task of its own."""
-        self._nursery.start_soon(call.answer, handler)
+        self._nursery.start_soon(answer, self._services, request)
 
 
 class MemoryTransport(ServiceTransport):
@@ -109,7 +84,7 @@ class MemoryTransport(ServiceTransport):
             raise ConfigError(f"address = {given!r}: expected a text that is not empty")
         self._network = network
         self._address = address
-        self._services: dict[str, Service] = {}
+        self._services = OfferedServices()
         # Open links that this side dialled, in order.
         self._dialled: dict[MemoryLink, None] = {}
 
@@ -123,7 +98,7 @@ class MemoryTransport(ServiceTransport):
         # Before the nursery, which would wrap the error; it opens without a checkpoint, so the address stays free.
         self._network.check_free(self._address)
         async with trio.open_nursery() as nursery:
-            listener = Listener(nursery, accept, dict(self._services))
+            listener = Listener(nursery, accept, self._services)
             self._network.listen(self._address, listener)
             try:
                 task_status.started(self._address)
@@ -146,22 +121,16 @@ class MemoryTransport(ServiceTransport):
         self._dialled.pop(link, None)
 
     def offer(self, services: Sequence[Service]) -> None:
-        for service in services:
-            self._services[service.name] = service
+        self._services.offer(services)
 
     async def call(self, address: str, method: str, request: bytes) -> bytes:
         await trio.lowlevel.checkpoint()
         listener = self._network.find(self._address, address)
-        handler = listener.find_unary(method)
-
-        async def respond_once(respond: Callable[[bytes], Awaitable[None]]) -> None:
-            await respond(await handler(request))
-
         call = self._begin(address, method)
         try:
-            listener.start(call, respond_once)
+            listener.start(call.answer_unary, request)
             with trio.move_on_after(CALL_TIMEOUT_S):
-                return await Responses(call).receive()
+                return await call.receive()
         except trio.EndOfChannel as error:
             raise LinkClosed(f"{method} at {address!r} ended without a response") from error
         finally:
@@ -176,17 +145,16 @@ class MemoryTransport(ServiceTransport):
     ) -> AsyncIterator[trio.abc.ReceiveChannel[bytes]]:
         await trio.lowlevel.checkpoint()
         listener = self._network.find(self._address, address)
-        handler = listener.find_stream(method)
-
-        async def respond_all(respond: Callable[[bytes], Awaitable[None]]) -> None:
-            await handler(request, respond)
-
         call = self._begin(address, method)
-        listener.start(call, respond_all)
+        listener.start(call.answer_stream, request)
         try:
-            yield Responses(call)
+            yield call
         finally:
             call.leave()
 
-    def _begin(self, address: str, method: str) -> Call:
-        return Call(method, lambda: self._network.can_reach(address, self._address))
+    def _begin(self, address: str, method: str) -> LocalCall:
+        async def cross() -> None:
+            if not self._network.can_reach(address, self._address):
+                raise LinkClosed(f"the memory network was cut during {method}")
+
+        return LocalCall(method, cross)

@@ -22,7 +22,7 @@ PUBLIC = {
         HealthConfig HealthEvent HealthEventKind HttpProbe Node NodeConfig NodeProbe RaftConfig TcpProbe TtlProbe
     """,
     "clustercore.interfaces": """
-        CheckOutcome CheckRecord CheckResult HealthStatus NodeHealth Probe StatusChange
+        CheckOutcome CheckRecord CheckResult HealthStatus LocalCall NodeHealth Probe StatusChange
         AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts Backoff CallFailure
         CallStatistics CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused
         Classification ClusterError ConfigError Configuration ConflictDecision ConflictResolver Consistency

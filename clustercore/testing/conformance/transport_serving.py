@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from clustercore.interfaces import (
+    ConfigError,
     Lane,
     Link,
     LinkClosed,
@@ -71,6 +72,15 @@ class ServingRules(TransportBench):
                 for text in self.no_addresses:
                     with pytest.raises(PeerUnreachable):
                         await client.connect(text, Lane.CONTROL)
+
+    async def test_check_of_an_address_takes_what_serve_says(self) -> None:
+        """``check_address`` takes the address that ``serve`` starts with, and refuses an empty one by ConfigError."""
+        transport = self.make()
+        async with self._serving(transport, echo) as (address, _), self.make() as client:
+            for one in (transport, client):
+                one.check_address(address)
+                with pytest.raises(ConfigError):
+                    one.check_address("")
 
     async def test_connect_after_the_server_stopped_is_unreachable(self) -> None:
         """An address is given back when ``serve`` ends."""

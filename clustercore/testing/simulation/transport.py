@@ -17,16 +17,14 @@ from clustercore.interfaces import (
     Lane,
     Link,
     LinkClosed,
+    LocalCall,
+    OfferedServices,
     PeerTimeout,
     PeerUnreachable,
     Service,
-    ServiceError,
     ServiceTransport,
-    StreamHandler,
-    UnaryHandler,
 )
 from clustercore.runtime.signals import Wakeup
-from clustercore.testing.simulation.calls import Call, Responses
 from clustercore.testing.simulation.link import SimulatedLink, link_pair
 from clustercore.testing.simulation.network import SimulatedNetwork
 
@@ -41,9 +39,9 @@ _Job = Callable[[], Awaitable[None]]
 class Listener:
     """Someone who serves: the accepted links, and the tasks that answer. They are started by the server's own task."""
 
-    def __init__(self, accept: AcceptLink, services: dict[str, Service]) -> None:
+    def __init__(self, accept: AcceptLink, services: OfferedServices) -> None:
         self._accept = accept
-        self._services = services
+        self.services = services
         # Open accepted links, in the order of their opening.
         self._links: dict[SimulatedLink, None] = {}
         self._jobs: deque[_Job] = deque()
@@ -78,29 +76,6 @@ class Listener:
         for link in list(self._links):
             link.close()
 
-    def find_unary(self, method: str) -> UnaryHandler:
-        """Return the handler of a unary method, or raise ServiceError."""
-        service, name = self._find_service(method)
-        handler = service.unary.get(name)
-        if handler is None:
-            raise ServiceError(f"{method}: {service.name} has the unary methods {sorted(service.unary)}")
-        return handler
-
-    def find_stream(self, method: str) -> StreamHandler:
-        """Return the handler of a streaming method, or raise ServiceError."""
-        service, name = self._find_service(method)
-        handler = service.streams.get(name)
-        if handler is None:
-            raise ServiceError(f"{method}: {service.name} has the streaming methods {sorted(service.streams)}")
-        return handler
-
-    def _find_service(self, method: str) -> tuple[Service, str]:
-        service_name, _, name = method.rpartition("/")
-        service = self._services.get(service_name)
-        if service is None:
-            raise ServiceError(f"{method}: the services offered are {sorted(self._services)}")
-        return service, name
-
 
 class SimulatedTransport(ServiceTransport):
     """Carries messages between the simulated machines of one run.
@@ -116,7 +91,7 @@ class SimulatedTransport(ServiceTransport):
             raise ConfigError(f"address = {address!r}: expected a text that is not empty")
         self._network = network
         self._address = address
-        self._services: dict[str, Service] = {}
+        self._services = OfferedServices()
         # Open links that this side dialled, in order.
         self._dialled: dict[SimulatedLink, None] = {}
 
@@ -130,7 +105,7 @@ class SimulatedTransport(ServiceTransport):
         # Before the nursery, which would wrap the error; it opens without a checkpoint, so the address stays free.
         self._network.check_free(self._address)
         async with trio.open_nursery() as nursery:
-            listener = Listener(accept, dict(self._services))
+            listener = Listener(accept, self._services)
             self._network.listen(self._address, listener)
             try:
                 task_status.started(self._address)
@@ -151,27 +126,19 @@ class SimulatedTransport(ServiceTransport):
         return own_end
 
     def offer(self, services: Sequence[Service]) -> None:
-        for service in services:
-            self._services[service.name] = service
+        self._services.offer(services)
 
     async def call(self, address: str, method: str, request: bytes) -> bytes:
-        call: Call | None = None
+        call = self._begin(address, method)
         try:
             with trio.move_on_after(CALL_TIMEOUT_S):
                 listener = await self._network.dial(self._address, address)
-                handler = listener.find_unary(method)
-
-                async def respond_once(respond: Callable[[bytes], Awaitable[None]]) -> None:
-                    await respond(await handler(request))
-
-                call = self._begin(address, method)
-                listener.start(partial(call.answer, respond_once))
-                return await Responses(call).receive()
+                listener.start(partial(call.answer_unary, listener.services, request))
+                return await call.receive()
         except trio.EndOfChannel as error:
             raise LinkClosed(f"{method} at {address!r} ended without a response") from error
         finally:
-            if call is not None:
-                call.leave()
+            call.leave()
         raise PeerTimeout(
             f"{method} at {address!r} was not answered in {CALL_TIMEOUT_S} s; it may still be carried out"
         )
@@ -181,17 +148,19 @@ class SimulatedTransport(ServiceTransport):
         self, address: str, method: str, request: bytes
     ) -> AsyncIterator[trio.abc.ReceiveChannel[bytes]]:
         listener = await self._network.dial(self._address, address)
-        handler = listener.find_stream(method)
-
-        async def respond_all(respond: Callable[[bytes], Awaitable[None]]) -> None:
-            await handler(request, respond)
-
         call = self._begin(address, method)
-        listener.start(partial(call.answer, respond_all))
+        listener.start(partial(call.answer_stream, listener.services, request))
         try:
-            yield Responses(call)
+            yield call
         finally:
             call.leave()
 
-    def _begin(self, address: str, method: str) -> Call:
-        return Call(self._network, self._address, address, method)
+    def _begin(self, address: str, method: str) -> LocalCall:
+        async def cross() -> None:
+            delay_s = self._network.draw_delay_s(address, self._address)
+            if delay_s:
+                await trio.sleep(delay_s)
+            if not self._network.can_reach(address, self._address):
+                raise LinkClosed(f"the simulated network was cut during {method}")
+
+        return LocalCall(method, cross)

@@ -12,6 +12,7 @@ import trio
 from clustercore.interfaces import (
     AcceptLink,
     AppendEntriesRequest,
+    ConfigError,
     ForwardProposals,
     Lane,
     Link,
@@ -188,6 +189,16 @@ class LetsForeignErrorsOut(ProxyTransport):
             raise ConnectionRefusedError(address) from error
 
 
+class TakesNoAddress(ProxyTransport):
+    def check_address(self, address: str) -> None:
+        raise ConfigError(f"{address!r} is none")
+
+
+class TakesAnyAddress(ProxyTransport):
+    def check_address(self, address: str) -> None:
+        return
+
+
 class ParsesCarelessly(ProxyTransport):
     async def connect(self, address: str, lane: Lane) -> Link:
         if not address:
@@ -250,6 +261,8 @@ plant(
     transport=ParsesCarelessly,
     expects=ValueError,
 )
+plant("test_check_of_an_address_takes_what_serve_says", "refuses its own address", transport=TakesNoAddress)
+plant("test_check_of_an_address_takes_what_serve_says", "takes any text", transport=TakesAnyAddress)
 plant("test_connect_after_the_server_stopped_is_unreachable", "connects to nobody", transport=ConnectsLazily)
 plant("test_connect_cancelled_leaves_no_connection", "forgets a link", transport=ForgetsACancelledConnect)
 plant("test_serve_at_a_taken_address_is_an_error", "lets two serve at one address", kit=SharesAddresses)
