@@ -25,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
+from clustercore.interfaces.retry_hedge import hedged
 from clustercore.interfaces.retry_loop import Attempts, Retrying, RetryOperation
 from clustercore.interfaces.retry_values import (
     Classification,
@@ -147,6 +148,34 @@ class RetryPolicy(ABC):
     async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call an async function with retries, as the policy's default kind of call. See ``Retrying.call``."""
         return await self.bind().call(function, *args, **kwargs)
+
+    async def hedge(
+        self,
+        function: Callable[[], Awaitable[T]],
+        *,
+        delay_s: float = 0.1,
+        max_attempts: int = 2,
+        target: str | None = None,
+        operation: str | None = None,
+        timeout_s: float | None = None,
+    ) -> T:
+        """Call an async function, and again beside it while it is slow; return what comes first (gRFC A6, hedging).
+
+        Only for what is idempotent, such as a read. An attempt that fails makes the next one due at once, or when the
+        server says, unless the policy never retries such an error. Attempts beside the first are taken from the
+        target's budget; when the first result is there, all others are cancelled.
+
+        Args:
+            function: What to call.
+            delay_s: How long an attempt may take before the next one is made beside it, in seconds.
+            max_attempts: With the first one.
+            target, operation, timeout_s: As ``bind``.
+
+        Cancellation: cancels all attempts.
+        Raises: ConfigError if a number is out of range; the function's last error itself.
+        """
+        kind = self.bind(target=target, operation=operation, is_idempotent=True, timeout_s=timeout_s).kind
+        return await hedged(self.begin, kind, function, delay_s=delay_s, max_attempts=max_attempts)
 
     def __aiter__(self) -> Attempts:
         """Begin a call of the default kind: ``async for attempt in policy: with attempt: ...``."""

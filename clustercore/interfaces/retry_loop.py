@@ -7,7 +7,8 @@ original one, retries inside retries run once, and no wait outlasts the deadline
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from functools import wraps
 from types import TracebackType
@@ -59,6 +60,13 @@ class RetryOperation(ABC):
     def succeeded(self) -> None:
         """Take note that an attempt succeeded."""
 
+    def may_hedge(self) -> bool:
+        """Say whether another attempt may be made beside one that is slow, and take it from the target's budget if so.
+
+        The default allows none. Called by: ``RetryPolicy.hedge``, while an attempt is under way.
+        """
+        return False
+
     @abstractmethod
     def withdrawn(self) -> None:
         """Take back the retry granted last: it will not be made, because the wait for it was cancelled."""
@@ -102,6 +110,21 @@ _scope: ContextVar[_Scope | None] = ContextVar("clustercore_retry_scope", defaul
 def _is_nested() -> bool:
     scope = _scope.get()
     return scope is not None and scope.is_open
+
+
+@contextmanager
+def within_scope() -> Iterator[bool]:
+    """Be inside a retried call, in the block; yields whether there is one further out, which does the retrying."""
+    if _is_nested():
+        yield True
+        return
+    scope = _Scope()
+    token = _scope.set(scope)
+    try:
+        yield False
+    finally:
+        scope.is_open = False
+        _scope.reset(token)
 
 
 class Attempts(AsyncIterator[Attempt]):

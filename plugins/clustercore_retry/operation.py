@@ -78,6 +78,9 @@ class CategoryOperation(RetryOperation):
     def succeeded(self) -> None:
         self._attempt_ended(success=True)
 
+    def may_hedge(self) -> bool:
+        return not self._is_nested and self._policy.take_hedge(self._target)
+
     def withdrawn(self) -> None:
         grant = self._grant
         assert grant is not None, "a retry is taken back before it was granted"

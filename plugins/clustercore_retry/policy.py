@@ -261,6 +261,10 @@ class CategoryRetryPolicy(RetryPolicy):
             return StopReason.BUDGET
         return Grant(category, delay_s, cost, learner.probe(now) if is_probe else None)
 
+    def take_hedge(self, target: Target) -> bool:
+        """Take from the budget what an attempt beside another costs: as much as a retry of one that was too slow."""
+        return target.budget.take(self._budget.cost(ErrorCategory.TIMEOUT_ERROR), self._clock())
+
     def spread_hold(self, target: Target) -> float:
         """Return how long a caller waits whom the target's hint was not told to: as long, and a little, by chance."""
         hold = target.hold_s(self._clock())

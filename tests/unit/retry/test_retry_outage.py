@@ -63,3 +63,29 @@ async def test_outage_is_not_fed_and_retries_recover_after_it(autojump_clock: Mo
     service.is_down = True
     _, retries_again = await _call_for(policy, service, 1)
     assert retries_again > 0
+
+
+@pytest.mark.slow
+async def test_outage_of_a_minute_leaves_nothing_behind_a_minute_later(autojump_clock: MockClock) -> None:
+    """At most a tenth is sent on top of it; then the table is in force again, with a budget for a call's retries."""
+    policy = CategoryRetryPolicy(is_idempotent=True, rng=Random(1))
+    service = Service()
+    table = policy.table().limits
+    await _call_for(policy, service, 60)
+
+    service.is_down = True
+    calls, retries = await _call_for(policy, service, 60)
+    assert calls + retries <= 1.1 * calls
+
+    service.is_down = False
+    await _call_for(policy, service, 60)
+    [told] = policy.get_error_statistics().targets
+    assert told.limits == table
+    most = max(row.max_retries for row in table)
+    assert told.budget_level >= most * 14
+
+    service.is_down = True
+    before = service.attempts
+    with pytest.raises(PeerUnreachable):
+        await policy.call(service.ask)
+    assert service.attempts - before == 1 + most
