@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from clustercore.cli.conflicts import conflicts
 from clustercore.cli.demo import demo
 from clustercore.cli.fuzz import fuzz
 from clustercore.cli.kv import kv
@@ -24,5 +25,5 @@ def root() -> None:
     """Replicated state that survives the loss of machines: run nodes, ask them, and see what they bear."""
 
 
-for command in (demo, serve, kv, status, members, plugins, retry, fuzz, mutants, trace):
+for command in (demo, serve, kv, status, members, conflicts, plugins, retry, fuzz, mutants, trace):
     root.add_command(command)

@@ -15,6 +15,7 @@ from clustercore.sync.changes import (
 )
 from clustercore.sync.clock import ClockReport, HybridLogicalClock, OffsetPolicy
 from clustercore.sync.conflict_log import Conflict, ConflictCount, ConflictLog, ConflictSide
+from clustercore.sync.conflict_service import ConflictClient, ConflictDesk
 from clustercore.sync.entities import EntityStore
 from clustercore.sync.kinds import LIFE_GROUP, Authority, EntityKind, FieldGroup
 from clustercore.sync.raft_entities import EntityMachine, RaftEntities
@@ -29,7 +30,9 @@ __all__ = [
     "ClockReport",
     "ClockTooFarAhead",
     "Conflict",
+    "ConflictClient",
     "ConflictCount",
+    "ConflictDesk",
     "ConflictLog",
     "ConflictSide",
     "Corruption",

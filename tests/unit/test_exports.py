@@ -47,10 +47,10 @@ PUBLIC = {
         encode_field encode_message encode_varint format_address last_write serve_sockets split_address split_fields
     """,
     "clustercore.sync": """
-        ApplyReport Authority Change Changes ClockReport ClockTooFarAhead Conflict ConflictCount ConflictLog
-        ConflictSide Corruption Entities EntityKind EntityMachine EntityStore FieldGroup GroupState HybridLogicalClock
-        LIFE_GROUP MergeOutcome OffsetPolicy RaftEntities ResolverFailed Stamp StoreEvent StoreWentBack Write
-        ZombieRefused decode_group_state
+        ApplyReport Authority Change Changes ClockReport ClockTooFarAhead Conflict ConflictClient ConflictCount
+        ConflictDesk ConflictLog ConflictSide Corruption Entities EntityKind EntityMachine EntityStore FieldGroup
+        GroupState HybridLogicalClock LIFE_GROUP MergeOutcome OffsetPolicy RaftEntities ResolverFailed Stamp
+        StoreEvent StoreWentBack Write ZombieRefused decode_group_state
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet
