@@ -6,7 +6,7 @@ it does, followers may protect a leader they hear: none of them waits for one th
 
 from __future__ import annotations
 
-from clustercore.raft.quorum import VoteResult, vote_result
+from clustercore.raft.quorum import is_quorum
 from clustercore.raft.roles import step_down
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import Configuration
@@ -17,9 +17,9 @@ __all__ = ["hears_quorum_of", "maybe_step_down"]
 def hears_quorum_of(state: RaftState, configuration: Configuration, now: float) -> bool:
     """Say whether a quorum of these members answered this leader within the last election timeout."""
     since = now - state.config.election_timeout_s
-    heard = {peer: progress.last_contact > since for peer, progress in state.trusted_progress.items()}
-    heard[state.node_id] = True
-    return vote_result(configuration, heard) is VoteResult.WON
+    heard = {peer for peer, progress in state.trusted_progress.items() if progress.last_contact > since}
+    heard.add(state.node_id)
+    return is_quorum(configuration, heard)
 
 
 def maybe_step_down(state: RaftState, now: float) -> bool:

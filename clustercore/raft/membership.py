@@ -224,7 +224,7 @@ def _is_free_to_change(state: RaftState) -> bool:
 
 def _without_wiped(state: RaftState) -> Configuration | None:
     """Return the configuration in which the first voter known to have lost its disk is a learner; None without one."""
-    wiped = next((voter for voter in sorted(state.configuration.voters) if state.is_wiped(voter)), None)
+    wiped = min((voter for voter in state.configuration.voters if state.is_wiped(voter)), default=None)
     if wiped is None:
         return None
     readmitted = Server(wiped, is_voter=False, is_promoted=True, incarnation=state.incarnations[wiped])

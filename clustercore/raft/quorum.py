@@ -7,7 +7,7 @@ from enum import Enum
 
 from clustercore.raft.types import Configuration, NodeId
 
-__all__ = ["VoteResult", "quorum_size", "quorum_value", "vote_result"]
+__all__ = ["VoteResult", "is_quorum", "quorum_size", "quorum_value", "vote_result"]
 
 
 class VoteResult(Enum):
@@ -21,6 +21,14 @@ class VoteResult(Enum):
 def quorum_size(voters: Set[NodeId]) -> int:
     """Return the smallest number of voters that any two groups of that size share a member (Raft §5.2)."""
     return len(voters) // 2 + 1
+
+
+def is_quorum(configuration: Configuration, members: Set[NodeId]) -> bool:
+    """Say whether these nodes can decide alone; those that are no voters do not count."""
+    voters, old_voters = configuration.voters, configuration.old_voters
+    return len(voters & members) >= quorum_size(voters) and (
+        not old_voters or len(old_voters & members) >= quorum_size(old_voters)
+    )
 
 
 def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> VoteResult:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -213,19 +214,20 @@ class RaftState:
 
     def is_wiped(self, voter: NodeId) -> bool:
         """Whether a voter is known to have another storage than the one that the cluster counts on."""
-        server = self.configuration.get(voter)
-        if server is None or not server.incarnation:
-            return False
-        return self.incarnations.get(voter, server.incarnation) != server.incarnation
+        named = self.configuration.incarnations.get(voter)
+        return named is not None and self.incarnations.get(voter, named) != named
 
     @property
-    def trusted_progress(self) -> dict[NodeId, Progress]:
+    def trusted_progress(self) -> Mapping[NodeId, Progress]:
         """The followers whose answers count in a majority: all but voters whose disk was wiped.
 
         Such a disk has forgotten its votes, and so its term. It may have helped to elect a leader of a later term, and
         then follow this one again: what it answers proves nothing of who leads, and so of what stays in the log.
         """
-        return {peer: progress for peer, progress in self.progress.items() if not self.is_wiped(peer)}
+        wiped = [peer for peer in self.progress if self.is_wiped(peer)]
+        if not wiped:
+            return self.progress
+        return {peer: progress for peer, progress in self.progress.items() if peer not in wiped}
 
     @property
     def may_stand(self) -> bool:

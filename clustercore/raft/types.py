@@ -6,7 +6,7 @@ builds on it, and ``clustercore.interfaces`` makes these names public.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from enum import Enum
 from itertools import pairwise
 from operator import attrgetter
@@ -142,6 +142,8 @@ class Configuration:
     voters: frozenset[NodeId] = attrs.field(init=False, eq=False, repr=False)
     # Derived: everybody who gets the log.
     members: frozenset[NodeId] = attrs.field(init=False, eq=False, repr=False)
+    # Derived: the storages that are counted on, as far as they are known.
+    incarnations: Mapping[NodeId, str] = attrs.field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         """Derive what is asked for often."""
@@ -149,6 +151,8 @@ class Configuration:
         object.__setattr__(self, "voters", voters)
         members = frozenset(server.node_id for server in self.servers) | self.old_voters
         object.__setattr__(self, "members", members)
+        incarnations = {server.node_id: server.incarnation for server in self.servers if server.incarnation}
+        object.__setattr__(self, "incarnations", incarnations)
 
     @classmethod
     def of(

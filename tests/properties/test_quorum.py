@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clustercore.raft.quorum import VoteResult, quorum_value, vote_result
+from clustercore.raft.quorum import VoteResult, is_quorum, quorum_value, vote_result
 from clustercore.raft.types import Configuration, NodeId
 from clustercore.testing.strategies import configurations
 
@@ -49,6 +49,7 @@ def test_vote_result_is_that_of_the_definition(configuration: Configuration, vot
     else:
         expected = VoteResult.LOST
     assert vote_result(configuration, votes) is expected
+    assert is_quorum(configuration, granted) is (expected is VoteResult.WON)
 
 
 @pytest.mark.slow

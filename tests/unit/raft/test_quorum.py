@@ -2,7 +2,7 @@
 
 import pytest
 
-from clustercore.raft.quorum import VoteResult, quorum_size, quorum_value, vote_result
+from clustercore.raft.quorum import VoteResult, is_quorum, quorum_size, quorum_value, vote_result
 from clustercore.raft.types import Configuration, LogIndex, NodeId
 
 
@@ -91,3 +91,16 @@ def test_joint_quorum_value_is_what_both_majorities_have_reached() -> None:
 
     assert quorum_value(joint, values) == 5
     assert quorum_value(Configuration(), values) == 0
+
+
+@pytest.mark.parametrize(
+    ("members", "decides"),
+    [("ab", False), ("cd", False), ("abcd", True), ("bcd", True), ("bce", True), ("cde", False), ("xyz", False)],
+)
+def test_quorum_of_a_joint_configuration_is_one_of_both(members: str, decides: bool) -> None:
+    """From a, b, c to c, d, e; those who are no voters do not count, and nobody decides for nobody."""
+    named = frozenset(map(NodeId, members))
+
+    assert is_quorum(Configuration.of("cde", old_voters="abc"), named) is decides
+    assert is_quorum(Configuration.of("abc"), named) is (len(named & set("abc")) >= 2)
+    assert not is_quorum(Configuration(), named)
