@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import cast
@@ -26,12 +27,19 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import RemoteSettingsChanged
-from h2.exceptions import H2Error
+from h2.exceptions import H2Error, StreamClosedError
 from h2.settings import SettingCodes
 
 from clustercore.interfaces import Counters, SocketOptions, certificate_names
 from clustercore_grpc.errors import StreamBroken
-from clustercore_grpc.goaway import Goaway, GoawayFilter
+from clustercore_grpc.frames import (
+    HEADER_BYTES,
+    FrameFilter,
+    Goaway,
+    encode_data,
+    encode_window_update,
+    plain_data_at,
+)
 from clustercore_grpc.loop import SocketLoop
 from clustercore_grpc.stream import MAX_FRAME_BYTES, MessageStream
 
@@ -51,6 +59,10 @@ WRITE_HIGH_WATER_BYTES = 256 * 1024
 # Only answers to a peer's pings, settings and resets can fill the buffer this far: a peer that makes us write them and
 # does not read them is cut off.
 WRITE_LIMIT_BYTES = 4 * 1024 * 1024
+
+# Whether a peer is alive is looked at in so many steps of ``keepalive_time``; pings go out and peers are given up up to
+# one such step later than they could be.
+_LOOKS = 4
 
 # Headers are ours or checked where they are read; h2's own checks cost as much as all the rest of a small message.
 _CONFIGURATIONS = {
@@ -78,6 +90,8 @@ class Connection(GrpclibConnection):
         self.options = options
         self.counters = counters
         self._is_holding_back = False
+        # What was taken past h2 on all streams, and not given back to the peer's window yet.
+        self.unseen_bytes = 0
         # The names in the peer's certificate; None without TLS.
         self.names = certificate_names(socket.get_extra_info("peercert"))
 
@@ -104,9 +118,41 @@ class Connection(GrpclibConnection):
         if self._is_holding_back:
             return
         data = self.h2.data_to_send()
-        if data and not self.socket.is_closing():
+        if data:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if not self.socket.is_closing():
             self.socket.write(data)
             self.counters.bytes_sent += len(data)
+
+    # --- DATA that h2 does not see ---
+
+    def send_data(self, stream_id: int, data: bytes) -> None:
+        """Write a DATA frame that ends nothing. The caller has seen that the peer's window and limit allow it.
+
+        Raises: h2.exceptions.StreamClosedError if the peer has reset the stream.
+        """
+        stream = self.h2.streams[stream_id]
+        if stream.closed:
+            raise StreamClosedError(stream_id)
+        # What h2 would do, and goes on from when the peer changes its windows.
+        self.h2.outbound_flow_control_window -= len(data)
+        stream.outbound_flow_control_window -= len(data)
+        self._write(self.h2.data_to_send() + encode_data(stream_id, data))
+
+    def has_room_for(self, stream: MessageStream, size: int) -> bool:
+        """Whether so many bytes more may be taken past h2. A peer that keeps to its windows sends no more."""
+        return (
+            stream.buffer.unseen_bytes + size <= STREAM_WINDOW_BYTES
+            and self.unseen_bytes + size <= CONNECTION_WINDOW_BYTES
+        )
+
+    def give_back(self, stream_id: int, size: int, *, is_released: bool) -> None:
+        """Let the peer send as many bytes again as were taken past h2, of a released stream on the others."""
+        self.unseen_bytes -= size
+        update = b"" if is_released else encode_window_update(stream_id, size)
+        self._write(self.h2.data_to_send() + update + encode_window_update(0, size))
 
     def is_closing(self) -> bool:
         """Whether the socket is closed, or about to be."""
@@ -148,8 +194,7 @@ class Http2Protocol(H2Protocol):
         self.end_reason: str | None = None
         # Why no further stream can be opened while those under way are answered, or None.
         self.going_away: str | None = None
-        # A client's GOAWAY is of no interest to a server, which opens no streams.
-        self._goaway_filter = GoawayFilter() if client_side else None
+        self._frames = FrameFilter(client_side=client_side)
         # Set when the peer has shown that it speaks HTTP/2, and when the connection has ended.
         self._ready = trio.Event()
         # Tasks that wait for room for another stream, in order, and how many were woken that have not opened it yet.
@@ -208,14 +253,21 @@ class Http2Protocol(H2Protocol):
         if self._pinged_at > self._last_read:
             if now >= self._pinged_at + options.keepalive_timeout_s:
                 self.abort(f"keepalive: nothing was read for {now - self._last_read:.3f} s")
-            return self._pinged_at + options.keepalive_timeout_s
-        if now >= self._last_read + self._keepalive_time_s:
+            return self._look_at(self._pinged_at + options.keepalive_timeout_s)
+        # As good as due is due: the answer to the last ping was read a little after that was sent.
+        if now >= self._last_read + self._keepalive_time_s * (1 - 0.5 / _LOOKS):
             self.connection.h2.ping(b"clustrkp")
             self.connection.flush()
             self._counters.pings += 1
             self._pinged_at = now
-            return now + options.keepalive_timeout_s
-        return self._last_read + self._keepalive_time_s
+            return self._look_at(now + options.keepalive_timeout_s)
+        return self._look_at(self._last_read + self._keepalive_time_s)
+
+    def _look_at(self, due: float) -> float:
+        """Return when to look next: a moment at which all other connections look too, so that a node wakes but once."""
+        step_s = self._keepalive_time_s / _LOOKS
+        # Not a whole step more for the last digit of a number.
+        return math.ceil(due / step_s - 1e-3) * step_s
 
     def data_received(self, data: bytes) -> None:
         if self.end_reason is not None:
@@ -232,8 +284,11 @@ class Http2Protocol(H2Protocol):
             self.abort(f"unexpected error on received data: {exc!r}")
 
     def _process(self, data: bytes) -> None:
+        data = self._take_past_h2(data)
+        if not data:
+            return
         known = self.processor.processors
-        data, goaways = self._goaway_filter.feed(data) if self._goaway_filter else (data, [])
+        data, goaways = self._frames.feed(data)
         for event in self.connection.feed(data):
             # grpclib raises for events it does not know, such as frames of an HTTP/2 extension.
             if self.end_reason is None and type(event) in known:
@@ -247,6 +302,22 @@ class Http2Protocol(H2Protocol):
             self.connection.flush()
             if self.connection.socket.get_write_buffer_size() > WRITE_LIMIT_BYTES:
                 self.abort("the peer makes us answer and does not read the answers")
+
+    def _take_past_h2(self, data: bytes) -> bytes:
+        """Hand the links what is plainly theirs at the beginning of what came; return the rest."""
+        position = 0
+        while self._frames.is_at_frame and (frame := plain_data_at(data, position)) is not None:
+            stream_id, payload = frame
+            stream = self.processor.streams.get(stream_id)
+            if not isinstance(stream, MessageStream) or not stream.takes_data_past_h2:
+                break
+            if not self.connection.has_room_for(stream, len(payload)):
+                # For h2 to judge.
+                break
+            self.connection.unseen_bytes += len(payload)
+            stream.buffer.add_unseen(payload)
+            position += HEADER_BYTES + len(payload)
+        return data[position:]
 
     def _go_away(self, goaway: Goaway) -> None:
         """Open no stream any more; end those that the peer will not answer, and then, with the last one, all of it."""

@@ -30,6 +30,7 @@ class StreamLink(Link):
 
     def __init__(self, stream: MessageStream, peer: str, close: Callable[[str], None]) -> None:
         self._stream = stream
+        stream.is_past_h2 = True
         self._peer = peer
         # Ends the stream, and on the dialling side its connection with it.
         self._close = close
@@ -40,6 +41,16 @@ class StreamLink(Link):
             await self._stream.send(data)
         except StreamBroken as exc:
             raise self._closed(str(exc)) from exc
+
+    def send_nowait(self, message: Message) -> bool:
+        if not self._stream.has_room:
+            return False
+        try:
+            self._stream.send_nowait(_encoded(encode_message, message, self._stream.max_message_bytes))
+        except (StreamBroken, TransportError):
+            # Nothing is sent of what cannot be encoded, or on a stream that has ended.
+            return False
+        return True
 
     async def receive(self) -> Message:
         try:

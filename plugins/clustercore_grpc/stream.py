@@ -80,13 +80,23 @@ class _Inbox(Buffer):
         self._stream = stream
         self._acknowledge = acknowledge
         self._partial = bytearray()
+        # What was taken, and not given back to the peer's window: of what h2 has seen, and of what went past it.
         self._unread_bytes = 0
+        self.unseen_bytes = 0
 
     def add(self, data: bytes, ack_size: int) -> None:
         self._unread_bytes += ack_size
         if not self._stream.is_open:
-            self._discard()
+            self._give_back()
             return
+        self._take_in(data)
+
+    def add_unseen(self, data: bytes) -> None:
+        """Take what came in a frame that h2 has not seen, of a stream that is open."""
+        self.unseen_bytes += len(data)
+        self._take_in(data)
+
+    def _take_in(self, data: bytes) -> None:
         self._partial += data
         try:
             self._split()
@@ -122,19 +132,23 @@ class _Inbox(Buffer):
         return message
 
     def acknowledge(self) -> None:
-        if self._unread_bytes >= _ACK_BYTES:
-            size, self._unread_bytes = self._unread_bytes, 0
-            self._acknowledge(size)
+        if self._unread_bytes + self.unseen_bytes >= _ACK_BYTES:
+            self._give_back()
 
-    def _discard(self) -> None:
+    def _give_back(self, *, is_released: bool = False) -> None:
         size, self._unread_bytes = self._unread_bytes, 0
+        unseen, self.unseen_bytes = self.unseen_bytes, 0
         self._acknowledge(size)
+        if unseen:
+            self._stream.give_back(unseen, is_released=is_released)
 
     def eof(self) -> None:
         self._stream.wake_receivers()
 
     def unacked_size(self) -> int:
+        """Say what is to be given back of a stream that is released. What h2 has not seen of it is."""
         size, self._unread_bytes = self._unread_bytes, 0
+        self._give_back(is_released=True)
         return size
 
     def clear(self) -> None:
@@ -160,6 +174,8 @@ class MessageStream(GrpclibStream):
         self.on_break: Callable[[], None] | None = None
         # The peer has said that it did not look at the request, and will not: it can be made again elsewhere.
         self.is_unprocessed = False
+        # DATA of this stream goes past h2, both ways: it is a link's, which carries many small messages for long.
+        self.is_past_h2 = False
         # Why nothing more is to be received, by our own will, or None.
         self._not_receiving: str | None = None
         # The peer has ended its side: after what is in the inbox nothing follows.
@@ -195,6 +211,17 @@ class MessageStream(GrpclibStream):
         self._break(reason)
 
     # --- Life ---
+
+    @property
+    def takes_data_past_h2(self) -> bool:
+        """Whether a plain DATA frame of this stream may be taken now without h2 looking at it."""
+        # A server's headers come before its data.
+        is_begun = self._is_server or self.headers is not None
+        return self.is_past_h2 and is_begun and not self.has_ended and self._broken is None
+
+    def give_back(self, size: int, *, is_released: bool) -> None:
+        """Let the peer send as many bytes again as were taken past h2."""
+        self.connection.give_back(self._stream_id, size, is_released=is_released)
 
     def start(self, processor: EventsProcessor, headers: Headers) -> None:
         """Open the stream to a server.
@@ -302,6 +329,11 @@ class MessageStream(GrpclibStream):
 
     # --- Sending ---
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a message can be queued without waiting."""
+        return self._broken is None and self._ending is None and self._outbox_bytes < SEND_BUFFER_BYTES
+
     async def send(self, message: bytes) -> None:
         """Queue a message and write what can be written. Waits while too much is queued.
 
@@ -374,7 +406,7 @@ class MessageStream(GrpclibStream):
         except ProtocolError as exc:
             # The peer has closed what we write to; its own event for that comes next, or came before.
             self._break(f"the HTTP/2 stream is closed: {exc}")
-        if self._outbox_bytes < SEND_BUFFER_BYTES:
+        if self._senders and self._outbox_bytes < SEND_BUFFER_BYTES:
             self._senders.unpark_all()
 
     def _write_messages(self) -> None:
@@ -383,8 +415,12 @@ class MessageStream(GrpclibStream):
             if window <= 0:
                 return
             size = min(window, self._h2_connection.max_outbound_frame_size, MAX_FRAME_BYTES)
-            self._h2_connection.send_data(self._stream_id, self._take_chunk(size))
-            self.connection.flush()
+            data = self._take_chunk(size)
+            if self.is_past_h2:
+                self.connection.send_data(self._stream_id, data)
+            else:
+                self._h2_connection.send_data(self._stream_id, data)
+                self.connection.flush()
 
     def _take_chunk(self, size: int) -> bytes:
         """Take up to ``size`` bytes from the outbox: as many queued messages as fit, in one piece."""
