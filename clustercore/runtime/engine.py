@@ -143,6 +143,10 @@ class Engine:
         self._waiting_messages = 0
         self._message_room = trio.lowlevel.ParkingLot()
         self._wakeup = Wakeup()
+        # When the engine's task wakes by itself.
+        self._timer = trio.CancelScope()
+        # What went wrong in a turn that was taken for that task.
+        self._failure: Exception | None = None
         # What must not leave before a write is durable, in the order in which it was asked for.
         self._gated: list[tuple[WriteId, Callable[[], None]]] = []
 
@@ -159,16 +163,15 @@ class Engine:
         while True:
             # Almost every input moves the deadline to later. The timer stays where it is then, and rings once in vain:
             # that costs less than to set it anew each time.
-            with trio.CancelScope(deadline=self._core.deadline) as timer:
-                while True:
-                    await self._wakeup.wait()
+            with trio.CancelScope(deadline=self._core.deadline) as self._timer:
+                while await self._wakeup.wait(self._timer):
                     self._take_turn()
-                    if self._core.deadline < timer.deadline:
-                        timer.deadline = self._core.deadline
             self._take_turn()
 
     def _take_turn(self) -> None:
         """Do all there is to do now."""
+        if self._failure is not None:
+            raise self._failure
         now = trio.current_time()
         self._leader_clock.tick(now)
         while self._inputs:
@@ -186,6 +189,23 @@ class Engine:
             self._carry_out(self._core.read(reads, trio.current_time()))
         if self._snapshot_sender.is_reading:
             self._snapshot_sender.keep_only(self._core.sending)
+        if self._core.deadline < self._timer.deadline:
+            self._timer.deadline = self._core.deadline
+
+    def _take_turn_for_message(self) -> None:
+        """Have a turn taken for a message: here and now if the engine's task sleeps, or by it if it is awake anyway.
+
+        A node that idles gets one message at a time, and waking a task costs more than most messages do.
+        """
+        if not self._wakeup.has_sleeper:
+            self._wakeup.set()
+            return
+        try:
+            self._take_turn()
+        except Exception as error:  # noqa: BLE001  # Nothing is lost: the engine's task raises it.
+            # No turn comes before that, since the task sleeps no more.
+            self._failure = error
+            self._wakeup.set()
 
     # --- Inputs ---
 
@@ -211,7 +231,8 @@ class Engine:
         if not is_current():
             return
         self._waiting_messages += 1
-        self._queue(lambda: self._receive(sender, message, respond))
+        self._inputs.append(lambda: self._receive(sender, message, respond))
+        self._take_turn_for_message()
 
     def propose(self, group: Group) -> None:
         """Queue a group for the log; there is room for it. Off the leader one that may not be forwarded is refused."""
@@ -305,7 +326,8 @@ class Engine:
 
     def _receive(self, sender: NodeId, message: RaftMessage, respond: Respond | None) -> None:
         self._waiting_messages -= 1
-        self._message_room.unpark()
+        if self._message_room:
+            self._message_room.unpark()
         now = trio.current_time()
         self._carry_out(self._core.receive(sender, message, now), respond)
         if isinstance(message, AppendEntriesRequest) and message.term == self._core.state.current_term:

@@ -36,7 +36,8 @@ class Leaderships:
         self._bodies: dict[trio.CancelScope, float] = {}
         # Set when the last of them has ended; made anew with the first.
         self._ended = trio.Event()
-        self._changed = trio.Event()
+        # Who waits for a lease.
+        self._waiting = trio.lowlevel.ParkingLot()
         self._is_stopped = False
 
     @asynccontextmanager
@@ -49,7 +50,7 @@ class Leaderships:
         while self._lease_until() - cleanup_s <= trio.current_time():
             if self._is_stopped:
                 raise NodeStopped("the node has stopped; it leads no more")
-            await self._changed.wait()
+            await self._waiting.park()
         with trio.CancelScope(deadline=self._lease_until() - cleanup_s) as scope:
             if not self._bodies:
                 self._ended = trio.Event()
@@ -63,7 +64,8 @@ class Leaderships:
 
     def renew(self) -> None:
         """Look at the lease again: a majority may have answered."""
-        self._tell_waiting()
+        if self._waiting:
+            self._waiting.unpark_all()
         if self._bodies:
             until = self._lease_until()
             for scope, cleanup_s in self._bodies.items():
@@ -83,13 +85,9 @@ class Leaderships:
         """Cancel all bodies and end every wait with NodeStopped."""
         self._is_stopped = True
         self.end()
-        self._tell_waiting()
+        self._waiting.unpark_all()
 
     @property
     def is_empty(self) -> bool:
         """Whether no body runs."""
         return not self._bodies
-
-    def _tell_waiting(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Generic, TypeVar
 
 import trio
@@ -19,6 +20,11 @@ class Wakeup:
         # The task that sleeps, if it does.
         self._sleeper: trio.lowlevel.Task | None = None
 
+    @property
+    def has_sleeper(self) -> bool:
+        """Whether the task sleeps, and nobody has woken it."""
+        return self._sleeper is not None
+
     def set(self) -> None:
         """Wake the task, or keep it from falling asleep the next time."""
         self._is_set = True
@@ -26,19 +32,32 @@ class Wakeup:
             sleeper, self._sleeper = self._sleeper, None
             trio.lowlevel.reschedule(sleeper)
 
-    async def wait(self) -> None:
-        """Sleep until ``set``, and consume it. Cancellation consumes nothing."""
+    async def wait(self, timer: trio.CancelScope | None = None) -> bool:
+        """Sleep until ``set``, and consume it. Cancellation consumes nothing.
+
+        Args:
+            timer: The innermost scope around the call. If it is cancelled the call returns False, and raises nothing:
+                the exception that would end with the scope costs more than most of what a timer leads to.
+        """
         if self._is_set:
             await trio.lowlevel.checkpoint()
         else:
             assert self._sleeper is None, "only one task may wait"
             self._sleeper = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._give_up)
+            await trio.lowlevel.wait_task_rescheduled(partial(self._give_up, timer))
+            if not self._is_set:
+                return False
         self._is_set = False
+        return True
 
-    def _give_up(self, raise_cancel: object) -> trio.lowlevel.Abort:
-        self._sleeper = None
-        return trio.lowlevel.Abort.SUCCEEDED
+    def _give_up(self, timer: trio.CancelScope | None, raise_cancel: object) -> trio.lowlevel.Abort:
+        sleeper, self._sleeper = self._sleeper, None
+        if timer is None or not timer.cancel_called:
+            return trio.lowlevel.Abort.SUCCEEDED
+        # If more than the timer is cancelled, the next checkpoint outside of it says so.
+        assert sleeper is not None
+        trio.lowlevel.reschedule(sleeper)
+        return trio.lowlevel.Abort.FAILED
 
 
 class Newest(Generic[T]):

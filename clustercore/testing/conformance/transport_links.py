@@ -175,6 +175,28 @@ class LinkRules(TransportBench):
             await went_on.wait()
             nursery.cancel_scope.cancel()
 
+    async def test_send_nowait_sends_a_message_or_says_that_it_did_not(self) -> None:
+        """What ``send_nowait`` takes arrives once, among what ``send`` does; a closed link takes nothing."""
+        async with self._linked(echo, Lane.CONTROL) as link:
+            for number in range(1, 21):
+                if number % 4 == 0 or not link.send_nowait(numbered(number)):
+                    await link.send(numbered(number))
+            received = [await link.receive() for _ in range(20)]
+            await link.aclose()
+
+            assert not link.send_nowait(numbered(21))
+
+        terms = [message.term for message in received if isinstance(message, RequestVoteRequest)]
+        if self.keeps_order:
+            assert terms == list(range(1, 21))
+        assert sorted(terms) == list(range(1, 21))
+
+    async def test_send_nowait_takes_no_more_than_send_would(self) -> None:
+        """Against a peer that reads nothing it stops, where ``send`` begins to wait."""
+        large = filled(1, LARGE_BYTES)
+        async with self._linked(read_nothing, Lane.BULK) as link:
+            assert not all(link.send_nowait(large) for _ in range(MANY)), "the buffer has no bound"
+
     async def test_send_cancelled_is_whole_or_nothing(self) -> None:
         """What a cancelled send leaves is a whole message, or none and perhaps a closed link; never a part."""
         read, ended = trio.Event(), trio.Event()

@@ -414,6 +414,11 @@ class DropsWhatDoesNotFit(ProxyLink):
             await self.inner.send(message)
 
 
+class SaysThatItSent(ProxyLink):
+    def send_nowait(self, message: Message) -> bool:
+        return True
+
+
 class LeavesHalf(ProxyLink):
     half: ForwardProposals | None = None
 
@@ -444,4 +449,8 @@ plant("test_link_closed_by_the_peer_ends_a_send_under_way", "lets a send wait on
 plant("test_link_closes_even_if_cancelled", "is kept open by a cancellation", dialled=ClosesAfterACheckpoint)
 plant("test_receive_cancelled_loses_no_message", "can be cancelled with a message", dialled=ChecksInAfterReceiving)
 plant("test_send_waits_when_nobody_receives", "drops what does not fit", dialled=DropsWhatDoesNotFit)
+plant(
+    "test_send_nowait_sends_a_message_or_says_that_it_did_not", "says it sent what it did not", dialled=SaysThatItSent
+)
+plant("test_send_nowait_takes_no_more_than_send_would", "takes anything without waiting", dialled=SaysThatItSent)
 plant("test_send_cancelled_is_whole_or_nothing", "goes on after half a message", dialled=LeavesHalf)

@@ -47,6 +47,8 @@ class FakeLink(Link):
         self._open = trio.Event()
         self._open.set()
         self._closes_after: int | None = None
+        # Whether ``send_nowait`` sends.
+        self.sends_nowait = False
         self._to_receiver, self._arrived = trio.open_memory_channel[Message](1000)
 
     def hold(self) -> None:
@@ -79,6 +81,12 @@ class FakeLink(Link):
             self.deliver(self.hello_response or HelloResponse(message.peer_id))
         else:
             self.sent.append(message)
+
+    def send_nowait(self, message: Message) -> bool:
+        if self.sends_nowait and not self.is_closed:
+            self.sent.append(message)
+            return True
+        return False
 
     async def receive(self) -> Message:
         try:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -21,6 +22,7 @@ from clustercore.interfaces import (
     HardState,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    InvariantError,
     Message,
     NodeId,
     NotLeader,
@@ -35,7 +37,7 @@ from clustercore.interfaces import (
 from clustercore.raft.config import RaftConfig
 from clustercore.raft.configuration import encode_configuration
 from clustercore.raft.core import RaftCore
-from clustercore.raft.effects import PersistEntries, PersistHardState
+from clustercore.raft.effects import Effects, PersistEntries, PersistHardState
 from clustercore.raft.types import Configuration, LogIndex, ReadId, Round, Term, TransferFailure, WriteId
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.engine import MAX_BATCH_BYTES, MAX_WAITING_MESSAGES, Engine
@@ -514,6 +516,60 @@ async def test_reads_that_arrive_together_are_asked_together(autojump_clock: Moc
         await bench.receive(B, AppendEntriesResponse(term, True, LogIndex(1), LogIndex(1), round=Round(2)))
 
         assert bench.read_answers[1:] == [((3, 4), LogIndex(1))]
+
+
+async def test_message_is_taken_in_the_turn_in_which_it_comes(autojump_clock: MockClock) -> None:
+    """While the engine's task sleeps, no turn of another task passes between a request and what may leave at once."""
+    async with running() as bench:
+        await wait_all_tasks_blocked()
+        await bench.engine.receive(B, PreVoteRequest(Term(1), B, LogIndex(0), Term(0)), bench.left.append)
+
+        assert bench.kinds() == [PreVoteResponse]
+
+
+async def test_message_waits_its_turn_behind_what_is_queued(autojump_clock: MockClock) -> None:
+    """An engine that is to run anyway takes messages in the order in which all inputs came."""
+    async with running() as bench:
+        await wait_all_tasks_blocked()
+        bench.engine.wake()
+        await bench.engine.receive(B, PreVoteRequest(Term(1), B, LogIndex(0), Term(0)), bench.left.append)
+        assert bench.left == []
+        await wait_all_tasks_blocked()
+
+        assert bench.kinds() == [PreVoteResponse]
+
+
+async def test_timer_follows_a_deadline_that_a_message_brings_nearer(autojump_clock: MockClock) -> None:
+    """Whoever wins by a message sends its heartbeats in time, though the engine's task slept when it came."""
+    async with running() as bench:
+        await bench.stand_and_win()
+        began = trio.current_time()
+        bench.left.clear()
+        await trio.sleep(bench.core.state.config.heartbeat_interval_s * 1.5)
+        await wait_all_tasks_blocked()
+
+        assert trio.current_time() - began < bench.core.state.config.election_timeout_s
+        assert AppendEntriesRequest in [type(message) for _, message in bench.left]
+
+
+async def test_error_in_a_turn_for_a_message_ends_the_engine_and_nothing_follows(autojump_clock: MockClock) -> None:
+    """The engine's task raises what went wrong, whoever's turn it was; the core is not used any more."""
+    with pytest.RaisesGroup(InvariantError):
+        async with running() as bench:
+            await wait_all_tasks_blocked()
+
+            asked = list[float]()
+
+            def fail(sender: NodeId, message: object, now: float) -> Effects:
+                asked.append(now)
+                raise InvariantError("broken")
+
+            bench.core.receive = fail  # type: ignore[method-assign]  # A core that finds a rule broken.
+            for term in (1, 2):
+                await bench.engine.receive(B, vote_request(term), bench.left.append)
+            await trio.sleep(100)
+    assert len(asked) == 1
+    assert bench.left == []
 
 
 async def test_messages_wait_when_too_many_are_queued() -> None:

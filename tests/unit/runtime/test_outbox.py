@@ -21,7 +21,7 @@ from clustercore.interfaces import (
     StatusRequest,
     Term,
 )
-from clustercore.runtime.outbox import MAX_BYTES, MAX_MESSAGES, Outbox, size_of
+from clustercore.runtime.outbox import MAX_BYTES, MAX_BYTES_AT_ONCE, MAX_MESSAGES, Outbox, size_of
 from tests.snapshots import install_request, snapshot
 from tests.unit.runtime.fakes import FakeLink
 
@@ -164,3 +164,73 @@ async def test_wait_returns_only_with_something_to_send(nursery: trio.Nursery) -
     outbox.post(StatusRequest())
     await wait_all_tasks_blocked()
     assert woken == ["woken"]
+
+
+async def test_post_sends_at_once_what_a_link_takes_without_waiting(nursery: trio.Nursery) -> None:
+    """While nothing waits, no turn of a task passes between posting a message and sending it."""
+    outbox, link = Outbox(), FakeLink()
+    link.sends_nowait = True
+    nursery.start_soon(outbox.send_all, link)
+    await wait_all_tasks_blocked()
+
+    mail = outbox.post(StatusRequest(1))
+
+    assert link.sent == [StatusRequest(1)]
+    assert outbox.is_idle
+    assert not outbox.withdraw(mail)
+
+
+async def test_post_keeps_the_order_behind_what_waits(nursery: trio.Nursery) -> None:
+    """What a link takes at once does not overtake what it has not taken yet, or is just being handed to it."""
+    outbox, link = Outbox(), FakeLink()
+    nursery.start_soon(outbox.send_all, link)
+    await wait_all_tasks_blocked()
+    outbox.post(StatusRequest(1))
+    link.sends_nowait = True
+    outbox.post(StatusRequest(2))
+    link.hold()
+    await wait_all_tasks_blocked()
+    outbox.withdraw(next(iter(outbox._mails)))
+    outbox.post(StatusRequest(3))
+    assert link.sent == []
+
+    link.release()
+    await wait_all_tasks_blocked()
+
+    assert link.sent == [StatusRequest(1), StatusRequest(3)]
+
+
+async def test_post_leaves_to_the_task_what_is_large_or_followed(nursery: trio.Nursery) -> None:
+    """Whoever posts is not held up by what takes long, and what becomes of a message is told from one place."""
+    outbox, link, log = Outbox(), FakeLink(), list[str]()
+    link.sends_nowait = True
+    nursery.start_soon(outbox.send_all, link)
+    await wait_all_tasks_blocked()
+    outbox.post(ForwardProposals(1, (bytes(MAX_BYTES_AT_ONCE + 1),)))
+    assert link.sent == []
+    await wait_all_tasks_blocked()
+    outbox.post(StatusRequest(2), on_sent=lambda: log.append("sent"))
+    outbox.post(StatusRequest(3), on_dropped=lambda: log.append("dropped"))
+    assert len(link.sent) == 1
+
+    await wait_all_tasks_blocked()
+
+    assert len(link.sent) == 3
+    assert log == ["sent"]
+
+
+async def test_post_sends_nothing_at_once_without_a_link_that_understands_it() -> None:
+    """Where the other end does not understand a message it is dropped; after the link has ended it waits."""
+    outbox, link = Outbox(), FakeLink()
+    link.sends_nowait = True
+    async with trio.open_nursery() as sending:
+        sending.start_soon(outbox.send_all, link, lambda message: False)
+        await wait_all_tasks_blocked()
+        outbox.post(StatusRequest(1))
+        await wait_all_tasks_blocked()
+        assert outbox.is_idle
+        sending.cancel_scope.cancel()
+    outbox.post(StatusRequest(2))
+
+    assert link.sent == []
+    assert not outbox.is_idle

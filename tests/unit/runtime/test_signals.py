@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from clustercore.runtime.signals import Newest, Wakeup
 
@@ -55,6 +57,73 @@ async def test_wakeup_wakes_whoever_sleeps(nursery: trio.Nursery) -> None:
     await wait_all_tasks_blocked()
 
     assert woken == [0, 1, 2]
+
+
+async def test_wakeup_tells_a_timer_from_a_call(autojump_clock: MockClock) -> None:
+    """A timer that rings ends the wait without an exception, and each call is still heard once."""
+    wakeup = Wakeup()
+    with trio.CancelScope(deadline=trio.current_time() + 1) as timer:
+        heard = [await wakeup.wait(timer)]
+        assert heard == [False]
+        assert trio.current_time() == timer.deadline
+        wakeup.set()
+        # In a scope that has ended each checkpoint raises. The call is not taken away.
+        await wakeup.wait(timer)
+    assert timer.cancelled_caught
+
+    with trio.CancelScope(deadline=trio.current_time() + 1) as timer:
+        assert await wakeup.wait(timer)
+        assert not await wakeup.wait(timer)
+
+
+async def test_wakeup_called_as_the_timer_rings_is_heard(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A call between the timer and the turn of the task that it woke is not lost."""
+    wakeup, heard = Wakeup(), list[bool]()
+
+    async def sleep() -> None:
+        with trio.CancelScope() as timer:
+            timers.append(timer)
+            heard.append(await wakeup.wait(timer))
+
+    timers: list[trio.CancelScope] = []
+    nursery.start_soon(sleep)
+    await wait_all_tasks_blocked()
+    sleeps = [wakeup.has_sleeper]
+    timers[0].cancel()
+    sleeps.append(wakeup.has_sleeper)
+    wakeup.set()
+    await wait_all_tasks_blocked()
+
+    assert sleeps == [True, False]
+    assert heard == [True]
+
+
+async def test_wakeup_timer_hides_no_other_cancellation(nursery: trio.Nursery) -> None:
+    """What is cancelled around the timer's scope raises as ever, also if the timer has rung as well."""
+    wakeup, ended = Wakeup(), list[str]()
+
+    async def sleep(name: str, *, rings: bool) -> None:
+        with trio.CancelScope() as around:
+            scopes.append(around)
+            with trio.CancelScope() as timer:
+                timers.append(timer)
+                while await wakeup.wait(timer):
+                    pass
+            await trio.sleep_forever()
+        ended.append(name)
+
+    scopes: list[trio.CancelScope] = []
+    timers: list[trio.CancelScope] = []
+    for name, rings in (("around", False), ("both", True)):
+        wakeup = Wakeup()
+        nursery.start_soon(partial(sleep, name, rings=rings))
+        await wait_all_tasks_blocked()
+        if rings:
+            timers[-1].cancel()
+        scopes[-1].cancel()
+        await wait_all_tasks_blocked()
+
+    assert ended == ["around", "both"]
 
 
 async def test_newest_yields_the_present_value_first_and_skips_old_ones() -> None:
