@@ -98,8 +98,9 @@ class DiscoverySnapshot:
     # When the source last confirmed this: Unix time in seconds; 0 if it never did. It is no part of the comparison of
     # two snapshots: to be told the same again is no news.
     as_of: float = attrs.field(default=0.0, eq=False)
-    # Those of the members that were deregistered here while the source, which can only be read, goes on telling them.
-    # Nodes go on talking to them; work should go to others.
+    # Those of the members that were deregistered here while the source, which can only be read, goes on telling them;
+    # and those of which the source itself says that they are not well. Nodes go on talking to them; work should go to
+    # others.
     withdrawn: frozenset[NodeId] = frozenset()
 
     @property

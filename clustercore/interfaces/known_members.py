@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import attrs
 import trio
@@ -47,6 +47,8 @@ class KnownMembers:
         self._forgotten: dict[NodeId, int] = {}
         self._edits = 0
         self._withdrawn: set[NodeId] = set()
+        # Those that the source itself says are not well.
+        self._unwell: frozenset[NodeId] = frozenset()
         self._newest = DiscoverySnapshot(0, (), source)
         # Set, and replaced by a new one, at every change.
         self._changed = trio.Event()
@@ -56,6 +58,11 @@ class KnownMembers:
     def newest(self) -> DiscoverySnapshot | None:
         """What is known now; None before the source's first answer."""
         return None if self._told is None else self._newest
+
+    @property
+    def complaint(self) -> str:
+        """Why what is known is stale, in words; empty while the source answers."""
+        return self._complaint
 
     @property
     def edits(self) -> int:
@@ -82,6 +89,7 @@ class KnownMembers:
         as_of: float | None = None,
         asked_at: int | None = None,
         is_empty_certain: bool = False,
+        unwell: Collection[NodeId] = (),
     ) -> bool:
         """Take an answer: all members that the source has. Return whether it was believed.
 
@@ -93,6 +101,8 @@ class KnownMembers:
             asked_at: ``edits`` when the source was asked: an answer that was under way while somebody registered here
                 does not undo that. None if nothing can have happened between.
             is_empty_certain: That there is nobody is no accident: the plugin has made sure of it.
+            unwell: Those of the members of which the source says that they are not well: they are told as withdrawn
+                until it says otherwise.
         """
         told: dict[NodeId, Member] = {}
         for member in members:
@@ -114,6 +124,7 @@ class KnownMembers:
                 del self._registered[node_id]
         self._told = told
         self._withdrawn &= told.keys()
+        self._unwell = frozenset(unwell) & told.keys()
         if self._complaint:
             logger.info("discovery %s answers again", self._source)
             self._complaint = ""
@@ -139,6 +150,7 @@ class KnownMembers:
         """Know a member from now on, until the source says something new of it."""
         self._edits += 1
         self._withdrawn.discard(member.node_id)
+        self._unwell -= {member.node_id}
         self._forgotten.pop(member.node_id, None)
         told_before = (self._told or {}).get(member.node_id)
         self._registered[member.node_id] = _Registration(member, self._edits, told_before)
@@ -169,7 +181,7 @@ class KnownMembers:
         registered = {node_id: registration.member for node_id, registration in self._registered.items()}
         by_id = {**(self._told or {}), **registered}
         members = tuple(by_id[node_id] for node_id in sorted(by_id))
-        withdrawn = frozenset(self._withdrawn)
+        withdrawn = frozenset(self._withdrawn | self._unwell)
         before = self._newest
         newest = DiscoverySnapshot(before.version, members, self._source, is_stale, as_of, withdrawn)
         if newest == before and before.version > 0:

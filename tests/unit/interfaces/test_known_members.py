@@ -153,3 +153,22 @@ def test_metadata_refuses_what_is_no_tag(tags: object) -> None:
     """A name that is taken, an empty one, and what is no text."""
     with pytest.raises(ConfigError, match="tags"):
         MemberMetadata(tags=tags)  # type: ignore[arg-type]  # What a configuration may hold.
+
+
+async def test_those_whom_the_source_calls_unwell_are_withdrawn_until_it_says_otherwise() -> None:
+    """They are told, for their addresses are what they were; a registration here says that one is well."""
+    known = book(A, B)
+    versions = []
+    for unwell in ([B.node_id], [B.node_id], [], [A.node_id, C.node_id]):
+        known.tell([A, B], unwell=unwell)
+        snapshot = await known.members()
+        assert snapshot.members == (A, B)
+        assert snapshot.withdrawn == {A.node_id, B.node_id} & set(unwell)
+        versions.append(snapshot.version)
+    assert versions == [2, 2, 3, 4]
+
+    known.fail("no answer")
+    assert (await known.members()).in_service == (B,)
+    known.register(A)
+    assert (await known.members()).in_service == (A, B)
+    assert known.complaint == "no answer"
