@@ -11,6 +11,7 @@ from clustercore.interfaces import Discovery
 from clustercore.testing.conformance import DiscoveryConformance, DiscoverySource
 from clustercore_memory import MemoryDiscovery, MemoryRegistry
 from clustercore_static import EnvironmentDiscovery, FileDiscovery, StaticDiscovery
+from tests.conformance.consul_sources import FakeConsulSource, FakedConsul
 from tests.conformance.discovery_sources import FileSource, MemorySource
 
 
@@ -50,3 +51,13 @@ class TestMemory(DiscoveryConformance):
     def source(self, discovery: Discovery) -> DiscoverySource:
         assert isinstance(discovery, MemoryDiscovery)
         return MemorySource(discovery)
+
+
+@pytest.mark.slow
+class TestConsul(DiscoveryConformance):
+    def make(self, members: Mapping[str, str]) -> Discovery:
+        return FakedConsul(members)
+
+    def source(self, discovery: Discovery) -> DiscoverySource:
+        assert isinstance(discovery, FakedConsul)
+        return FakeConsulSource(discovery.fake)

@@ -36,6 +36,7 @@ from clustercore.interfaces import (
 )
 from clustercore.raft import effects
 from clustercore.raft.core import RaftCore
+from clustercore_consul import ConsulDiscovery
 from clustercore_sqlite import files, records
 from clustercore_sqlite.errors import ADVICE
 from tests.snapshots import snapshot
@@ -215,6 +216,27 @@ def test_configuration_page_has_every_field(config_class: type, place: int) -> N
         assert default == (RaftConfig() if shown == "`RaftConfig()`" else ast.literal_eval(shown)), name
         assert name.endswith("_s") == (unit == "seconds"), name
         assert name.endswith("_bytes") == (unit == "bytes"), name
+
+
+def test_consul_options_are_in_the_reference() -> None:
+    """The table of docs/reference/consul.md has each option of the plugin, in order, with its default."""
+    section = page("docs/reference/consul.md").split("\n## Options\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]+) \|", section, re.MULTILINE)
+    parameters = inspect.signature(ConsulDiscovery).parameters
+    shown = {name: default.strip("`") for name, default in rows}
+    unset = {"token": "none", "tls_authority": "the system's", "datacenter": "the agent's", "checks": "ttl"}
+
+    def show(name: str, default: object) -> str:
+        if name in unset:
+            return unset[name]
+        if isinstance(default, bool):
+            return str(default).lower()
+        if isinstance(default, float):
+            return f"{default:g}"
+        return str(default) if default else "none"
+
+    assert list(shown) == list(parameters)
+    assert shown == {name: show(name, one.default) for name, one in parameters.items()}
 
 
 def test_how_it_works_states_the_bounds_of_the_code() -> None:
