@@ -41,9 +41,6 @@ from clustercore.interfaces.messages import (
 )
 from clustercore.interfaces.values import NodeHealth, NodeStatus, PeerStatus
 from clustercore.interfaces.wire import (
-    BYTES,
-    FIXED64,
-    VARINT,
     decode_append_entries_request,
     decode_append_entries_response,
     encode_append_entries_request,
@@ -66,6 +63,7 @@ from clustercore.raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
+from clustercore.raft.protobuf import BYTES, FIXED64, VARINT
 from clustercore.raft.types import ChangeRefusal, Configuration, Role
 
 __all__ = ["decode_body", "decode_message", "encode_body", "encode_message"]

@@ -16,16 +16,20 @@ from collections.abc import Iterator
 from clustercore.interfaces.errors import MalformedMessage
 from clustercore.raft.entry import MalformedEntry, decode_entry
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
+from clustercore.raft.protobuf import (
+    VARINT,
+    MalformedBytes,
+    bytes_field,
+    content_length,
+    decode_varint,
+    encode_varint,
+    read_fields,
+)
 from clustercore.raft.types import LogIndex, NodeId, Round, Term
 
 # What else is here is for ``codec`` and ``wire_snapshot``.
 __all__ = ["encode_field", "encode_varint", "split_fields"]
 
-# Wire types, the low three bits of a tag.
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-
-_MAX_VARINT_BYTES = 10
-_UINT64_MASK = (1 << 64) - 1
 _ONE_BYTE = tuple(bytes([value]) for value in range(0x80))
 
 # Tags of AppendEntriesRequest; those of the response are all varints and counted up from 1.
@@ -34,43 +38,12 @@ _ROUND, _ANSWERED_ROUND = 0x38, 0x40
 _ENTRIES_TAG = bytes([_ENTRIES])
 
 
-# --- Varints and fields --------------------------------------------------------------------------------------------
-
-
-def encode_varint(value: int) -> bytes:
-    """Encode an unsigned number of up to 64 bits.
-
-    Raises: OverflowError if it is negative or larger.
-    """
-    if 0 <= value < 0x80:
-        return _ONE_BYTE[value]
-    if value < 0 or value > _UINT64_MASK:
-        raise OverflowError(f"{value} is not an unsigned 64-bit number")
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+# --- Fields --------------------------------------------------------------------------------------------------------
 
 
 def encode_field(number: int, payload: bytes) -> bytes:
     """Encode a field that holds a message, a string or bytes."""
-    return encode_varint(number << 3 | BYTES) + encode_varint(len(payload)) + payload
-
-
-def _decode_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return the number at ``position`` and the position after it. Raises IndexError at the end of the data."""
-    byte = data[position]
-    if byte < 0x80:
-        return byte, position + 1
-    value = byte & 0x7F
-    for count in range(1, _MAX_VARINT_BYTES):
-        byte = data[position + count]
-        value |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return value & _UINT64_MASK, position + count + 1
-    raise MalformedMessage(f"varint at byte {position} is longer than {_MAX_VARINT_BYTES} bytes")
+    return bytes_field(number, payload)
 
 
 def split_fields(data: bytes, position: int = 0) -> Iterator[tuple[int, int, int | bytes]]:
@@ -78,35 +51,10 @@ def split_fields(data: bytes, position: int = 0) -> Iterator[tuple[int, int, int
 
     Raises: MalformedMessage when the iterator comes to something that is no field.
     """
-    while position < len(data):
-        start = position
-        try:
-            tag, position = _decode_varint(data, position)
-            number, wire_type = tag >> 3, tag & 7
-            if number == 0:
-                raise MalformedMessage(f"field number 0 at byte {start}")
-            if wire_type == VARINT:
-                value, position = _decode_varint(data, position)
-                yield number, wire_type, value
-                continue
-            length, position = _length_of(data, position, wire_type)
-        except IndexError:
-            raise MalformedMessage(f"field at byte {start} is cut off") from None
-        end = position + length
-        if end > len(data):
-            raise MalformedMessage(f"field {number} wants {length} bytes, {len(data) - position} are left")
-        yield number, wire_type, data[position:end]
-        position = end
-
-
-def _length_of(data: bytes, position: int, wire_type: int) -> tuple[int, int]:
-    if wire_type == BYTES:
-        return _decode_varint(data, position)
-    if wire_type == FIXED64:
-        return 8, position
-    if wire_type == FIXED32:
-        return 4, position
-    raise MalformedMessage(f"wire type {wire_type} at byte {position} is not part of protobuf 3")
+    try:
+        yield from read_fields(data, position)
+    except MalformedBytes as exc:
+        raise MalformedMessage(str(exc)) from None
 
 
 # --- AppendEntriesRequest ------------------------------------------------------------------------------------------
@@ -141,7 +89,7 @@ def decode_append_entries_request(data: bytes, position: int = 0) -> AppendEntri
         while position < end:
             tag = data[position]
             if tag == _ENTRIES:
-                length, position = _decode_varint(data, position + 1)
+                length, position = decode_varint(data, position + 1)
                 stop = position + length
                 # decode_entry would refuse a slice cut short by the end of the data, or else read less than was sent.
                 if stop > end:
@@ -149,13 +97,13 @@ def decode_append_entries_request(data: bytes, position: int = 0) -> AppendEntri
                 entries.append(decode_entry(data[position:stop]))
                 position = stop
             elif tag in numbers:
-                numbers[tag], position = _decode_varint(data, position + 1)
+                numbers[tag], position = decode_varint(data, position + 1)
             elif tag == _LEADER_ID:
                 leader_id, position = _decode_bytes(data, position)
             else:
                 position = _skip_field(data, position)
-    except IndexError:
-        raise MalformedMessage("AppendEntriesRequest is cut off") from None
+    except MalformedBytes as exc:
+        raise MalformedMessage(f"AppendEntriesRequest: {exc}") from None
     except MalformedEntry as exc:
         raise MalformedMessage(f"AppendEntriesRequest holds a malformed entry: {exc}") from exc
     expected = numbers[_PREV_LOG_INDEX]
@@ -182,7 +130,7 @@ def _number(tag: int, value: int) -> bytes:
 
 def _decode_bytes(data: bytes, position: int) -> tuple[bytes, int]:
     """Read the field with a one-byte tag at ``position``."""
-    length, start = _decode_varint(data, position + 1)
+    length, start = decode_varint(data, position + 1)
     stop = start + length
     if stop > len(data):
         raise MalformedMessage(f"field at byte {position} wants {length} bytes, {len(data) - start} are left")
@@ -192,12 +140,12 @@ def _decode_bytes(data: bytes, position: int) -> tuple[bytes, int]:
 def _skip_field(data: bytes, position: int) -> int:
     """Return the position after the unknown field at ``position``."""
     start = position
-    tag, position = _decode_varint(data, position)
+    tag, position = decode_varint(data, position)
     if tag >> 3 == 0:
         raise MalformedMessage(f"field number 0 at byte {start}")
     if tag & 7 == VARINT:
-        return _decode_varint(data, position)[1]
-    length, position = _length_of(data, position, tag & 7)
+        return decode_varint(data, position)[1]
+    length, position = content_length(data, position, tag & 7)
     if position + length > len(data):
         raise MalformedMessage(f"field at byte {start} is cut off")
     return position + length
@@ -238,11 +186,11 @@ def decode_append_entries_response(data: bytes, position: int = 0) -> AppendEntr
         while position < end:
             tag = data[position]
             if tag & 7 == VARINT and tag < 0x40 and tag >> 3:
-                values[tag >> 3], position = _decode_varint(data, position + 1)
+                values[tag >> 3], position = decode_varint(data, position + 1)
             else:
                 position = _skip_field(data, position)
-    except IndexError:
-        raise MalformedMessage("AppendEntriesResponse is cut off") from None
+    except MalformedBytes as exc:
+        raise MalformedMessage(f"AppendEntriesResponse: {exc}") from None
     return AppendEntriesResponse(
         term=Term(values[1]),
         success=bool(values[2]),

@@ -8,9 +8,10 @@ from __future__ import annotations
 import zlib
 
 from clustercore.interfaces.errors import MalformedMessage
-from clustercore.interfaces.wire import BYTES, VARINT, encode_field, encode_varint, split_fields
+from clustercore.interfaces.wire import encode_field, encode_varint, split_fields
 from clustercore.raft.configuration import MalformedConfiguration, decode_configuration, encode_configuration
 from clustercore.raft.messages import InstallSnapshotRequest
+from clustercore.raft.protobuf import BYTES, VARINT
 from clustercore.raft.types import LogIndex, NodeId, SnapshotId, SnapshotMetadata, Term
 
 # All of it is for ``codec``.

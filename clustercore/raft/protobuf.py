@@ -1,4 +1,4 @@
-"""The little of protobuf's encoding that what is in the log needs (Protocol Buffers documentation, "Encoding").
+"""The little of protobuf's encoding that the log and the messages need (Protocol Buffers documentation, "Encoding").
 
 This file knows bytes and numbers, and nothing of Raft. What is written here is canonical: fields in order, lengths in
 their shortest form. What is read may be in any form that a protobuf writer may choose.
@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 
 __all__ = [
     "BYTES",
+    "FIXED32",
     "FIXED64",
     "VARINT",
     "MalformedBytes",
     "bytes_field",
+    "content_length",
     "decode_varint",
     "encode_varint",
     "pack_varints",
@@ -25,6 +27,8 @@ __all__ = [
 # Wire types.
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
+_UINT64_MASK = (1 << 64) - 1
+_ONE_BYTE = tuple(bytes([value]) for value in range(0x80))
 
 
 class MalformedBytes(ValueError):
@@ -32,7 +36,14 @@ class MalformedBytes(ValueError):
 
 
 def encode_varint(value: int) -> bytes:
-    """Encode a number that is not negative."""
+    """Encode an unsigned number of up to 64 bits.
+
+    Raises: OverflowError if it is negative or larger.
+    """
+    if 0 <= value < 0x80:
+        return _ONE_BYTE[value]
+    if value < 0 or value > _UINT64_MASK:
+        raise OverflowError(f"{value} is not an unsigned 64-bit number")
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -42,19 +53,22 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(encoded: bytes, position: int) -> tuple[int, int]:
-    """Read a number; return it and the position after it.
+    """Read a number; return it and the position after it. What is beyond 64 bits is cut off, as protobuf does.
 
     Raises: MalformedBytes if it is cut off, or longer than protobuf allows.
     """
-    value = shift = 0
-    for offset in range(_MAX_VARINT_BYTES):
-        if position + offset >= len(encoded):
-            raise MalformedBytes(f"varint at byte {position} is cut off")
-        byte = encoded[position + offset]
-        value |= (byte & 0x7F) << shift
+    try:
+        byte = encoded[position]
         if byte < 0x80:
-            return value, position + offset + 1
-        shift += 7
+            return byte, position + 1
+        value = byte & 0x7F
+        for offset in range(1, _MAX_VARINT_BYTES):
+            byte = encoded[position + offset]
+            value |= (byte & 0x7F) << (7 * offset)
+            if byte < 0x80:
+                return value & _UINT64_MASK, position + offset + 1
+    except IndexError:
+        raise MalformedBytes(f"varint at byte {position} is cut off") from None
     raise MalformedBytes(f"varint at byte {position} is longer than {_MAX_VARINT_BYTES} bytes")
 
 
@@ -86,25 +100,36 @@ def bytes_field(number: int, value: bytes) -> bytes:
     return encode_varint(number << 3 | BYTES) + encode_varint(len(value)) + value
 
 
-def read_fields(encoded: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """Yield each field's number, wire type and value: a number for VARINT, bytes for the others.
+def content_length(encoded: bytes, position: int, wire_type: int) -> tuple[int, int]:
+    """Return how long a field's content is that is no varint, and where it begins; ``position`` is behind the tag.
 
     Raises: MalformedBytes.
     """
-    position = 0
+    if wire_type == BYTES:
+        return decode_varint(encoded, position)
+    if wire_type == FIXED64:
+        return 8, position
+    if wire_type == FIXED32:
+        return 4, position
+    raise MalformedBytes(f"wire type {wire_type} at byte {position} is not part of protobuf 3")
+
+
+def read_fields(encoded: bytes, position: int = 0) -> Iterator[tuple[int, int, int | bytes]]:
+    """Yield each field's number, wire type and value: a number for VARINT, bytes for the others.
+
+    Raises: MalformedBytes, when the iterator comes to something that is no field.
+    """
     while position < len(encoded):
+        start = position
         tag, position = decode_varint(encoded, position)
         number, wire_type = tag >> 3, tag & 7
+        if number == 0:
+            raise MalformedBytes(f"field number 0 at byte {start}")
         if wire_type == VARINT:
             value, position = decode_varint(encoded, position)
             yield number, wire_type, value
             continue
-        if wire_type == BYTES:
-            length, position = decode_varint(encoded, position)
-        elif wire_type in (FIXED64, FIXED32):
-            length = 8 if wire_type == FIXED64 else 4
-        else:
-            raise MalformedBytes(f"wire type {wire_type} at byte {position} is not part of protobuf 3")
+        length, position = content_length(encoded, position, wire_type)
         chunk = encoded[position : position + length]
         if len(chunk) != length:
             raise MalformedBytes(f"field {number} wants {length} bytes at byte {position}, {len(chunk)} are left")

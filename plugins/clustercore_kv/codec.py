@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clustercore.interfaces import MalformedMessage
+from clustercore.interfaces import MalformedMessage, encode_varint
 from clustercore_kv.values import (
     Cas,
     CasResult,
@@ -27,7 +27,7 @@ from clustercore_kv.values import (
     Scan,
     ScanResult,
 )
-from clustercore_kv.wire import bytes_field, bytes_tag, read_fields, read_varint, varint, varint_field, varint_tag
+from clustercore_kv.wire import bytes_field, bytes_tag, read_fields, read_varint, varint_field, varint_tag
 
 __all__ = [
     "Fields",
@@ -252,7 +252,7 @@ def _encode_expected(expected: bytes | int | None) -> bytes:
         return b"%c\x01" % _CAS_ABSENT
     if isinstance(expected, bytes):
         return bytes_field(_CAS_VALUE, expected)
-    return b"%c%b" % (_CAS_REVISION, varint(expected))
+    return b"%c%b" % (_CAS_REVISION, encode_varint(expected))
 
 
 def _pop_expected(fields: Fields) -> bytes | int | None:

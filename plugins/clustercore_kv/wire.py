@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from clustercore.interfaces import MalformedMessage
+from clustercore.interfaces import MalformedMessage, encode_varint
 
-__all__ = ["bytes_field", "bytes_tag", "read_fields", "read_varint", "varint", "varint_field", "varint_tag"]
+__all__ = ["bytes_field", "bytes_tag", "read_fields", "read_varint", "varint_field", "varint_tag"]
 
 _VARINT, _LENGTH_DELIMITED = 0, 2
 _ONE_BYTE = tuple(bytes([number]) for number in range(0x80))
@@ -34,26 +34,14 @@ def bytes_tag(number: int) -> int:
     return number << 3 | _LENGTH_DELIMITED
 
 
-def varint(number: int) -> bytes:
-    """Encode a number from 0 to 2**64 - 1."""
-    if number < 0x80:
-        return _ONE_BYTE[number]
-    encoded = bytearray()
-    while number >= 0x80:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
 def varint_field(tag: int, number: int) -> bytes:
     """Encode a field that is left out when it is 0, as proto3 does."""
-    return _ONE_BYTE[tag] + varint(number) if number else b""
+    return _ONE_BYTE[tag] + encode_varint(number) if number else b""
 
 
 def bytes_field(tag: int, content: bytes) -> bytes:
     """Encode a field, even when it is empty: the caller knows whether emptiness is to be told."""
-    return b"%c%b%b" % (tag, varint(len(content)), content)
+    return b"%c%b%b" % (tag, encode_varint(len(content)), content)
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:

@@ -62,6 +62,7 @@ from clustercore.interfaces import (
     encode_message,
     wire,
 )
+from clustercore.raft import protobuf
 from clustercore_grpc._proto.clustercore import v1
 
 PROTOS = Path(__file__).parents[3] / "protos"
@@ -288,7 +289,7 @@ def _field_bytes(number: int, wire_type: int, value: int | bytes) -> bytes:
     tag = wire.encode_varint(number << 3 | wire_type)
     if isinstance(value, int):
         return tag + wire.encode_varint(value)
-    return tag + (wire.encode_varint(len(value)) if wire_type == wire.BYTES else b"") + value
+    return tag + (wire.encode_varint(len(value)) if wire_type == protobuf.BYTES else b"") + value
 
 
 unknown_fields = st.one_of(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clustercore.interfaces import MalformedMessage
-from clustercore_kv.wire import bytes_field, bytes_tag, read_fields, read_varint, varint, varint_field, varint_tag
+from clustercore.interfaces import MalformedMessage, encode_varint
+from clustercore_kv.wire import bytes_field, bytes_tag, read_fields, read_varint, varint_field, varint_tag
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from clustercore_kv.wire import bytes_field, bytes_tag, read_fields, read_varint
 )
 def test_varint_is_protobufs(number: int, encoded: str) -> None:
     """A varint is seven bits a byte, the lowest first, and reads back with the position after it."""
-    assert varint(number).hex() == encoded
+    assert encode_varint(number).hex() == encoded
     assert read_varint(b"?" + bytes.fromhex(encoded) + b"?", 1) == (number, 1 + len(encoded) // 2)
 
 
