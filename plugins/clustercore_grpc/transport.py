@@ -149,7 +149,9 @@ class GrpcTransport(HostPortTransport, ServiceTransport):
         for service in services:
             if service.name in RESERVED:
                 raise ConfigError(f"the service name {service.name!r} is the node's own")
-        self._services = tuple(services)
+        # As well as those offered before; one of the same name takes the place of the earlier one.
+        by_name = {service.name: service for service in (*self._services, *services)}
+        self._services = tuple(by_name.values())
 
     async def call(self, address: str, method: str, request: bytes) -> bytes:
         return await self._client.call(address, method, request)

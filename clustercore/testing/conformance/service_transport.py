@@ -81,6 +81,16 @@ class ServiceTransportConformance(TransportConformance):
                     async with calls.client.open_stream(calls.address, method, b"") as responses:
                         await responses.receive()
 
+    async def test_services_offered_in_turn_are_all_answered(self) -> None:
+        """What is offered later is answered as well as what was offered before."""
+
+        async def whisper(request: bytes) -> bytes:
+            return request.lower()
+
+        async with self._calling(Service("test.v1.Whispering", unary={"Whisper": whisper})) as calls:
+            assert await calls.call("Shout", b"on") == b"ON"
+            assert await calls.client.call(calls.address, "test.v1.Whispering/Whisper", b"ON") == b"on"
+
     async def test_call_to_nobody_is_unreachable(self) -> None:
         """Where nobody serves, a call and a stream raise PeerUnreachable: nothing was sent."""
         with trio.fail_after(self.limit_s):
@@ -155,10 +165,14 @@ class ServiceTransportConformance(TransportConformance):
             calls.stop()
 
     @asynccontextmanager
-    async def _calling(self) -> AsyncIterator[_Calls]:
-        """Serve the shouting service in the background, for a client that outlives it, as its callers do."""
+    async def _calling(self, *before: Service) -> AsyncIterator[_Calls]:
+        """Serve the shouting service in the background, for a client that outlives it, as its callers do.
+
+        Others may be offered before it.
+        """
         server, shouting = self.make(), _Shouting()
-        server.offer([shouting.service])
+        for service in (*before, shouting.service):
+            server.offer([service])
         with trio.fail_after(self.limit_s):
             async with (
                 self.make() as client,

@@ -15,6 +15,7 @@ from clustercore.interfaces import (
     PeerUnreachable,
     Service,
     ServiceError,
+    ServiceTransport,
     StreamHandler,
     UnaryHandler,
 )
@@ -101,6 +102,18 @@ class OneCallAtATime(ProxyCalls):
         return wait_for_turn
 
 
+class ForgetsOffers(ProxyCalls):
+    def __init__(self, inner: ServiceTransport) -> None:
+        super().__init__(inner)
+        self.offered: list[Service] = []
+
+    def offer(self, services: Sequence[Service]) -> None:
+        # The proxy cannot take back what it has handed on; an offer without methods has the same effect.
+        super().offer([attrs.evolve(service, unary={}, streams={}) for service in self.offered])
+        self.offered = list(services)
+        super().offer(services)
+
+
 class HidesRefusals(ProxyCalls):
     def unary(self, handler: UnaryHandler) -> UnaryHandler:
         async def hide(request: bytes) -> bytes:
@@ -178,6 +191,7 @@ plant("test_call_that_is_refused_is_a_service_error", "hides a refusal", HidesRe
 plant("test_handler_with_a_bug_ends_its_own_call_only", "takes a bug for an answer", SwallowsBugs)
 plant("test_handler_with_a_bug_ends_its_own_call_only", "logs no bug", LogsNoBug)
 plant("test_call_of_an_unknown_method_is_a_service_error", "answers anything", AnswersAnything)
+plant("test_services_offered_in_turn_are_all_answered", "forgets what was offered before", ForgetsOffers, ServiceError)
 plant("test_call_to_nobody_is_unreachable", "hides that nothing was sent", HidesThatNothingWasSent)
 plant("test_call_without_an_answer_times_out", "waits forever", WaitsForever)
 plant("test_call_ends_when_the_server_stops", "does not say that the server stopped", SaysNotThatTheServerStopped)
