@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import attrs
 
+from clustercore.health.cluster_health import ClusterHealth
+from clustercore.health.config import HealthConfig
 from clustercore.interfaces import ConfigError, Discovery, StateMachine, Storage, Transport
 from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
@@ -46,6 +48,8 @@ class NodePlan:
     # Where others reach the node, if the transport does not know.
     advertise: str | None
     config: NodeConfig
+    # The health of the cluster's nodes, if the file has a table for it.
+    health: ClusterHealth | None = None
 
     def joining(self, addresses: tuple[str, ...]) -> NodePlan:
         """Return the plan of a node that asks to be added, there and wherever its file says.
@@ -76,6 +80,7 @@ class NodePlan:
                 founding=self.founding,
                 advertise=self.advertise,
                 config=self.config,
+                companions=() if self.health is None else (self.health,),
             )
         except ValueError as error:
             raise ConfigError(f"{self.source}: {error}") from error
@@ -96,6 +101,7 @@ class _File:
     advertise: str | None = None
     raft: dict[str, Any] = attrs.field(factory=dict)
     node: dict[str, Any] = attrs.field(factory=dict)
+    health: dict[str, Any] | None = None
 
     def __attrs_post_init__(self) -> None:
         if not self.node_id:
@@ -147,18 +153,20 @@ def read_node_plan(path: Path, overrides: NodeOverrides | None = None) -> NodePl
         or cannot be loaded.
     """
     file = construct(_File, (overrides or NodeOverrides()).applied_to(read_toml(path)), str(path))
+    discovery = _make(DISCOVERY, path, "discovery", file.discovery)
     return NodePlan(
         source=path,
         node_id=file.node_id,
         transport=_make(TRANSPORT, path, "transport", file.transport),
         storage=_make(STORAGE, path, "storage", file.storage),
-        discovery=_make(DISCOVERY, path, "discovery", file.discovery),
+        discovery=discovery,
         machine=_make(STATE_MACHINE, path, "machine", file.machine),
         voters=file.voters,
         join=file.join,
         founding=None if file.founding is None else construct(Founding, file.founding, f"{path}: [founding]"),
         advertise=file.advertise,
         config=_node_config(path, file),
+        health=_cluster_health(path, file, discovery),
     )
 
 
@@ -206,3 +214,10 @@ def _node_config(path: Path, file: _File) -> NodeConfig:
     # RaftConfig has its own table, so it is no key of [node].
     raft = construct(RaftConfig, file.raft, f"{path}: [raft]")
     return construct(NodeConfig, file.node, f"{path}: [node]", given={"raft": raft})
+
+
+def _cluster_health(path: Path, file: _File, discovery: Discovery) -> ClusterHealth | None:
+    """Return what watches the nodes, if there is a table for it, be it an empty one."""
+    if file.health is None:
+        return None
+    return ClusterHealth(discovery, construct(HealthConfig, file.health, f"{path}: [health]"))

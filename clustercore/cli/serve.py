@@ -18,7 +18,8 @@ from clustercore.cli.config import NodeOverrides, NodePlan, read_node_plan
 from clustercore.cli.exits import leave, run
 from clustercore.cli.options import json_option
 from clustercore.cli.output import print_json
-from clustercore.interfaces import ClusterError
+from clustercore.health.cluster_health import HealthEvent
+from clustercore.interfaces import ClusterError, StatusChange
 from clustercore.runtime.node import Node
 
 __all__ = ["serve"]
@@ -85,7 +86,7 @@ def serve(
     Logs to standard error, one line for each change of role. SIGTERM and SIGINT stop it, with exit code 0: a leader
     hands over first, for at most an election timeout, unless a second signal comes. A node that finds that it was
     removed from its cluster stops with exit code 1. With --json, standard output gets a line for each event: serving,
-    role, removed, stopping, stopped.
+    role, removed, stopping, stopped; and health, health action, if the file has a table [health].
     """
     logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
     try:
@@ -145,7 +146,42 @@ async def _serve(plan: NodePlan, exit_with_stdin: bool, tell: Tell) -> None:
         raise stop.error
 
 
+def _tell_health(plan: NodePlan, tell: Tell) -> None:
+    """Have what health finds, and what is done about it, told. The log has it anyway."""
+    if plan.health is None:
+        return
+
+    def tell_change(change: StatusChange) -> None:
+        tell(
+            {
+                "event": "health",
+                "node_id": plan.node_id,
+                "peer": change.node_id,
+                "old": change.old,
+                "new": change.new,
+                "reason": change.reason,
+            }
+        )
+
+    def tell_action(event: HealthEvent) -> None:
+        tell(
+            {
+                "event": "health action",
+                "node_id": plan.node_id,
+                "peer": event.node_id,
+                "kind": event.kind,
+                "guard": event.guard,
+                "term": event.term,
+                "detail": event.detail,
+            }
+        )
+
+    plan.health.checker.subscribe(tell_change)
+    plan.health.on_event(tell_action)
+
+
 async def _run_node(plan: NodePlan, stop: _Stop, tell: Tell) -> None:
+    _tell_health(plan, tell)
     async with plan.make_node() as node:
         logger.info("node %s: serving at %s", plan.node_id, node.address)
         tell({"event": "serving", "node_id": plan.node_id, "address": node.address})
