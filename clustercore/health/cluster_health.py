@@ -116,8 +116,9 @@ class ClusterHealth(NodeCompanion):
         # When each node last turned unhealthy, and until when those that did so with most others stay registered.
         self._fell_at: dict[NodeId, float] = {}
         self._cliff_until: dict[NodeId, float] = {}
-        # What was said already: the guard of each node that is blocked, and whose replacement was suggested.
+        # What was said already: who is blocked by which guard, for whom discovery failed, who should be replaced.
         self._blocked_by: dict[NodeId, Guard] = {}
+        self._failed: set[NodeId] = set()
         self._suggested: set[NodeId] = set()
         self._leading_term: Term | None = None
         # Around what is done at discovery: ends when this node leads no more.
@@ -222,6 +223,7 @@ class ClusterHealth(NodeCompanion):
         self._snapshot = snapshot
         in_service = {member.node_id for member in snapshot.in_service}
         self._in_service_since = {node_id: self._in_service_since.get(node_id, now) for node_id in in_service}
+        self._update_view(now)
         # Somebody, perhaps the node itself, has registered it.
         self._out -= in_service
         for member in snapshot.members:
@@ -244,6 +246,8 @@ class ClusterHealth(NodeCompanion):
                 self.checker.stop_monitoring_node(node_id)
                 for known in (self._fell_at, self._cliff_until, self._blocked_by):
                     known.pop(node_id, None)
+                self._failed.discard(node_id)
+                self._suggested.discard(node_id)
 
     def _make_probe(self, member: Member) -> Probe:
         if self._probe is not None:
@@ -329,13 +333,20 @@ class ClusterHealth(NodeCompanion):
             try:
                 await work()
             except ClusterError as error:
-                self._tell(HealthEventKind.FAILED, node_id, detail=str(error))
+                self._tell_failed(node_id, str(error))
                 return False
+            self._failed.discard(node_id)
             return True
         if self._leading_term is not None:
             self.checker.own_score.note(Sign.DISCOVERY)
-            self._tell(HealthEventKind.FAILED, node_id, detail=f"no answer within {_DISCOVERY_LIMIT_S:g} s")
+            self._tell_failed(node_id, f"no answer within {_DISCOVERY_LIMIT_S:g} s")
         return False
+
+    def _tell_failed(self, node_id: NodeId, detail: str) -> None:
+        """Tell that discovery did not do what was asked for a node: once, until it does."""
+        if node_id not in self._failed:
+            self._failed.add(node_id)
+            self._tell(HealthEventKind.FAILED, node_id, detail=detail)
 
     def _suggest_replacement(self, node_id: NodeId, unhealthy_s: float, now: float) -> float:
         left_s = self.config.suggest_replacement_after - unhealthy_s
@@ -365,6 +376,8 @@ class ClusterHealth(NodeCompanion):
         elif change.new is not HealthStatus.MAINTENANCE:
             self._fell_at.pop(node_id, None)
             self._cliff_until.pop(node_id, None)
+        # At once: what is done at discovery may take its time.
+        self._update_view(now)
         self._wake()
 
     def _well(self, now: float) -> frozenset[NodeId]:
@@ -390,7 +403,8 @@ class ClusterHealth(NodeCompanion):
         )
 
     def _update_view(self, now: float) -> None:
-        assert self._snapshot is not None
+        if self._snapshot is None:
+            return
         in_service = self._snapshot.in_service
         others = len(self.checker.monitored)
         known = sum(self.checker.status(node_id) is not HealthStatus.UNKNOWN for node_id in self.checker.monitored)

@@ -58,19 +58,35 @@ class StatusTracker:
             case CheckOutcome.UNKNOWN:
                 self._forget()
                 self.status = HealthStatus.UNKNOWN
-                reason = "unknown to whom was asked"
             case CheckOutcome.FAIL:
-                reason = self._fail(result)
+                self._fail(result)
             case outcome:
-                reason = self._succeed(outcome)
+                self._succeed(outcome)
         if self.status is before:
             return None
+        reason = self._reason(before, result)
         return f"{reason}: {result.detail}" if result.detail else reason
 
     def _forget(self) -> None:
         self.failures = self.successes = self._oks = self._not_oks = 0
 
-    def _fail(self, result: CheckResult) -> str:
+    def _reason(self, before: HealthStatus, result: CheckResult) -> str:
+        """Say why the status is another than before."""
+        match self.status:
+            case HealthStatus.UNKNOWN:
+                return "unknown to whom was asked"
+            case HealthStatus.UNHEALTHY if result.is_decisive:
+                return "it says so itself"
+            case HealthStatus.UNHEALTHY:
+                return f"{self.failures} failed checks in a row"
+            case HealthStatus.DEGRADED if before is HealthStatus.HEALTHY:
+                return f"{self._not_oks} checks in a row, and none was ok"
+            case _ if before is HealthStatus.UNKNOWN:
+                return "the first good check"
+            case _:
+                return f"{self.successes} good checks in a row"
+
+    def _fail(self, result: CheckResult) -> None:
         self.successes = self._oks = 0
         self.failures += 1
         self._not_oks += 1
@@ -78,16 +94,12 @@ class StatusTracker:
         if result.is_decisive:
             # What follows counts from here: as many good checks as after any other failure.
             self.failures = max(self.failures, threshold)
-            self.status = HealthStatus.UNHEALTHY
-            return "it says so itself"
         if self.failures >= threshold:
             self.status = HealthStatus.UNHEALTHY
         elif self._not_oks >= threshold and self.status is HealthStatus.HEALTHY:
             self.status = HealthStatus.DEGRADED
-            return f"{self._not_oks} checks in a row, and none was ok"
-        return f"{self.failures} failed checks in a row"
 
-    def _succeed(self, outcome: CheckOutcome) -> str:
+    def _succeed(self, outcome: CheckOutcome) -> None:
         self.failures = 0
         self.successes += 1
         is_ok = outcome is CheckOutcome.OK
@@ -97,15 +109,12 @@ class StatusTracker:
         match self.status:
             case HealthStatus.UNKNOWN:
                 self.status = HealthStatus.HEALTHY if is_ok else HealthStatus.DEGRADED
-                return "the first good check"
             case HealthStatus.UNHEALTHY if self.successes >= needed:
                 self.status = HealthStatus.HEALTHY if self._oks >= needed else HealthStatus.DEGRADED
             case HealthStatus.DEGRADED if self._oks >= needed:
                 self.status = HealthStatus.HEALTHY
             case HealthStatus.HEALTHY if self._not_oks >= self._config.failure_threshold:
                 self.status = HealthStatus.DEGRADED
-                return f"{self._not_oks} checks in a row, and none was ok"
-        return f"{self.successes} good checks in a row"
 
     # --- Flapping ---
 

@@ -143,3 +143,21 @@ def test_node_simulation_leaves_figures(tmp_path: Path) -> None:
     rows = json.loads(figures.read_text(encoding="utf-8"))["rows"]
     assert [row["world"] for row in rows] == ["quiet", "faults", "as drawn"]
     assert all(row["speed"] > 0 and row["done"] > 0 for row in rows)
+
+
+def test_health_leaves_figures(tmp_path: Path) -> None:
+    """The JSON says how many checks of how many nodes were simulated; an hour has 360 of each, give or take a few."""
+    figures = tmp_path / "figures.json"
+    script = str(ROOT / "benchmarks" / "health.py")
+
+    subprocess.run(
+        [sys.executable, "-W", "error", script, "--nodes", "5", "--hours", "1", "--json", str(figures)],
+        check=True,
+        timeout=LIMIT_S,
+        stdout=subprocess.DEVNULL,
+    )
+
+    report = json.loads(figures.read_text(encoding="utf-8"))
+    assert (report["nodes"], report["hours"]) == (5, 1.0)
+    assert 5 * 350 < report["checks"] <= 5 * 370
+    assert report["seconds"] > 0

@@ -311,6 +311,20 @@ async def test_long_illness_suggests_a_replacement_once(autojump_clock: MockCloc
         assert set(on.node.configuration.voters) == set("abcde")
 
 
+async def test_view_waits_for_no_discovery(autojump_clock: MockClock) -> None:
+    """While a removal waits for a discovery that does not answer, the view goes on following the checks."""
+    async with bench("abcdefg", voters="a") as on:
+        on.fail("g")
+        await trio.sleep(FOUND_S + CONFIG.deregister_after - 15)
+        on.discovery.fault = SourceFault.OUTAGE
+        on.fail("f")
+        with trio.fail_after(100):
+            while on.health.checker.status("f") is not HealthStatus.UNHEALTHY:  # noqa: ASYNC110 - to see the very moment
+                await trio.sleep(0.01)
+        await trio.lowlevel.checkpoint()
+        assert on.view == "abcde"
+
+
 # --- Discovery that does not answer -----------------------------------------------------------------------------------
 
 

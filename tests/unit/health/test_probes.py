@@ -136,7 +136,8 @@ async def test_node_is_monitored_by_its_endpoint() -> None:
         checker.start_monitoring_node("web", host, port, "/health?deep=1")
         checker.start_monitoring_node("socket", host, port)
         await until(lambda: all(checker.status(node) is HealthStatus.HEALTHY for node in ("web", "socket")))
-        assert checker.history("web").checks[0].result.detail == "HTTP 200 OK"
+        # On a busy machine others may have come too late.
+        assert "HTTP 200 OK" in [record.result.detail for record in checker.history("web").checks]
 
 
 @pytest.mark.parametrize(
