@@ -151,7 +151,7 @@ class ConsulDiscovery(Discovery):
                     self._nursery = None
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            if body_error is None or group.exceptions != (body_error,):
+            if body_error is None or not _leaves(group) <= _leaves(body_error):
                 raise
         if body_error is not None:
             # It is the block's own, and nothing here has to do with it: not in a group, and without one as its context.
@@ -275,3 +275,10 @@ class ConsulDiscovery(Discovery):
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._turns.pop(node_id, None)
+
+
+def _leaves(error: BaseException) -> set[int]:
+    """Return which errors one is made of. Trio makes groups anew, so a group is not known by itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return {id(error)}
+    return set().union(*map(_leaves, error.exceptions))

@@ -200,9 +200,9 @@ async def test_farewell_waits_for_nobody(clock: MockClock) -> None:
         world.fake.thaw()
 
 
-async def test_error_of_the_block_leaves_as_it_is(clock: MockClock) -> None:
+@pytest.mark.parametrize("error", [KeyError("own"), ExceptionGroup("own", [KeyError("own"), ValueError("own")])])
+async def test_error_of_the_block_leaves_as_it_is(clock: MockClock, error: Exception) -> None:
     """It is wrapped into nothing by the tasks that end with the block, and has no context but its own."""
-    error = KeyError("the block's own")
 
     async def fail(url: str) -> None:
         async with ConsulDiscovery(url) as discovery:
@@ -210,7 +210,7 @@ async def test_error_of_the_block_leaves_as_it_is(clock: MockClock) -> None:
             raise error
 
     async with opened(clock) as world:
-        with pytest.raises(KeyError) as caught:
+        with pytest.raises(type(error)) as caught:
             await fail(world.fake.url)
 
     assert caught.value is error
