@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.consul_agent import needs_consul
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -185,3 +188,59 @@ def test_demo_runs_over_another_transport(start: Start, transport: str) -> None:
 
     result = last_object(out)
     assert (result["acknowledged"], result["lost"], result["nodes_agree"]) == (60, 0, True), err
+
+
+@needs_consul
+def test_demo_finds_its_nodes_in_consul(start: Start, tmp_path: Path) -> None:
+    """With --discovery consul no file names another node, nothing is lost either, and Consul ends with the demo."""
+    folder = tmp_path / "kept"
+    process = start("--json", "--writes", "60", "--clients", "4", "--discovery", "consul", "--dir", str(folder))
+    out, err = process.communicate(timeout=LIMIT_S)
+
+    result = last_object(out)
+    assert (result["acknowledged"], result["lost"], result["nodes_agree"]) == (60, 0, True), err
+    assert 'plugin = "consul"' in (folder / "n1.toml").read_text()
+    assert "n2" not in (folder / "n1.toml").read_text()
+    (port,) = set(re.findall(r'url = "http://127.0.0.1:(\d+)"', (folder / "n1.toml").read_text()))
+    assert not any(b"-http-port" in command for command in command_lines_of(port))
+
+
+def test_demo_says_how_to_install_consul(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is none, nothing is started, and the one line says what to do."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    process = start("--discovery", "consul")
+    out, err = process.communicate(timeout=LIMIT_S)
+
+    assert process.returncode == 2
+    assert "apt install consul" in err
+    assert "https://developer.hashicorp.com/consul/install" in err
+    assert out == ""
+
+
+@needs_consul
+def test_killed_demo_takes_consul_with_it(start: Start, tmp_path: Path) -> None:
+    """A demo that is killed leaves no Consul behind: it ends with the pipe that the demo held."""
+    folder = tmp_path / "kept"
+    process = start("--json", "--writes", "100000", "--discovery", "consul", "--dir", str(folder))
+    read_until(process, "writing")
+    port = re.findall(r'url = "http://127.0.0.1:(\d+)"', (folder / "n1.toml").read_text())[0]
+    assert any(b"-http-port" in command for command in command_lines_of(port))
+    process.kill()
+    process.communicate()
+
+    deadline = time.monotonic() + LIMIT_S
+    while any(b"-http-port" in command for command in command_lines_of(port)):
+        assert time.monotonic() < deadline, "consul outlives the demo"
+        time.sleep(0.05)
+
+
+def command_lines_of(text: Path | str) -> list[bytes]:
+    """Return the command lines of the processes that have this in it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        # A process may end meanwhile.
+        with contextlib.suppress(OSError):
+            command = path.read_bytes()
+            if os.fsencode(text) in command:
+                found.append(command)
+    return found

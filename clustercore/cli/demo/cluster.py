@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trio
 
+from clustercore.cli.demo.consul import DemoConsul
 from clustercore.cli.demo.errors import DemoFailed
 from clustercore.cli.demo.ports import PortReservation
 from clustercore.cli.demo.process import NodeProcess
@@ -34,7 +35,14 @@ Report = Callable[[str], None]
 class DemoCluster:
     """Three nodes, where they serve, and what they last said of themselves."""
 
-    def __init__(self, folder: Path, transport: Transport, transport_name: str, report: Report) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        transport: Transport,
+        transport_name: str,
+        report: Report,
+        consul: DemoConsul | None = None,
+    ) -> None:
         self.nodes: tuple[NodeProcess, ...] = ()
         # By node id; None for a node that did not answer when last asked.
         self.statuses: dict[str, NodeStatus | None] = dict.fromkeys(NODE_IDS)
@@ -44,6 +52,8 @@ class DemoCluster:
         self._transport = transport
         self._transport_name = transport_name
         self._report = report
+        # Where the nodes find each other; None if their files say where they are.
+        self.consul = consul
         self._probes: dict[str, StatusProbe] = {}
         self._ports: PortReservation | None = None
 
@@ -54,6 +64,8 @@ class DemoCluster:
 
         Raises: DemoFailed if one of them ends, with the end of its log.
         """
+        if self.consul is not None:
+            await self.consul.start()
         for attempt in range(1, _STARTS + 1):
             self._lay_out(hold_ports=attempt == 1)
             for node in self.nodes:
@@ -91,6 +103,12 @@ class DemoCluster:
         if self._ports is not None:
             self._ports.close()
 
+    async def aclose(self) -> None:
+        """End everything. Cannot be cancelled."""
+        await self.stop()
+        if self.consul is not None:
+            await self.consul.stop()
+
     def _lay_out(self, *, hold_ports: bool) -> None:
         """Choose ports and write the nodes' files."""
         self._ports = PortReservation(len(NODE_IDS), hold=hold_ports)
@@ -106,12 +124,15 @@ class DemoCluster:
     def _write_config(self, node_id: str, addresses: dict[str, str]) -> Path:
         # A JSON string is a TOML string.
         members = ", ".join(f"{name} = {json.dumps(address)}" for name, address in addresses.items())
+        discovery = f'[discovery]\nplugin = "static"\nmembers = {{ {members} }}\n'
+        if self.consul is not None:
+            discovery = self.consul.discovery
         path = self._folder / f"{node_id}.toml"
         path.write_text(
             f"node_id = {json.dumps(node_id)}\n\n"
             f"[transport]\nplugin = {json.dumps(self._transport_name)}\nlisten = {json.dumps(addresses[node_id])}\n\n"
             f'[storage]\nplugin = "sqlite"\npath = {json.dumps(f"{node_id}.db")}\n\n'
-            f'[discovery]\nplugin = "static"\nmembers = {{ {members} }}\n\n'
+            f"{discovery}\n"
             '[machine]\nplugin = "kv"\n',
             encoding="utf-8",
         )

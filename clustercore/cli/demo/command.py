@@ -13,6 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from clustercore.cli.demo.consul import DemoConsul
 from clustercore.cli.demo.errors import DemoFailed
 from clustercore.cli.demo.story import DemoPlan, DemoResult, Story
 from clustercore.cli.demo.view import View
@@ -36,6 +37,14 @@ __all__ = ["demo"]
     help='Write these instead: JSON lines of {"key": ..., "value": ...}, each key once.',
 )
 @transport_option
+@click.option(
+    "--discovery",
+    default="static",
+    show_default=True,
+    type=click.Choice(["static", "consul"]),
+    help="How the nodes find each other: each file names them all, or none does and Consul, which has to be installed, "
+    "runs beside them.",
+)
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="An empty folder to use, and keep.")
 @click.option("--keep", is_flag=True, help="Keep the temporary folder.")
 @json_option
@@ -44,6 +53,7 @@ def demo(
     clients: int,
     input_path: Path | None,
     transport: str,
+    discovery: str,
     directory: Path | None,
     keep: bool,
     as_json: bool,
@@ -57,7 +67,9 @@ def demo(
     try:
         what = made_up_writes(writes) if input_path is None else read_writes(input_path)
         with _folder(directory, keep) as folder:
-            story = Story(DemoPlan(what, clients, transport, folder), View(Console(stderr=as_json, highlight=False)))
+            consul = DemoConsul(folder) if discovery == "consul" else None
+            plan = DemoPlan(what, clients, transport, folder, consul)
+            story = Story(plan, View(Console(stderr=as_json, highlight=False)))
             outcome = attempt(story.play)
     except ClusterError as error:
         leave(error)

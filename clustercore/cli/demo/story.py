@@ -11,6 +11,7 @@ import trio
 
 from clustercore.cli.demo.check import Comparison, compare, read_back
 from clustercore.cli.demo.cluster import NODE_IDS, DemoCluster
+from clustercore.cli.demo.consul import DemoConsul
 from clustercore.cli.demo.failover import Failover
 from clustercore.cli.demo.load import Load
 from clustercore.cli.demo.view import View
@@ -36,6 +37,8 @@ class DemoPlan:
     clients: int
     transport: str
     folder: Path
+    # Where the nodes find each other; None if their files say where they are.
+    consul: DemoConsul | None = None
 
 
 @attrs.frozen
@@ -94,15 +97,17 @@ class Story:
         """
         async with open_transport(self._plan.transport) as transport:
             services = as_service_transport(transport, self._plan.transport)
-            cluster = DemoCluster(self._plan.folder, transport, self._plan.transport, self._view.say)
+            plan = self._plan
+            cluster = DemoCluster(plan.folder, transport, plan.transport, self._view.say, plan.consul)
             try:
                 with self._view:
                     return await self._play(cluster, services)
             finally:
-                await cluster.stop()
+                await cluster.aclose()
 
     async def _play(self, cluster: DemoCluster, services: ServiceTransport) -> DemoResult:
-        self._view.say(f"starting {', '.join(NODE_IDS)} in {self._plan.folder}")
+        where = "" if cluster.consul is None else ", which find each other in a Consul of their own,"
+        self._view.say(f"starting {', '.join(NODE_IDS)}{where} in {self._plan.folder}")
         await cluster.start()
         leader = await cluster.wait_leader()
         self._view.say(f"{leader.node_id} leads in term {leader.term}; writing")
@@ -111,6 +116,8 @@ class Story:
             nursery.start_soon(self._observe, cluster, load)
             for node in cluster.nodes:
                 nursery.start_soon(node.watch)
+            if cluster.consul is not None:
+                nursery.start_soon(cluster.consul.watch)
             async with trio.open_nursery() as work:
                 work.start_soon(load.run)
                 killed, failover_s = await self._lose_the_leader(cluster, load, nursery)
