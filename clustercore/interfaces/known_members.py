@@ -159,7 +159,8 @@ class KnownMembers:
     def withdraw(self, node_id: NodeId) -> None:
         """Forget what was registered here; a member that the source tells is marked, for it cannot be told to stop."""
         self._registered.pop(node_id, None)
-        if node_id in (self._told or {}):
+        if self._told is None or node_id in self._told:
+            # Before the first answer it may come to be told.
             self._withdrawn.add(node_id)
         self._publish_if_known()
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from clustercore.testing.conformance import DiscoverySource
 from clustercore_memory import MemoryDiscovery, SourceFault
+from tests.scripted_dns import ScriptedDns
 
-__all__ = ["FileSource", "MemorySource"]
+__all__ = ["DnsSource", "FileSource", "MemorySource"]
 
 
 class MemorySource(DiscoverySource):
@@ -52,3 +53,26 @@ class FileSource(DiscoverySource):
 
     async def talk_nonsense(self) -> None:
         self.write("a host:1\na host:2\n")
+
+
+class DnsSource(DiscoverySource):
+    """A name server that a test scripts."""
+
+    SERVICE = "_raft._tcp.kv.example."
+
+    def __init__(self, server: ScriptedDns) -> None:
+        self._server = server
+
+    def set(self, members: Mapping[str, str]) -> None:
+        """Answer these."""
+        places = [address.rpartition(":") for address in members.values()]
+        self._server.tell_service(self.SERVICE, {f"{host}.": int(port) for host, _, port in places})
+
+    async def tell(self, members: Mapping[str, str]) -> None:
+        self.set(members)
+
+    async def fail(self) -> None:
+        self._server.script = None
+
+    async def talk_nonsense(self) -> None:
+        self._server.tell_service(self.SERVICE, {"a.one.example.": 1, "a.other.example.": 1})

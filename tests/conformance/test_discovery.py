@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from clustercore.interfaces import Discovery
 from clustercore.testing.conformance import DiscoveryConformance, DiscoverySource
+from clustercore_dns import DnsDiscovery
 from clustercore_memory import MemoryDiscovery, MemoryRegistry
 from clustercore_static import EnvironmentDiscovery, FileDiscovery, StaticDiscovery
 from tests.conformance.consul_sources import FakeConsulSource, FakedConsul
-from tests.conformance.discovery_sources import FileSource, MemorySource
+from tests.conformance.discovery_sources import DnsSource, FileSource, MemorySource
+from tests.scripted_dns import ScriptedDns
 
 
 class TestStatic(DiscoveryConformance):
@@ -42,6 +44,23 @@ class TestFile(DiscoveryConformance):
 
     def source(self, discovery: Discovery) -> DiscoverySource:
         return FileSource(self.path)
+
+
+class TestDns(DiscoveryConformance):
+    @pytest.fixture(autouse=True)
+    def _serve(self) -> Iterator[None]:
+        with ScriptedDns() as self.server:
+            yield
+
+    def address(self, node_id: str, port: int) -> str:
+        return f"{node_id}.example:{port}"
+
+    def make(self, members: Mapping[str, str]) -> Discovery:
+        DnsSource(self.server).set(members)
+        return DnsDiscovery(DnsSource.SERVICE, server=self.server.address, timeout=0.3, min_interval_s=0.01)
+
+    def source(self, discovery: Discovery) -> DiscoverySource:
+        return DnsSource(self.server)
 
 
 class TestMemory(DiscoveryConformance):

@@ -75,6 +75,7 @@ PUBLIC = {
         EntryRef Event FailedRun ObservedCore Recorder Trace TraceError TraceHeader TraceWriter Wiretap keep_failure
         read_trace render_page trace_folder trace_hash write_trace
     """,
+    "clustercore_dns": "DnsDiscovery",
     "clustercore_grpc": "ChannelState GrpcTransport RaftClient RaftClientConfig",
     "clustercore_http": "HttpTransport",
     "clustercore_kv": """

@@ -106,14 +106,8 @@ def test_installed_plugins_lists_the_third_partys_beside_the_shipped(install: In
 
     assert list(found) == [interface.name for interface in INTERFACES]
     assert InstalledPlugin("discovery", "gossip", "acme", "2.5", "acme_plugin:Gossip") in found["discovery"]
-    assert [plugin.name for plugin in found["discovery"]] == [
-        "consul",
-        "environment",
-        "file",
-        "gossip",
-        "memory",
-        "static",
-    ]
+    names = ["consul", "dns", "environment", "file", "gossip", "memory", "static"]
+    assert [plugin.name for plugin in found["discovery"]] == names
 
 
 def test_unknown_plugin_lists_the_installed_ones() -> None:

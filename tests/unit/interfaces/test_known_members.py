@@ -131,6 +131,18 @@ async def test_withdrawn_member_is_told_and_marked() -> None:
     assert (snapshot.in_service, snapshot.withdrawn) == ((A, B), frozenset())
 
 
+async def test_member_withdrawn_before_the_first_answer_stays_so() -> None:
+    """Who is not told then is no matter any more."""
+    known = KnownMembers("test")
+    known.withdraw(A.node_id)
+    known.withdraw(C.node_id)
+
+    known.tell([A, B])
+
+    assert (await known.members()).in_service == (B,)
+    assert (await known.members()).withdrawn == {A.node_id}
+
+
 def test_metadata_is_made_into_pairs_and_back() -> None:
     """What is known is a text by its name; nothing is lost, and what is no version is not known."""
     metadata = MemberMetadata("c1", "voter", 4, 2, {"zone": "north", "a": ""})
