@@ -59,10 +59,15 @@ def join(here: GroupState | None, came: GroupState) -> Joined:
     if len(mine) == len(theirs) == 1:
         # What nearly always happens, told by two look-ups.
         one, other = mine[0].stamp, theirs[0].stamp
-        if one.time <= came.seen.get(one.writer, -1) and other.time > here.seen.get(other.writer, -1):
-            return _describe(_state(theirs, here, came), Relation.FAST_FORWARD, ())
-        if one == other and mine == theirs and here.seen == came.seen:
-            return Joined(here, Relation.DUPLICATE)
+        is_news = other.time > here.seen.get(other.writer, -1)
+        if is_news and one.time <= came.seen.get(one.writer, -1):
+            return Joined(_state(theirs, here, came), Relation.FAST_FORWARD)
+        if one.time == other.time and one.writer == other.writer:
+            # Of a state that was read, the bytes are there: nothing is compared part by part.
+            if here.encoded == came.encoded:
+                return Joined(here, Relation.DUPLICATE)
+        elif not is_news and one.time > came.seen.get(one.writer, -1) and _has_seen(here, came):
+            return Joined(here, Relation.STALE)
     return _join_heads(here, came)
 
 
@@ -98,7 +103,16 @@ def _join_heads(here: GroupState, came: GroupState) -> Joined:
     return _describe(state, relation, tuple(fresh), tuple(corruptions))
 
 
+def _has_seen(one: GroupState, other: GroupState) -> bool:
+    """Whether one has seen each writer up to where the other has."""
+    seen = one.seen
+    return all(seen.get(writer, -1) >= time for writer, time in other.seen.items())
+
+
 def _state(heads: tuple[Write, ...], here: GroupState, came: GroupState) -> GroupState:
+    if heads is came.heads and _has_seen(came, here):
+        # With the bytes that it was read from.
+        return came
     seen = dict(here.seen)
     for writer, time in came.seen.items():
         if seen.get(writer, -1) < time:

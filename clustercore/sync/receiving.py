@@ -24,7 +24,7 @@ from clustercore.sync.conflict_log import Conflict, ConflictLog, ConflictSide, c
 from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, Authority, EntityKind, FieldResolver
 from clustercore.sync.merge import Relation, decide, join
 from clustercore.sync.replica import EntityKey, Replica, Slot
-from clustercore.sync.writes import GroupState, Write, split_time
+from clustercore.sync.writes import LOGICAL_BITS, GroupState, Write, split_time
 
 __all__ = ["Receiver"]
 
@@ -62,6 +62,8 @@ class Receiver:
         self._clock = clock
         self._on_event = on_event
         self._conflicts = conflicts
+        # Of the batch that is being applied: up to where times are beyond doubt, and the newest of those.
+        self._timely = self._newest = 0
 
     def teller(self, kind: str, entity_id: str, group: str) -> Callable[[Exception], None]:
         """Return what tells that a group's resolver raised."""
@@ -74,12 +76,15 @@ class Receiver:
         """
         for change in changes:
             for name in (change.kind, change.entity_id, change.group):
-                if len(name.encode()) > MAX_NAME_BYTES:
+                # Of names so short there is no doubt, however they are encoded.
+                if len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES:
                     raise InvalidCommand(f"a change names {name[:40]!r}..., which has more than {MAX_NAME_BYTES} bytes")
         if self._clock is not None:
             self._release_held(self._clock)
         conflicts = 0
         outcomes = []
+        if self._clock is not None:
+            self._timely = (self._clock.wall() + self._clock.max_offset_ms) << LOGICAL_BITS
         rebuttals: dict[EntityKey, Change] = {}
         for change in changes:
             key = change.kind, change.entity_id
@@ -88,6 +93,8 @@ class Receiver:
             conflicts += met
             if outcome is MergeOutcome.ZOMBIE and key in self._replica.collected:
                 rebuttals[key] = Change(*key, LIFE_GROUP, self._replica.collected[key])
+        if self._clock is not None and self._newest:
+            self._clock.observe(split_time(self._newest))
         return ApplyReport(tuple(outcomes), conflicts, tuple(rebuttals.values()))
 
     def _release_held(self, clock: HybridLogicalClock) -> None:
@@ -115,7 +122,9 @@ class Receiver:
             self._tell_corruptions(key, group, joined.corruptions)
             return _OUTCOMES[joined.relation], 0
         for head in state.heads:
-            if not self._is_timely(key, group, head):
+            if head.stamp.time <= self._timely:
+                self._newest = max(self._newest, head.stamp.time)
+            elif not self._is_timely(key, group, head):
                 held = self._replica.held.get((key, group))
                 self._replica.hold(key, group, state if held is None else join(held, state).state)
                 return MergeOutcome.HELD, 0

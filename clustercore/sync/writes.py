@@ -31,13 +31,15 @@ __all__ = ["GroupState", "Past", "Stamp", "Write", "decode_group_state", "join_t
 # For each writer, a time; see ``Stamp.time``.
 Past = Mapping[str, int]
 
-_LOGICAL_BITS = 16
-_LOGICAL_MASK = (1 << _LOGICAL_BITS) - 1
+LOGICAL_BITS = 16
+_LOGICAL_MASK = (1 << LOGICAL_BITS) - 1
 _TIME_BYTES = 8
 # How much of the store's epoch tells a writer from the same node's earlier ones.
 _WRITER_EPOCH_DIGITS = 8
 # The first byte of an encoded group state. A reader that does not know it refuses the state.
 _FORMAT = 1
+# No count of edits gets there; what is above is damage, and would leave no number for the next edit.
+MAX_VERSION = 2**62
 # Far more than a cluster has nodes; a count beyond it is damage.
 _MAX_WRITERS = 10_000
 
@@ -46,12 +48,12 @@ _IS_TOMBSTONE, _HAS_BASE, _IS_WEAK = 1, 2, 4
 
 def join_time(time: HybridTime) -> int:
     """Return a hybrid time as one integer of 64 bits, in the same order."""
-    return time.physical_ms << _LOGICAL_BITS | time.logical
+    return time.physical_ms << LOGICAL_BITS | time.logical
 
 
 def split_time(time: int) -> HybridTime:
     """Return the hybrid time that an integer stands for."""
-    return HybridTime(time >> _LOGICAL_BITS, time & _LOGICAL_MASK)
+    return HybridTime(time >> LOGICAL_BITS, time & _LOGICAL_MASK)
 
 
 def writer_of(node_id: NodeId, epoch: str) -> str:
@@ -197,9 +199,12 @@ def decode_group_state(data: bytes) -> GroupState:
     Raises: MalformedMessage if it is anything else, also if it is the same state in other than its canonical bytes.
     """
     try:
-        return _Reader(data).state()
+        state = _Reader(data).state()
     except (IndexError, UnicodeDecodeError, ConfigError) as error:
         raise MalformedMessage(f"a group state of {len(data)} bytes cannot be read: {error}") from error
+    # There is one encoding of each state, and this is it.
+    object.__setattr__(state, "encoded", data)
+    return state
 
 
 class _Reader:
@@ -235,12 +240,18 @@ class _Reader:
         version, time, writer = self._varint(), self._time(), self._text()
         base = None
         if flags & _HAS_BASE:
-            base = Stamp(self._varint(), self._time(), self._text() or writer)
+            base = Stamp(self._varint(), self._time(), self._base_writer(writer))
         past = self._past()
         value = None if flags & _IS_TOMBSTONE else self._bytes()
         stamp = Stamp(version, time, writer)
         _check_write(stamp, base, past)
         return Write(stamp, base, past, value, bool(flags & _IS_WEAK))
+
+    def _base_writer(self, writer: str) -> str:
+        named = self._text()
+        if named == writer:
+            raise MalformedMessage(f"a write of {writer!r} names the writer of its base, which is the same")
+        return named or writer
 
     def _past(self) -> tuple[tuple[str, int], ...]:
         past = tuple([(self._text(), self._time()) for _ in range(self._count())])
@@ -288,8 +299,10 @@ class _Reader:
 
 
 def _check_write(stamp: Stamp, base: Stamp | None, past: tuple[tuple[str, int], ...]) -> None:
-    if stamp.version < 1 or not stamp.writer.rpartition("#")[0]:
-        raise MalformedMessage(f"a write has the stamp {stamp}; its version must be at least 1, and it names its node")
+    if not 1 <= stamp.version <= MAX_VERSION or not stamp.writer.rpartition("#")[0]:
+        raise MalformedMessage(
+            f"a write has the stamp {stamp}; versions are from 1 to {MAX_VERSION}, and it names its node"
+        )
     if base is not None and base.version >= stamp.version:
         raise MalformedMessage(f"a write of version {stamp.version} says that it is based on version {base.version}")
     if base is not None and base.writer == stamp.writer and base.time >= stamp.time:

@@ -64,6 +64,23 @@ def test_linearizability_leaves_figures(tmp_path: Path) -> None:
         assert row["verdict"] == ("not linearizable" if "stale" in row["history"] else "linearizable"), row
 
 
+def test_merge_leaves_figures(tmp_path: Path) -> None:
+    """The JSON has a row for each way in which changes meet what is held, with all its figures."""
+    figures = tmp_path / "figures.json"
+    script = str(ROOT / "benchmarks" / "merge.py")
+
+    subprocess.run(
+        [sys.executable, "-W", "error", script, "--entities", "600", "--json", str(figures)],
+        check=True,
+        timeout=LIMIT_S,
+        stdout=subprocess.DEVNULL,
+    )
+
+    told = json.loads(figures.read_text(encoding="utf-8"))
+    assert [row["case"] for row in told["rows"]] == ["new", "follows", "the same", "older", "conflict"]
+    assert all(row[name] > 0 for row in told["rows"] for name in ("merge_us", "apply_us", "sqlite_us", "decode_us"))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads a process's memory from /proc")
 def test_snapshot_transfer_leaves_figures(tmp_path: Path) -> None:
     """The whole state arrives, and the JSON has what it took."""

@@ -1,0 +1,99 @@
+"""Stores that are lost, or put back to what they once were: nothing that was written since passes for old."""
+
+from __future__ import annotations
+
+import copy
+
+import trio
+
+from clustercore.interfaces import NodeId
+from clustercore.sync import MergeOutcome, StoreEvent, StoreWentBack
+from clustercore_memory import MemoryRecords
+from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall, exchange, make_store
+
+A, B = NodeId("a"), NodeId("b")
+
+
+async def test_lost_store_comes_back_as_another_writer() -> None:
+    """A node that forgot all, with a clock an hour behind, loses no edit: what it writes is concurrent, and logged."""
+    wall = Wall()
+    async with make_store("b", wall=wall) as b:
+        async with make_store("a", wall=wall) as a:
+            await a.put(MISSION, "m1", Mission("PLANNED", 0))
+            await a.update(MISSION, "m1", progress=5)
+            await exchange(a, b)
+            epoch = a.epoch
+
+        # The disk is new, and so is the clock's battery.
+        async with make_store("a", wall=Wall(wall.now_ms - 3_600_000)) as again:
+            assert again.epoch != epoch
+            await again.put(MISSION, "m1", Mission("RUNNING", 1))
+            report = await b.apply(again.changes().changes, A)
+
+            assert report.count(MergeOutcome.CONCURRENT) == 2
+            assert report.conflicts == 2
+            (progress,) = (entry for entry in b.conflicts if entry.group == "progress")
+            assert progress.winner.node_id == progress.loser.node_id == "a"
+            assert progress.loser.value == b'{"progress":1,"state":"RUNNING"}'
+            # What the others know comes back.
+            wall.now_ms -= 3_600_000
+            await again.apply(b.changes().changes, B)
+        assert b.canonical_bytes()
+
+
+async def test_old_copy_of_a_store_goes_on_as_another_writer() -> None:
+    """A backup that was put back hears of its own later writes: it takes a new epoch, and says so."""
+    wall, told = Wall(), list[StoreEvent]()
+    records = MemoryRecords()
+    async with make_store("b", wall=wall) as b:
+        async with make_store("a", wall=wall, records=records) as a:
+            await a.put(UAV, "u1", Uav("idle"))
+        backup = copy.deepcopy(records)
+        wall.now_ms += 10
+        async with make_store("a", wall=wall, records=records) as a:
+            await a.put(UAV, "u1", Uav("busy"))
+            await exchange(a, b)
+
+        wall.now_ms += 10
+        async with make_store("a", wall=wall, records=backup, on_event=told.append) as a:
+            before = a.epoch
+            await a.apply(b.changes().changes, B)
+            assert a.epoch != before
+            assert [type(event) for event in told] == [StoreWentBack]
+            assert a.get(UAV, "u1") == Uav("busy")
+            await a.put(UAV, "u1", Uav("back"))
+            report = await b.apply(a.changes().changes, A)
+            assert report.count(MergeOutcome.FAST_FORWARD) == 1
+            assert a.canonical_bytes() == b.canonical_bytes()
+
+
+async def test_edits_under_way_share_a_commit() -> None:
+    """Edits that come while one is being written are written together, and each returns when it is on disk."""
+    commits = 0
+
+    class Counting(MemoryRecords):
+        async def commit(self, changes: object) -> None:
+            nonlocal commits
+            commits += 1
+            await super().commit(changes)  # type: ignore[arg-type]  # as it was given
+
+    async with make_store("a", records=Counting()) as a:
+        before = commits
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(a.put, UAV, f"u{number}", Uav("idle"))
+        assert commits - before <= 4
+        assert a.seq == 150
+
+
+async def test_cancelled_edit_goes_with_the_next_commit() -> None:
+    """An edit that is cancelled before it is written is seen here, is told to nobody, and is durable with the next."""
+    records = MemoryRecords()
+    async with make_store("a", records=records) as a:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await a.put(UAV, "u1", Uav("idle"))
+        assert scope.cancelled_caught
+        assert a.changes().changes == ()
+        await a.put(UAV, "u2", Uav("idle"))
+        assert {change.entity_id for change in a.changes().changes} >= {"u2"}
