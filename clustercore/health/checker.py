@@ -16,10 +16,11 @@ import trio
 
 from clustercore.health.callbacks import Listeners
 from clustercore.health.config import HealthConfig
+from clustercore.health.failures import failure_of
 from clustercore.health.history import History
 from clustercore.health.monitored import Monitored
 from clustercore.health.own_score import OwnScore, Sign
-from clustercore.health.probes import failure_of, make_probe
+from clustercore.health.probes import make_probe
 from clustercore.health.schedule import Schedule
 from clustercore.interfaces.health import CheckOutcome, CheckResult, HealthStatus, Probe, StatusChange
 from clustercore.interfaces.retry_values import ErrorCategory

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Container
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from enum import StrEnum
 from random import Random
 from typing import Any
@@ -23,12 +23,15 @@ from clustercore.health.callbacks import Listeners
 from clustercore.health.checker import HealthChecker
 from clustercore.health.config import HealthConfig
 from clustercore.health.guards import Facts, Guard, blocking_guard, is_panic
+from clustercore.health.indirect import IndirectProbe, peer_service
 from clustercore.health.node_probe import NodeProbe
 from clustercore.health.own_score import Sign
 from clustercore.interfaces.companion import NodeCompanion, NodeSite
 from clustercore.interfaces.discovery import Discovery, DiscoverySnapshot, Member
 from clustercore.interfaces.errors import ClusterError, NodeStopped
-from clustercore.interfaces.health import HealthStatus, Probe, StatusChange
+from clustercore.interfaces.health import CheckOutcome, CheckResult, HealthStatus, Probe, StatusChange
+from clustercore.interfaces.node import NodeHandle
+from clustercore.interfaces.transport import Service, ServiceTransport
 from clustercore.interfaces.values import NodeStatus
 from clustercore.raft.types import NodeId, Term
 
@@ -93,11 +96,12 @@ class ClusterHealth(NodeCompanion):
             config: Times, thresholds and limits.
             probe: Makes the probe of a member; by default it is asked for its status over the node's transport.
             guards: Those that count. By default all do; leave one out only if you know better.
-            rng: For the checker.
+            rng: For the checker, and to draw whom to ask about a node.
         """
         self.config = config if config is not None else HealthConfig()
         # Who is well. Add callbacks here; nodes come and go with discovery.
-        self.checker = HealthChecker(self.config, rng=rng)
+        self._rng = rng if rng is not None else Random()
+        self.checker = HealthChecker(self.config, rng=self._rng)
         self.checker.first_hooks.append(self._note_change)
         self._discovery = discovery
         self._probe = probe
@@ -180,6 +184,10 @@ class ClusterHealth(NodeCompanion):
 
     # --- Life ---
 
+    def services(self, node: NodeHandle) -> Sequence[Service]:
+        """Return what other nodes ask to have a node looked at."""
+        return [peer_service(self._look_for_another, limit_s=self.config.timeout / 2)]
+
     async def run(self, site: NodeSite) -> None:
         """Monitor until cancelled."""
         self._site = site
@@ -252,7 +260,31 @@ class ClusterHealth(NodeCompanion):
     def _make_probe(self, member: Member) -> Probe:
         if self._probe is not None:
             return self._probe(member)
-        return NodeProbe(self._running_site.transport, member.address, member.node_id)
+        transport = self._running_site.transport
+        direct = NodeProbe(transport, member.address, member.node_id)
+        if not self.config.indirect_probes or not isinstance(transport, ServiceTransport):
+            return direct
+        return IndirectProbe(
+            direct,
+            member.node_id,
+            transport=transport,
+            helpers=self._helpers,
+            direct_s=self.config.timeout / 2,
+        )
+
+    def _helpers(self, node_id: NodeId) -> Sequence[tuple[NodeId, str]]:
+        """Draw who is asked to look at a node: others that are well, as far as is known."""
+        now = trio.current_time()
+        well = sorted(self._well(now) - {self._own_id, node_id})
+        drawn = self._rng.sample(well, min(self.config.indirect_probes, len(well)))
+        return [(helper, self._kept[helper].address) for helper in drawn if helper in self._kept]
+
+    async def _look_for_another(self, node_id: NodeId) -> CheckResult:
+        """Look at a node once, because another node asks."""
+        member = self._kept.get(node_id)
+        if member is None or self._site is None:
+            return CheckResult(CheckOutcome.UNKNOWN, f"there is no node {node_id!r} here")
+        return await NodeProbe(self._site.transport, member.address, node_id).check()
 
     # --- What is done ---
 

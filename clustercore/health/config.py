@@ -56,6 +56,9 @@ class HealthConfig:
     # If more than this share turns unhealthy within one interval, none of those is taken out for cliff_hold seconds.
     cliff_share: float = 0.5
     cliff_hold: float = 300.0
+    # So many other nodes are asked to look at one that does not answer, before the check counts as failed: then it has
+    # half of the timeout to answer itself. One that others reach gets a warning. All nodes should use the same.
+    indirect_probes: int = 0
     # After being unhealthy for so long, a member's replacement is suggested to the operator.
     suggest_replacement_after: float = 600.0
 
@@ -67,6 +70,8 @@ class HealthConfig:
         for name in ("failure_threshold", "success_threshold", "max_concurrent_checks", "flap_intervals"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.indirect_probes < 0:
+            raise ConfigError(f"indirect_probes is {self.indirect_probes}; it must be at least 0")
         if self.flap_changes < 2:
             raise ConfigError(f"flap_changes is {self.flap_changes}; it must be at least 2")
         for name in ("flap_hold", "deregister_after", "cliff_hold", "suggest_replacement_after"):

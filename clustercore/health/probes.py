@@ -13,16 +13,10 @@ from typing import Literal
 
 import trio
 
+from clustercore.health.failures import failure_of
 from clustercore.health.grpc_probe import GrpcHealthProbe
 from clustercore.health.tcp_probe import TcpProbe
-from clustercore.interfaces.errors import (
-    ConfigError,
-    LinkClosed,
-    MalformedMessage,
-    PeerTimeout,
-    PeerUnreachable,
-    ServiceError,
-)
+from clustercore.interfaces.errors import ConfigError, LinkClosed, MalformedMessage
 from clustercore.interfaces.health import CheckOutcome, CheckResult, HealthStatus, Probe
 from clustercore.interfaces.retry_values import ErrorCategory
 from clustercore.interfaces.sockets import LOST, dial, format_address
@@ -35,29 +29,11 @@ __all__ = [
     "CompositeProbe",
     "HttpProbe",
     "TtlProbe",
-    "failure_of",
     "make_probe",
 ]
 
 # The head of an HTTP answer is read up to here; a server that sends more of it is not one to be checked by its head.
 _MAX_HEAD_BYTES = 16 * 1024
-
-_CATEGORIES: tuple[tuple[type[BaseException], ErrorCategory], ...] = (
-    (PeerTimeout, ErrorCategory.TIMEOUT_ERROR),
-    (trio.TooSlowError, ErrorCategory.TIMEOUT_ERROR),
-    (PeerUnreachable, ErrorCategory.NETWORK_ERROR),
-    (LinkClosed, ErrorCategory.NETWORK_ERROR),
-    (OSError, ErrorCategory.NETWORK_ERROR),
-    (trio.BrokenResourceError, ErrorCategory.NETWORK_ERROR),
-    (ServiceError, ErrorCategory.CLIENT_ERROR),
-    (MalformedMessage, ErrorCategory.SERVER_ERROR),
-)
-
-
-def failure_of(error: BaseException) -> CheckResult:
-    """Return the failed check that an exception is."""
-    category = next((each for kind, each in _CATEGORIES if isinstance(error, kind)), ErrorCategory.UNKNOWN_ERROR)
-    return CheckResult(CheckOutcome.FAIL, str(error) or type(error).__name__, category)
 
 
 def make_probe(host: str, port: int, endpoint: str, transport: ServiceTransport | None) -> Probe:

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from clustercore import ClusterHealth, HealthConfig, Node, NodeConfig, NodeProbe, RaftConfig
+from clustercore import ClusterHealth, HealthConfig, Node, NodeConfig, NodeProbe
 from clustercore.interfaces import (
     CheckOutcome,
     Entry,
@@ -20,8 +20,16 @@ from clustercore.interfaces import (
     NodeId,
     PeerUnreachable,
     Role,
+    ServiceError,
 )
-from clustercore_memory import MemoryDiscovery, MemoryNetwork, MemoryRegistry, MemoryStorage, MemoryTransport
+from clustercore_memory import (
+    LinkQuality,
+    MemoryDiscovery,
+    MemoryNetwork,
+    MemoryRegistry,
+    MemoryStorage,
+    MemoryTransport,
+)
 from tests.simulation.cluster import Journal
 
 CONFIG = HealthConfig(jitter=0.0)
@@ -66,7 +74,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(raft: RaftConfig | None = None) -> AsyncIterator[Cluster]:
+async def cluster(config: HealthConfig = CONFIG) -> AsyncIterator[Cluster]:
     """Run it inside the block, with a leader, and every node known to be well."""
     network, registry = MemoryNetwork(), MemoryRegistry()
     asks = MemoryTransport(network, "outside")
@@ -76,7 +84,7 @@ async def cluster(raft: RaftConfig | None = None) -> AsyncIterator[Cluster]:
         for number, name in enumerate("abc"):
             discovery = MemoryDiscovery(registry)
             made.storages[name] = HaltingStorage()
-            made.health[name] = ClusterHealth(discovery, CONFIG, rng=Random(number))
+            made.health[name] = ClusterHealth(discovery, config, rng=Random(number))
             made.nodes[name] = await stack.enter_async_context(
                 Node(
                     name,
@@ -86,7 +94,6 @@ async def cluster(raft: RaftConfig | None = None) -> AsyncIterator[Cluster]:
                     discovery=discovery,
                     voters="abc",
                     companions=[made.health[name]],
-                    config=NodeConfig(raft=raft if raft is not None else RaftConfig()),
                     rng=Random(10 + number),
                 )
             )
@@ -138,6 +145,49 @@ async def test_checker_that_is_cut_off_takes_nobody_out(autojump_clock: MockCloc
         others = [name for name in "abc" if name != alone]
         assert on.registered == "".join(others)
         assert [member.node_id for member in on.health[alone].view] == others or len(on.health[alone].view) == 3
+
+
+@pytest.mark.parametrize("helpers", [0, 2])
+async def test_node_that_only_the_leader_does_not_reach(helpers: int, autojump_clock: MockClock) -> None:
+    """Asked directly alone, it is taken out; by way of another it is found to be up, and stays, with a warning."""
+    async with cluster(attrs.evolve(CONFIG, indirect_probes=helpers)) as on:
+        leader = on.leader
+        victim = next(name for name in "abc" if name != leader)
+        on.network.set_quality(LinkQuality(loss=1.0), (leader, victim))
+        await trio.sleep(GONE_S + 5)
+
+        assert on.leader == leader
+        assert (victim in on.registered) == (helpers > 0)
+        status = on.health[leader].checker.status(victim)
+        assert status is (HealthStatus.DEGRADED if helpers else HealthStatus.UNHEALTHY)
+        if helpers:
+            last = on.health[leader].checker.history(victim).checks[-1]
+            assert (
+                f"reached by way of {next(n for n in 'abc' if n not in (leader, victim))} alone" in last.result.detail
+            )
+            assert last.latency_s <= CONFIG.timeout
+
+
+async def test_dead_node_is_found_as_soon_with_indirect_probes(autojump_clock: MockClock) -> None:
+    """A node that nobody reaches is unhealthy within the same worst case, however many are asked."""
+    async with cluster(attrs.evolve(CONFIG, indirect_probes=2)) as on:
+        victim = next(name for name in "abc" if name != on.leader)
+        on.network.isolate(victim)
+        await trio.sleep(CONFIG.worst_case_detection)
+
+        assert on.health[on.leader].checker.status(victim) is HealthStatus.UNHEALTHY
+
+
+async def test_others_are_looked_at_only_if_they_are_known(autojump_clock: MockClock) -> None:
+    """Whoever asks about a node that is not known here learns just that; nonsense is refused."""
+    async with cluster() as on:
+        method = "clustercore.v1.PeerHealth/Probe"
+        other = "b" if on.leader == "a" else "a"
+        assert (await on.transport.call("c", method, b"\n\x01" + other.encode()))[:2] == b"\x08\x01"
+        assert (await on.transport.call("c", method, b"\n\x01z"))[:2] == b"\x08\x04"
+        for nonsense in (b"", b"\n\x01\xff", b"\n"):
+            with pytest.raises(ServiceError, match="names no node"):
+                await on.transport.call("c", method, nonsense)
 
 
 async def test_node_says_what_it_measures(autojump_clock: MockClock) -> None:
