@@ -46,6 +46,12 @@ class CallStatistics:
     connects_failed: int = 0
     # Sent because nothing was heard for a while.
     pings: int = 0
+    # Connections that were given up because the peer stayed silent.
+    silences: int = 0
+    # Connections on which the peer said that it goes away, and requests made once more because it had not looked at
+    # them by then (gRFC A6, "transparent retries"). Those are not among ``retries``.
+    goaways: int = 0
+    transparent_retries: int = 0
 
     @property
     def success_rate(self) -> float | None:
@@ -81,6 +87,9 @@ class Counters:
     connects: int = 0
     connects_failed: int = 0
     pings: int = 0
+    silences: int = 0
+    goaways: int = 0
+    transparent_retries: int = 0
 
     @contextmanager
     def counted(self, *, is_stream: bool = False) -> Iterator[None]:
@@ -131,6 +140,9 @@ class Counters:
             connects=self.connects,
             connects_failed=self.connects_failed,
             pings=self.pings,
+            silences=self.silences,
+            goaways=self.goaways,
+            transparent_retries=self.transparent_retries,
         )
 
 

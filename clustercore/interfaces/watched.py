@@ -91,6 +91,12 @@ class WatchedConnection:
         The default trusts every peer. Called by: the transport's watch, several times within ``keepalive_time``.
         """
 
+    def give_up(self, how: str, silent_s: float) -> None:
+        """End it because the peer is silent. Called by: ``check_alive``."""
+        if self.end_reason is None:
+            self.counters.silences += 1
+            self.close(f"keepalive: {how} for {silent_s:.1f} s")
+
     async def wait_turn(self) -> None:
         """Wait until nobody writes. Returns at once, without a checkpoint, if nobody does."""
         while self.is_writing and self.end_reason is None:

@@ -222,6 +222,7 @@ class Client:
                         if not stream.is_unprocessed:
                             raise
                         is_sent = False
+                        self._ledger.of(address).transparent_retries += 1
                     finally:
                         connection.close_stream(stream, "the call is over")
                 raise self._unreachable(address, "it goes away, and did not look at the request")

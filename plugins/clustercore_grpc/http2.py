@@ -252,6 +252,7 @@ class Http2Protocol(H2Protocol):
         now, options = trio.current_time(), self._options
         if self._pinged_at > self._last_read:
             if now >= self._pinged_at + options.keepalive_timeout_s:
+                self._counters.silences += 1
                 self.abort(f"keepalive: nothing was read for {now - self._last_read:.3f} s")
             return self._look_at(self._pinged_at + options.keepalive_timeout_s)
         # As good as due is due: the answer to the last ping was read a little after that was sent.
@@ -323,6 +324,7 @@ class Http2Protocol(H2Protocol):
         """Open no stream any more; end those that the peer will not answer, and then, with the last one, all of it."""
         if self.end_reason is not None:
             return
+        self._counters.goaways += self.going_away is None
         reason = f"the peer sent GOAWAY, code {goaway.error_code}" + (f": {goaway.debug}" if goaway.debug else "")
         if goaway.error_code != ErrorCodes.NO_ERROR:
             if goaway.error_code == ErrorCodes.ENHANCE_YOUR_CALM and goaway.debug == "too_many_pings":

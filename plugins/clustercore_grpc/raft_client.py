@@ -377,11 +377,5 @@ def _with_connections(calls: CallStatistics, connections: CallStatistics | None)
     """Join what was counted of the calls to a node with what was counted of the connections to its address."""
     if connections is None:
         return calls
-    return attrs.evolve(
-        calls,
-        bytes_sent=connections.bytes_sent,
-        bytes_received=connections.bytes_received,
-        connects=connections.connects,
-        connects_failed=connections.connects_failed,
-        pings=connections.pings,
-    )
+    of_connections = ("bytes_sent", "bytes_received", "connects", "connects_failed", "pings", "silences", "goaways")
+    return attrs.evolve(calls, **{name: getattr(connections, name) for name in of_connections})

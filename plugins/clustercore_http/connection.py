@@ -128,9 +128,9 @@ class HttpConnection(WatchedConnection):
         silent_s = now - self.last_read
         stuck_s = min(silent_s, now - self.last_written) if self.is_writing else 0.0
         if self.says_lines and stuck_s >= patience_s:
-            self.close(f"keepalive: nothing could be sent and nothing was read for {stuck_s:.1f} s")
+            self.give_up("nothing could be sent and nothing was read", stuck_s)
         elif self.expects_lines and self.is_reading and silent_s >= patience_s:
-            self.close(f"keepalive: nothing was read for {silent_s:.1f} s")
+            self.give_up("nothing was read", silent_s)
 
 
 class Lines:

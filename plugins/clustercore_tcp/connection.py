@@ -145,10 +145,10 @@ class Connection(WatchedConnection):
         if self.is_writing:
             stuck_s = now - max(self.last_written, self.last_read)
             if stuck_s >= patience_s:
-                self.close(f"keepalive: nothing could be sent and nothing was read for {stuck_s:.1f} s")
+                self.give_up("nothing could be sent and nothing was read", stuck_s)
         elif (
             self.is_reading
             and self._pinged_at >= self.last_read
             and now >= self._pinged_at + options.keepalive_timeout_s
         ):
-            self.close(f"keepalive: nothing was read for {now - self.last_read:.1f} s")
+            self.give_up("nothing was read", now - self.last_read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from contextlib import suppress
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from clustercore.interfaces import Lane, LinkClosed, PeerUnreachable, QueueFull
 from clustercore_grpc import ChannelState, GrpcTransport
-from tests.integration.grpc_peers import SETTINGS, frame
+from tests.integration.grpc_peers import SETTINGS, connect_raw, frame
 from tests.integration.test_grpc_services import Application, ignore, in_flight, serving
 
 pytestmark = pytest.mark.integration
@@ -99,6 +100,48 @@ async def test_link_that_is_opened_ends_the_wait_of_calls_to_the_same_address() 
         client._client._channels[address]._may_dial_at += 1000
         async with serving(app, listen=address), await client.connect(address, Lane.BULK):
             assert await client.call(address, "test.App/Echo", b"back") == b"back"
+
+
+async def test_request_that_was_not_looked_at_is_made_once_more_unseen() -> None:
+    """A GOAWAY that leaves it out is no failure of the call; it is counted as no retry (gRFC A6)."""
+    app = Application()
+    accepted = 0
+
+    async def relay(stream: trio.SocketStream) -> None:
+        nonlocal accepted
+        accepted += 1
+        async with stream:
+            if accepted == 1:
+                await stream.receive_some()
+                await stream.send_all(frame(SETTINGS, b""))
+                # The acknowledgement and the request, or both in turn.
+                await stream.receive_some()
+                await wait_all_tasks_blocked(0.05)
+                await stream.send_all(frame(GOAWAY, bytes(8)))
+                await trio.sleep_forever()
+            async with await connect_raw(address) as server, trio.open_nursery() as both:
+                both.start_soon(pass_on, server, stream)
+                await pass_on(stream, server)
+                both.cancel_scope.cancel()
+
+    with trio.fail_after(30):
+        async with serving(app) as (address, _), GrpcTransport(timeout=20.0) as client, trio.open_nursery() as nursery:
+            listeners = await nursery.start(trio.serve_tcp, relay, 0)
+            between = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+
+            assert await client.call(between, "test.App/Echo", b"seen once") == b"seen once"
+
+            told = client.statistics()[between]
+            assert (told.requests, told.ok, told.failed, told.retries) == (1, 1, {}, 0)
+            assert (told.transparent_retries, told.goaways, told.connects) == (1, 1, 2)
+            nursery.cancel_scope.cancel()
+
+
+async def pass_on(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+    """Hand on what comes, until it ends."""
+    with suppress(trio.BrokenResourceError):
+        async for data in source:
+            await sink.send_all(data)
 
 
 async def test_too_many_pings_doubles_keepalive_time_for_connections_to_come(caplog: pytest.LogCaptureFixture) -> None:

@@ -78,3 +78,4 @@ async def test_graceful_goaway_fails_no_call() -> None:
     assert told.failed == {}
     # It did go away, several times.
     assert told.connects >= 4
+    assert told.connects - 1 <= told.goaways <= told.connects

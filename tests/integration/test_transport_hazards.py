@@ -183,6 +183,7 @@ async def test_silent_peer_with_a_full_send_buffer_is_closed(raw_kind: Kind) -> 
 
             assert sorted(ends) == ["receive", "send"]
             assert client.connection_count == 0
+            assert client.statistics()[address].silences == 1
 
 
 @pytest.mark.slow
@@ -277,6 +278,7 @@ async def test_sigstop_of_a_server_is_noticed_and_sigcont_mends_it(
                 process.send_signal(signal.SIGSTOP)
                 with pytest.raises(LinkClosed, match="keepalive"):
                     await link.receive()
+                assert client.statistics()[address].silences == 1
                 process.send_signal(signal.SIGCONT)
                 await assert_serves(client, address)
     finally:
