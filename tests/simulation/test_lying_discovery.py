@@ -141,7 +141,7 @@ def run(seed: int) -> Seen:
             nursery.cancel_scope.cancel()
         assert world.lies_told > 0
 
-    simulate(main, size=len(OURS + OTHERS), seed=seed)
+    simulate(main, size=len(OURS + OTHERS), seed=seed, is_watched=False)
     return seen
 
 

@@ -12,7 +12,7 @@ import trio
 
 from clustercore import Founding, Node
 from clustercore.interfaces import ConfigError, Member, MemberMetadata, NodeId, ProposalRefused
-from clustercore.runtime.founding import label_of
+from clustercore.runtime.founding import FoundingWatch, label_of
 from clustercore_memory import (
     MemoryDiscovery,
     MemoryNetwork,
@@ -245,7 +245,32 @@ def test_node_does_not_join_the_cluster_of_another_founder(caplog: pytest.LogCap
         await eventually(lambda: cluster["b"].machine.commands == [b"ours"])
         assert {label_of(one) for one in cluster_ids(cluster)} == {"a", "other.c"}
 
-    simulate(main, size=4)
+    simulate(main, size=4, is_watched=False)
+
+
+def test_address_that_was_a_members_leads_to_no_other_cluster(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between the look and the request somebody else may have come to be there: the request is not made."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        other = Founding(expect=1, founder="c")
+        cluster.node_options = found_by(MemoryRegistry(), lambda name: other if name == "c" else Founding(2, "a"))
+        cluster.outsiders.add("c")
+        await cluster.start("c")
+        await cluster["c"].running.propose(b"theirs")
+
+        async def look(self: FoundingWatch) -> bool:
+            self.members_at = ("c",)
+            return True
+
+        monkeypatch.setattr(FoundingWatch, "look", look)
+        await cluster.start("b")
+        await trio.sleep(10)
+        assert "node b: does not ask to be added to c-" in caplog.text
+        assert cluster["c"].running.status().configuration.members == {"c"}
+
+    simulate(main, is_watched=False)
 
 
 def test_discovery_that_does_not_answer_delays_and_forms_nothing() -> None:

@@ -56,8 +56,12 @@ class NewestMembers(Invariant):
         self._compare(node)
 
     def _compare(self, node: Node) -> None:
-        index, members = self._named[node.node_id][-1]
+        named = self._named[node.node_id]
+        index, members = named[-1]
         counted = node.core.state.configuration
+        if not members.servers and index == BEFORE_LOG and counted == Configuration.of([node.node_id]):
+            # It knew of nobody, and founds a cluster (thesis §4.4).
+            named[-1] = index, members = BEFORE_LOG, counted
         if counted is not members and counted != members:
             self.fail(
                 f"{node.node_id} counts {' '.join(sorted(counted.members)) or 'nobody'}, its log names "
