@@ -24,7 +24,6 @@ from clustercore.interfaces import (
     NodeId,
     Role,
     StateMachine,
-    StoredState,
 )
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.node import Node
@@ -48,26 +47,16 @@ PATIENCE_S = 120.0
 
 
 class _WatchedStorage(SimulatedStorage):
-    """Tells which term and vote are about to be durable, and which are."""
+    """Tells which term and vote are about to be durable."""
 
-    def __init__(
-        self, disk: SimulatedDisk, on_storing: Callable[[HardState], None], on_vote: Callable[[HardState], None]
-    ) -> None:
+    def __init__(self, disk: SimulatedDisk, on_storing: Callable[[HardState], None]) -> None:
         super().__init__(disk)
         self._on_storing = on_storing
-        self._on_vote = on_vote
-
-    async def load(self) -> StoredState:
-        """Tell what is found."""
-        stored = await super().load()
-        self._on_vote(stored.hard_state)
-        return stored
 
     async def save_hard_state(self, hard_state: HardState) -> None:
-        """Tell what is to be saved, and what was."""
+        """Tell what is to be saved."""
         self._on_storing(hard_state)
         await super().save_hard_state(hard_state)
-        self._on_vote(hard_state)
 
 
 @attrs.define(eq=False)
@@ -179,8 +168,6 @@ class SimulatedCluster(Generic[MachineT]):
         self.outsiders: set[str] = set()
         # Who was seen to lead each term, on any node.
         self.leaders: dict[int, str] = {}
-        # Every vote that was durable, by voter, its disk and term.
-        self.votes: dict[tuple[str, int, int], NodeId] = {}
         # Every step that says something about a run, to compare two runs.
         self.trace: list[tuple[float, str]] = []
         # What was added to every machine's time of day.
@@ -257,11 +244,7 @@ class SimulatedCluster(Generic[MachineT]):
         options: dict[str, Any] = {
             "machine": machine.machine,
             "transport": SimulatedTransport(self.network, self.address_of(machine.name)),
-            "storage": _WatchedStorage(
-                machine.disk,
-                lambda hard_state: self._watch.storing(machine.name, hard_state) if self._watch is not None else None,
-                lambda hard_state: self._note_vote(machine, hard_state),
-            ),
+            "storage": self._storage_of(machine),
             "discovery": SimulatedDiscovery(() if join is not None else self.names),
             "voters": () if machine.name in self.strangers and join is None else None,
             "join": False if join is None else join,
@@ -293,6 +276,12 @@ class SimulatedCluster(Generic[MachineT]):
                 self._recorder.crashed(NodeId(machine.name), is_orderly=not machine.disk.crashed)
         if not has_started:
             task_status.started()
+
+    def _storage_of(self, machine: SimulatedNode[MachineT]) -> SimulatedStorage:
+        watch = self._watch
+        if watch is None:
+            return SimulatedStorage(machine.disk)
+        return _WatchedStorage(machine.disk, lambda hard_state: watch.storing(machine.name, hard_state))
 
     async def wait_off_or_on(self, name: str) -> None:
         """Wait while a machine is neither: its node is ending, after a crash or a stop."""
@@ -406,14 +395,6 @@ class SimulatedCluster(Generic[MachineT]):
         self.trace.append((trio.current_time(), text))
         if self._recorder is not None:
             self._recorder.noted(text)
-
-    def _note_vote(self, machine: SimulatedNode[MachineT], hard_state: HardState) -> None:
-        if hard_state.voted_for is not None:
-            key = (machine.name, machine.wipes, hard_state.current_term)
-            voted_for = self.votes.setdefault(key, hard_state.voted_for)
-            if voted_for != hard_state.voted_for:
-                text = f"{machine.name} voted for {voted_for} and {hard_state.voted_for} in one term: {hard_state}"
-                raise PropertyViolated("one vote", text, "Raft §5.2", machine.name)
 
     def note_role(self, name: str, role: str, term: int, leader_id: str | None) -> None:
         """Note what a node says of its role, each time it changes."""
