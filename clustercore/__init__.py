@@ -6,6 +6,7 @@ from clustercore.health.config import HealthConfig
 from clustercore.health.grpc_probe import GrpcHealthProbe
 from clustercore.health.guards import Guard
 from clustercore.health.node_probe import NodeProbe
+from clustercore.health.phi import PhiAccrualProbe
 from clustercore.health.probes import AliasProbe, CallableProbe, CompositeProbe, HttpProbe, TtlProbe
 from clustercore.health.tcp_probe import TcpProbe
 from clustercore.raft.config import RaftConfig
@@ -29,6 +30,7 @@ __all__ = [
     "Node",
     "NodeConfig",
     "NodeProbe",
+    "PhiAccrualProbe",
     "RaftConfig",
     "TcpProbe",
     "TtlProbe",

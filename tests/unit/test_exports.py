@@ -19,7 +19,8 @@ from clustercore import interfaces
 PUBLIC = {
     "clustercore": """
         AliasProbe CallableProbe ClusterHealth CompositeProbe Founding GrpcHealthProbe Guard HealthChecker
-        HealthConfig HealthEvent HealthEventKind HttpProbe Node NodeConfig NodeProbe RaftConfig TcpProbe TtlProbe
+        HealthConfig HealthEvent HealthEventKind HttpProbe Node NodeConfig NodeProbe
+        PhiAccrualProbe RaftConfig TcpProbe TtlProbe
     """,
     "clustercore.interfaces": """
         CheckOutcome CheckRecord CheckResult HealthStatus LocalCall NodeHealth Probe StatusChange
