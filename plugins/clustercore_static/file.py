@@ -81,7 +81,12 @@ class FileDiscovery(Discovery):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._nursery.cancel_scope.cancel()
-        await self._nursery_manager.__aexit__(exc_type, exc, traceback)
+        try:
+            await self._nursery_manager.__aexit__(exc_type, exc, traceback)
+        except BaseExceptionGroup as group:
+            # What the block raised has nothing to do with the task here, and leaves it in no group.
+            if any(error is not exc and not isinstance(error, trio.Cancelled) for error in group.exceptions):
+                raise
 
     async def register(self, member: Member) -> None:
         await trio.lowlevel.checkpoint()

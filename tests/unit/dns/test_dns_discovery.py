@@ -188,6 +188,21 @@ def test_dns_discovery_names_what_is_wrong(options: dict[str, Any], message: str
     assert message in str(caught.value)
 
 
+async def test_error_of_the_block_leaves_as_it_is(server: ScriptedDns) -> None:
+    """It has nothing to do with the task that asks; nor is it lost when all is cancelled."""
+
+    async def fail(*, is_cancelled: bool) -> None:
+        with trio.CancelScope() as scope:
+            async with discovery(server):
+                if is_cancelled:
+                    scope.cancel()
+                raise KeyError("own")
+
+    for is_cancelled in (False, True):
+        with pytest.raises(KeyError):
+            await fail(is_cancelled=is_cancelled)
+
+
 async def test_machine_without_a_resolver_is_an_error_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A configuration may be read elsewhere than where it is used; what is missing is told when it is needed."""
 

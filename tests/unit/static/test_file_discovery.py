@@ -122,6 +122,23 @@ async def test_link_that_is_set_anew_is_followed(tmp_path: Path) -> None:
     assert after.address_of(NodeId("n1")) == "host:2"
 
 
+async def test_error_of_the_block_leaves_as_it_is(tmp_path: Path) -> None:
+    """It has nothing to do with the task that follows the file; nor is it lost when all is cancelled."""
+    path = tmp_path / "members"
+    path.write_text("n1 host:1\n")
+
+    async def fail(*, is_cancelled: bool) -> None:
+        with trio.CancelScope() as scope:
+            async with FileDiscovery(path):
+                if is_cancelled:
+                    scope.cancel()
+                raise KeyError("own")
+
+    for is_cancelled in (False, True):
+        with pytest.raises(KeyError):
+            await fail(is_cancelled=is_cancelled)
+
+
 def test_file_is_read_only_if_it_was_written_to(tmp_path: Path) -> None:
     """By its time, size and place; within the step of the file system's clock it is read all the same."""
     path = tmp_path / "members"
