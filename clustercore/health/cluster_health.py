@@ -114,9 +114,9 @@ class ClusterHealth(NodeCompanion):
         self._kept: dict[NodeId, Member] = {}
         # The members of the cluster, as this node knew them when it last looked.
         self._members: frozenset[NodeId] = frozenset()
-        # Those that this node took out, and since when each has been in service, on Trio's clock, if it came back.
+        # Those that this node took out, and since when each that it did not has been registered, on Trio's clock.
         self._out: set[NodeId] = set()
-        self._in_service_since: dict[NodeId, float] = {}
+        self._registered_since: dict[NodeId, float] = {}
         # When each node last turned unhealthy, and until when those that did so with most others stay registered.
         self._fell_at: dict[NodeId, float] = {}
         self._cliff_until: dict[NodeId, float] = {}
@@ -230,7 +230,9 @@ class ClusterHealth(NodeCompanion):
         now = trio.current_time()
         self._snapshot = snapshot
         in_service = {member.node_id for member in snapshot.in_service}
-        self._in_service_since = {node_id: self._in_service_since.get(node_id, now) for node_id in in_service}
+        # One that is withdrawn, and not from here, is one that its source itself finds unwell: it is registered.
+        registered = in_service | {member.node_id for member in snapshot.members if member.node_id not in self._out}
+        self._registered_since = {node_id: self._registered_since.get(node_id, now) for node_id in registered}
         self._update_view(now)
         # Somebody, perhaps the node itself, has registered it.
         self._out -= in_service
@@ -318,7 +320,7 @@ class ClusterHealth(NodeCompanion):
                 return await self._register(member)
             return node.held_until if node.held_until > now else math.inf
         wake_at = self._suggest_replacement(node_id, unhealthy_s, now)
-        since = self._in_service_since.get(node_id)
+        since = self._registered_since.get(node_id)
         if since is None:
             return wake_at
         left_s = self.config.deregister_after - min(unhealthy_s, now - since)
@@ -430,7 +432,7 @@ class ClusterHealth(NodeCompanion):
             fell_in_cliff=self._cliff_until.get(node_id, -math.inf) > now,
             nodes=frozenset({self._own_id, *self.checker.monitored}),
             well=self._well(now),
-            in_service=frozenset(self._in_service_since),
+            in_service=frozenset(self._registered_since),
             configuration=status.configuration,
         )
 

@@ -269,6 +269,19 @@ async def test_new_leader_gives_back_what_the_old_one_took_out(autojump_clock: M
         )
 
 
+async def test_node_that_its_source_finds_unwell_is_taken_out_as_well(autojump_clock: MockClock) -> None:
+    """A source with checks of its own withdraws a dead node before anybody here has: it is registered all the same."""
+    async with bench() as on:
+        on.fail("e")
+        on.discovery._known.tell(on.registry.members, unwell=[NodeId("e")])
+        await trio.sleep(0.01)
+        assert (on.view, on.registered) == ("abcd", "abcde")
+        await trio.sleep(GONE_S)
+
+        assert on.registered == "abcd"
+        assert on.kinds("e") == [HealthEventKind.DEREGISTERED]
+
+
 async def test_node_that_registers_itself_while_unhealthy_gets_the_hold_anew(autojump_clock: MockClock) -> None:
     """A node that comes back by itself is not taken out in the same moment, but after another hold."""
     async with bench() as on:
