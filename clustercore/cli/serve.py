@@ -89,6 +89,9 @@ def serve(
     role, removed, stopping, stopped; and health, health action, if the file has a table [health].
     """
     logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
+    if log_level == "info":
+        # It logs every request that a plugin makes: that is for those who look for a fault.
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
         plan = read_node_plan(config_path, NodeOverrides(**overrides))
         if join:
