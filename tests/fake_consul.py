@@ -352,7 +352,7 @@ class FakeConsul:
         behind = int(heard.query.get("index", 0))
         self.index += self.is_restless
         if behind:
-            with trio.move_on_after(float(heard.query["wait"].removesuffix("s"))):
+            with trio.move_on_after(int(heard.query["wait"].removesuffix("ms")) / 1000):
                 changed = self._changed
                 if self.index <= behind:
                     await changed.wait()

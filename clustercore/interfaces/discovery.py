@@ -7,13 +7,14 @@ removes a voter, or forms a second cluster; which cluster a node belongs to is c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import ClassVar, Self
 
 import attrs
 
 from clustercore.interfaces.errors import ConfigError
+from clustercore.interfaces.values import NodeHealth
 from clustercore.raft.types import NodeId
 
 __all__ = ["Discovery", "DiscoverySnapshot", "Member", "MemberMetadata"]
@@ -183,6 +184,18 @@ class Discovery(ABC):
             so it does not call this.
         Raises: nothing of its own.
         """
+
+    def use_health(self, ask: Callable[[], NodeHealth]) -> None:
+        """Take what tells how the node of this process is, for a source that is told now and then that it lives.
+
+        A node that should get no work is then one that the source withdraws. The default never asks.
+
+        Args:
+            ask: Answers at once, until the node has left its block.
+
+        Called by: the node, once, before it registers itself.
+        """
+        return None
 
     @abstractmethod
     async def members(self) -> DiscoverySnapshot:

@@ -204,6 +204,7 @@ class Node(NodeHandle):
                             f"{self._address} is nowhere that others reach this node; advertise an address"
                         )
                     assembly.address = self._address
+                    self._discovery.use_health(lambda: assembly.status().health)
                     nursery.start_soon(assembly.presence.tell)
                     with trio.move_on_after(self._config.raft.election_timeout_s):
                         # Others can find it then; a source that does not answer keeps it from nothing.

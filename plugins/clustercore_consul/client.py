@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import ssl
 from types import TracebackType
 from typing import Any, Self
@@ -108,7 +107,7 @@ class ConsulClient:
         if index:
             query["index"] = str(index)
         if wait_s is not None and index:
-            query["wait"] = f"{math.ceil(wait_s)}s"
+            query["wait"] = f"{round(wait_s * 1000)}ms"
         return await self._ask("GET", path, query, None, timeout_s)
 
     async def put(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from random import Random
 from types import MappingProxyType, TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import trio
 
-from clustercore.interfaces import Discovery, DiscoverySnapshot, KnownMembers, Member, NodeId
+from clustercore.interfaces import Discovery, DiscoverySnapshot, KnownMembers, Member, NodeHealth, NodeId
 from clustercore_consul.catalog import CatalogEntry, service_id
 from clustercore_consul.client import ConsulClient
 from clustercore_consul.errors import ConsulError, ConsulRefused
@@ -113,8 +113,8 @@ class ConsulDiscovery(Discovery):
         self._watch = CatalogWatch(self._options, self._known, self._rng, self._see)
         # The node of this process: the one that was registered first.
         self._self_id: NodeId | None = None
-        # How it is, for the beats of a node that is not registered yet, too.
-        self._report: tuple[str, str] = ("passing", "")
+        # Tells how it is.
+        self._ask_health: Callable[[], NodeHealth] = NodeHealth
         # Whom this process keeps registered.
         self._keepers: dict[NodeId, Keeper] = {}
         # One for each node that is registered or deregistered just now, so that the two do not mix.
@@ -172,16 +172,8 @@ class ConsulDiscovery(Discovery):
 
     # --- Registrations ---
 
-    def report(self, status: Literal["passing", "warning", "critical"], note: str = "") -> None:
-        """Say with this node's beats, from now on, how it is. What it says counts for the check "ttl" alone.
-
-        Args:
-            status: "passing", or "warning", which is in service as well, or "critical".
-            note: For people who look at Consul.
-        """
-        self._report = status, note
-        if self._self_id in self._keepers:
-            self._keepers[self._self_id].report(status, note)
+    def use_health(self, ask: Callable[[], NodeHealth]) -> None:
+        self._ask_health = ask
 
     async def register(self, member: Member) -> None:
         if self._self_id is None:
@@ -228,9 +220,9 @@ class ConsulDiscovery(Discovery):
 
     def _start_keeper(self, member: Member, self_id: NodeId) -> Keeper:
         assert self._nursery is not None, "within `async with`"
-        keeper = Keeper(self._options, member, self_id, self._rng)
-        if not keeper.is_on_behalf:
-            keeper.report(*self._report)
+        # Of another node it is known here that it is well, or nobody would register it.
+        ask = self._ask_health if member.node_id == self_id else NodeHealth
+        keeper = Keeper(self._options, member, self_id, self._rng, ask)
         self._keepers[member.node_id] = keeper
         self._nursery.start_soon(keeper.run)
         return keeper

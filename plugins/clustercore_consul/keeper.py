@@ -7,11 +7,12 @@ takes out by itself what was critical for too long. The next beat finds out.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from random import Random
 
 import trio
 
-from clustercore.interfaces import Member, NodeId
+from clustercore.interfaces import Member, NodeHealth, NodeId
 from clustercore_consul.catalog import service_id, to_registration, ttl_check_id
 from clustercore_consul.client import ConsulClient, segment
 from clustercore_consul.errors import ConsulError, ConsulUnknown
@@ -31,11 +32,20 @@ class Keeper:
 
     Args:
         options: Of the plugin.
+        member: What is to be registered.
         registrar: The node of this process.
         rng: For the pauses after failures.
+        ask_health: Tells how the member is.
     """
 
-    def __init__(self, options: ConsulOptions, member: Member, registrar: NodeId, rng: Random) -> None:
+    def __init__(
+        self,
+        options: ConsulOptions,
+        member: Member,
+        registrar: NodeId,
+        rng: Random,
+        ask_health: Callable[[], NodeHealth],
+    ) -> None:
         self._options = options
         self._registrar = registrar
         self._service_id = service_id(options, member.node_id)
@@ -45,9 +55,7 @@ class Keeper:
         # How often the registration was changed here, and which of these the agent has.
         self._edit = 1
         self._registered_edit = 0
-        # What the next beat says.
-        self._status = "passing"
-        self._note = ""
+        self._ask_health = ask_health
         # Set, and replaced by a new one, when there is something to do or something was done.
         self._wake = trio.Event()
         self._progress = trio.Event()
@@ -70,12 +78,6 @@ class Keeper:
         if body != self._body:
             self._body = body
             self._edit += 1
-            self._notify()
-
-    def report(self, status: str, note: str) -> None:
-        """Say this with the next beat, which is now."""
-        if (status, note) != (self._status, self._note):
-            self._status, self._note = status, note
             self._notify()
 
     async def wait_registered(self) -> None:
@@ -114,7 +116,7 @@ class Keeper:
             if self._registered_edit < self._edit:
                 await self._register(client)
             else:
-                await self._beat(client)
+                await self._beat(client, *self._status())
         except ConsulUnknown as error:
             log.info("node %s is registered again: %s", self.member.node_id, error)
             self._registered_edit = 0
@@ -137,16 +139,24 @@ class Keeper:
         await client.put("/v1/agent/service/register", self._body, query={"replace-existing-checks": "true"})
         self._registered_edit = edit
         self._tell_progress()
-        if self._status != "passing":
+        status, note = self._status()
+        if status != "passing":
             # It is registered as one that is well.
-            await self._beat(client)
+            await self._beat(client, status, note)
 
-    async def _beat(self, client: ConsulClient) -> None:
+    def _status(self) -> tuple[str, str]:
+        """Return what a beat says now: Consul's word for how the node is, and why, for people."""
+        health = self._ask_health()
+        if health.not_serving:
+            return "critical", health.not_serving
+        return ("warning", health.degraded) if health.degraded else ("passing", "")
+
+    async def _beat(self, client: ConsulClient, status: str, note: str) -> None:
         """Say how the node is; without a check that takes this, ask whether it is still registered."""
         timeout_s = self._options.beat_timeout_s
         if "ttl" in self._options.checks:
             path = f"/v1/agent/check/update/{segment(ttl_check_id(self._service_id))}"
-            await client.put(path, {"Status": self._status, "Output": self._note}, timeout_s=timeout_s)
+            await client.put(path, {"Status": status, "Output": note}, timeout_s=timeout_s)
         else:
             await client.get(f"/v1/agent/service/{segment(self._service_id)}", timeout_s=timeout_s)
 
@@ -154,10 +164,9 @@ class Keeper:
         """Say that the node has stopped, so that nobody waits for its time to live to pass. Cannot be cancelled."""
         if not self._registered_edit or self._complaint or "ttl" not in self._options.checks:
             return
-        self._status, self._note = "critical", "the node has stopped"
         with trio.CancelScope(deadline=trio.current_time() + _FAREWELL_S, shield=True):
             try:
-                await self._beat(client)
+                await self._beat(client, "critical", "the node has stopped")
             except ConsulError as error:
                 log.info("node %s: its agent was not told that it stops: %s", self.member.node_id, error)
 

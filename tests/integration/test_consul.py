@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from clustercore.interfaces import Discovery, Member, NodeId
+from clustercore.interfaces import Discovery, Member, NodeHealth, NodeId
 from clustercore.testing.conformance import DiscoveryConformance, DiscoverySource
 from clustercore_consul import ConsulDiscovery
 from tests.consul_agent import TOKEN, ConsulAgent, dev_agent, needs_consul
@@ -102,8 +102,8 @@ async def test_names_that_consul_does_not_like_survive(agent: ConsulAgent) -> No
     """An id with a slash, a space and more is registered, kept, found and taken out by a real agent as any other."""
     odd = Member(NodeId("a/b ü?#%"), "[::1]:7001")
     async with opened(agent, "odd") as discovery:
+        discovery.use_health(lambda: NodeHealth(degraded="so so"))
         await discovery.register(odd)
-        discovery.report("warning", "so so")
         await trio.to_thread.run_sync(agent.wait_until, warns)
         (found,) = agent.ask("GET", "/v1/health/service/odd")
         assert found["Service"]["Address"] == "::1"

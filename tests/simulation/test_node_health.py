@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
@@ -16,6 +16,7 @@ from clustercore.interfaces import (
     CheckOutcome,
     Entry,
     HealthStatus,
+    Member,
     NodeHealth,
     NodeId,
     PeerUnreachable,
@@ -201,6 +202,37 @@ async def test_node_says_what_it_measures(autojump_clock: MockClock) -> None:
             assert (health.apply_lag, health.write_wait_s) == (0, 0.0)
             assert 0 <= health.lag_s < 1
             assert 0.9 < health.write_age_s < 2
+
+
+class Asking(MemoryDiscovery):
+    """One that notes how the node is when it registers itself, and may ask later."""
+
+    async def register(self, member: Member) -> None:
+        self.at_registration = self.ask()
+        await super().register(member)
+
+    def use_health(self, ask: Callable[[], NodeHealth]) -> None:
+        self.ask = ask
+
+
+async def test_discovery_may_ask_how_its_node_is(autojump_clock: MockClock) -> None:
+    """From before the node registers itself until after it has stopped it gets an answer at once."""
+    discovery = Asking()
+    node = Node(
+        "a",
+        machine=Journal(),
+        transport=MemoryTransport(MemoryNetwork(), "a"),
+        storage=MemoryStorage(),
+        discovery=discovery,
+        voters="a",
+    )
+    async with node:
+        await node.wait_leader()
+        assert discovery.at_registration.degraded == "it has heard no leader yet"
+        await node.propose(b"x")
+        assert discovery.ask() == node.status().health
+        assert not discovery.ask().degraded
+    assert discovery.ask().not_serving == "it is about to stop"
 
 
 async def test_stalled_disk_degrades_and_then_stops_service(autojump_clock: MockClock) -> None:

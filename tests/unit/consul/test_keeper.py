@@ -9,10 +9,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from clustercore.interfaces import Member, MemberMetadata
+from clustercore.interfaces import Member, MemberMetadata, NodeHealth
 from clustercore_consul import ConsulDiscovery
 from tests.fake_consul import Reply
-from tests.unit.consul.opened import A, Opened, opened
+from tests.unit.consul.opened import A, B, Opened, opened
 
 REGISTER = "/v1/agent/service/register"
 UPDATE = "/v1/agent/check/update/"
@@ -145,14 +145,17 @@ async def test_cancelled_registration_is_known_or_not(clock: MockClock) -> None:
 
 
 async def test_node_says_how_it_is(clock: MockClock) -> None:
-    """What it reports is said with a beat at once, and with those after it, a new registration included."""
+    """What it knows of itself is said with each beat, and at once where it registers itself and is not well."""
+    health = NodeHealth(degraded="early")
     async with opened(clock, ttl=30) as world:
-        world.discovery.report("warning", "early")
+        world.discovery.use_health(lambda: health)
         await world.discovery.register(A)
         await world.settle()
-        world.discovery.report("critical", "the disk is slow")
-        world.discovery.report("critical", "the disk is slow")
-        await world.settle()
+        assert beats(world) == ["warning"]
+        assert (await world.discovery.members()).in_service == (A,)
+
+        health = NodeHealth(not_serving="the disk is slow", degraded="it is late")
+        await world.jump(10)
         assert beats(world) == ["warning", "critical"]
         assert world.fake.asked(UPDATE)[-1].body["Output"] == "the disk is slow"
         snapshot = await world.discovery.members()
@@ -161,11 +164,23 @@ async def test_node_says_how_it_is(clock: MockClock) -> None:
         world.fake.drop("clustercore-a")
         await world.jump(10)
         assert beats(world) == ["warning", "critical", "critical", "critical"]
-        world.discovery.report("passing")
-        # For a moment there was nobody, so the watch makes a pause.
-        await world.jump(1)
+        health = NodeHealth()
+        await world.jump(10)
+        assert beats(world)[-1] == "passing"
         snapshot = await world.until(is_stale=False)
         assert snapshot.in_service == (A,)
+
+
+async def test_node_is_not_asked_how_another_is(clock: MockClock) -> None:
+    """Whoever is registered on behalf was found well: what this node knows of itself is nothing to it."""
+    async with opened(clock, ttl=30) as world:
+        world.discovery.use_health(lambda: NodeHealth(not_serving="the disk is slow"))
+        await world.discovery.register(A)
+        await world.discovery.register(B)
+        await world.jump(10)
+        said = {heard.path.rpartition("/")[2]: heard.body["Status"] for heard in world.fake.asked(UPDATE)}
+
+    assert said == {"clustercore-a:ttl": "critical", "clustercore-b:ttl": "passing"}
 
 
 async def test_node_that_stops_says_so_and_stays_registered(clock: MockClock) -> None:

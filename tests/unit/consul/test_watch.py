@@ -29,8 +29,8 @@ async def test_waits_behind_the_index_over_one_connection(clock: MockClock) -> N
         members = (await world.discovery.members()).members
 
     assert members == (A, B)
-    assert world.queries()[:2] == [{"stale": ""}, {"stale": "", "index": str(index), "wait": "60s"}]
-    assert world.queries()[2] == {"stale": "", "index": str(index + 1), "wait": "60s"}
+    assert world.queries()[:2] == [{"stale": ""}, {"stale": "", "index": str(index), "wait": "60000ms"}]
+    assert world.queries()[2] == {"stale": "", "index": str(index + 1), "wait": "60000ms"}
     assert {heard.connection for heard in world.fake.asked(HEALTH)} == {1}
 
 
