@@ -284,13 +284,15 @@ class FakeConsul:
         else:
             reply = await self._judge(heard)
         reply = self.fault or reply
+        # Together with the answer: what changes before it is sent is not in it.
+        index = self.index
         await trio.sleep(reply.after_s)
         while self._thawed is not None:
             await self._thawed.wait()
         content = reply.raw if reply.raw is not None else b"" if reply.body is None else json.dumps(reply.body).encode()
         headers = {
             "Content-Length": str(len(content)),
-            "X-Consul-Index": str(self.index),
+            "X-Consul-Index": str(index),
             "X-Consul-KnownLeader": "true" if self.is_led else "false",
             "X-Consul-LastContact": str(self.lag_ms),
         } | dict(reply.headers)
