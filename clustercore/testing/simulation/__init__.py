@@ -15,6 +15,7 @@ from clustercore.testing.simulation.disk import (
     Unsynced,
 )
 from clustercore.testing.simulation.network import NetworkOptions, SimulatedNetwork
+from clustercore.testing.simulation.records import SimulatedRecords
 from clustercore.testing.simulation.running import run_cluster
 from clustercore.testing.simulation.scheduler import Process, Scheduler
 from clustercore.testing.simulation.simulating import Simulation, SimulationReport, simulate
@@ -35,6 +36,7 @@ __all__ = [
     "SimulatedDisk",
     "SimulatedNetwork",
     "SimulatedNode",
+    "SimulatedRecords",
     "SimulatedStorage",
     "SimulatedTransport",
     "SimulatedWorld",

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -41,6 +41,8 @@ from clustercore.testing.violation import PropertyViolated
 __all__ = ["SimulatedCluster", "SimulatedNode", "eventually"]
 
 MachineT = TypeVar("MachineT", bound=StateMachine)
+
+OpenCompanions = Callable[[str], AbstractAsyncContextManager[Sequence[NodeCompanion]]]
 
 # Virtual seconds that a cluster gets to do what it must do in the end: dozens of elections.
 PATIENCE_S = 120.0
@@ -159,8 +161,8 @@ class SimulatedCluster(Generic[MachineT]):
         self.strangers: dict[str, Sequence[str] | None] = {}
         # Where a machine serves, if it is not at its name.
         self.addresses: dict[str, str] = {}
-        # What runs beside the node of a machine that is started from now on.
-        self.make_companions: Callable[[str], Sequence[NodeCompanion]] = lambda _: ()
+        # Opens what runs beside the node of a machine that is started from now on, around the node's own block.
+        self.open_companions: OpenCompanions = _no_companions
         # What the node of a machine that is started from now on is given beside, or instead of, what all are: how it
         # finds the others, and how it comes to belong to them.
         self.node_options: Callable[[str], Mapping[str, Any]] = lambda _: {}
@@ -240,24 +242,13 @@ class SimulatedCluster(Generic[MachineT]):
         machine.process.call_after(steps, lambda: self.crash_now(name, is_silent=is_silent))
 
     async def _live(self, machine: SimulatedNode[MachineT], *, task_status: trio.TaskStatus[None]) -> None:
-        join = self.strangers.get(machine.name)
-        options: dict[str, Any] = {
-            "machine": machine.machine,
-            "transport": SimulatedTransport(self.network, self.address_of(machine.name)),
-            "storage": self._storage_of(machine),
-            "discovery": SimulatedDiscovery(() if join is not None else self.names),
-            "voters": () if machine.name in self.strangers and join is None else None,
-            "join": False if join is None else join,
-            "config": self.config_of(machine.name),
-            "rng": Chance(self.rng.getrandbits(64)),
-            "companions": self.make_companions(machine.name),
-            "wall_clock": lambda: self.time_of_day(machine.name),
-        }
-        node = Node(machine.name, **options | dict(self.node_options(machine.name)))
         has_started = False
         try:
             with machine.process.inside(), machine.power:
-                async with node:
+                async with (
+                    self.open_companions(machine.name) as companions,
+                    self._make_node(machine, companions) as node,
+                ):
                     machine.node, has_started = node, True
                     task_status.started()
                     try:
@@ -276,6 +267,22 @@ class SimulatedCluster(Generic[MachineT]):
                 self._recorder.crashed(NodeId(machine.name), is_orderly=not machine.disk.crashed)
         if not has_started:
             task_status.started()
+
+    def _make_node(self, machine: SimulatedNode[MachineT], companions: Sequence[NodeCompanion]) -> Node:
+        join = self.strangers.get(machine.name)
+        options: dict[str, Any] = {
+            "machine": machine.machine,
+            "transport": SimulatedTransport(self.network, self.address_of(machine.name)),
+            "storage": self._storage_of(machine),
+            "discovery": SimulatedDiscovery(() if join is not None else self.names),
+            "voters": () if machine.name in self.strangers and join is None else None,
+            "join": False if join is None else join,
+            "config": self.config_of(machine.name),
+            "rng": Chance(self.rng.getrandbits(64)),
+            "companions": companions,
+            "wall_clock": lambda: self.time_of_day(machine.name),
+        }
+        return Node(machine.name, **options | dict(self.node_options(machine.name)))
 
     def _storage_of(self, machine: SimulatedNode[MachineT]) -> SimulatedStorage:
         watch = self._watch
@@ -437,6 +444,12 @@ class _RoleLog(logging.Handler):
         """Take what a node says of its role."""
         if record.msg == "node %s: %s in term %d, leader %s" and isinstance(record.args, tuple):
             self._note_role(*record.args)  # type: ignore[arg-type]  # the arguments of that very line
+
+
+@asynccontextmanager
+async def _no_companions(name: str) -> AsyncIterator[Sequence[NodeCompanion]]:
+    """Open nothing."""
+    yield ()
 
 
 async def eventually(condition: Callable[[], object]) -> None:

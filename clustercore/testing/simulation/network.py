@@ -10,6 +10,7 @@ import heapq
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import attrs
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from clustercore.testing.simulation.link import SimulatedLink
     from clustercore.testing.simulation.transport import Listener
 
-__all__ = ["NetworkOptions", "SimulatedNetwork"]
+__all__ = ["CallFate", "NetworkOptions", "SimulatedNetwork"]
 
 # Addresses that no partition names are together, on a side of their own.
 _UNNAMED = 0
@@ -57,9 +58,22 @@ class NetworkOptions:
     repeated: float = 0.0
     # In the middle of which the connection breaks: it does not arrive, and the link closes.
     reset: float = 0.0
+    # The same of calls of services: the request or the response is lost without a sign, or the request comes twice, the
+    # second time later and perhaps after others that were sent after it.
+    call_lost: float = 0.0
+    call_repeated: float = 0.0
     # Whether who cannot be reached is silent, so that dialling it takes until the caller's patience ends. Otherwise
     # dialling fails at once.
     is_silent: bool = False
+
+
+class CallFate(Enum):
+    """What the network makes of one call of a service."""
+
+    FINE = "fine"
+    REQUEST_LOST = "request lost"
+    RESPONSE_LOST = "response lost"
+    REPEATED = "repeated"
 
 
 class SimulatedNetwork:
@@ -289,6 +303,17 @@ class SimulatedNetwork:
             self.repeated += 1
             return 2, False
         return 1, False
+
+    def draw_call_fate(self) -> CallFate:
+        """Return what becomes of one call of a service."""
+        options, chance = self.options, self._chance
+        if chance.happens(options.call_lost):
+            self.lost += 1
+            return CallFate.REQUEST_LOST if chance.happens(0.5) else CallFate.RESPONSE_LOST
+        if chance.happens(options.call_repeated):
+            self.repeated += 1
+            return CallFate.REPEATED
+        return CallFate.FINE
 
     def opened(self, address: str, link: SimulatedLink) -> None:
         """Note an open end of a link."""

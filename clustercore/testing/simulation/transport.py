@@ -26,12 +26,15 @@ from clustercore.interfaces import (
 )
 from clustercore.runtime.signals import Wakeup
 from clustercore.testing.simulation.link import SimulatedLink, link_pair
-from clustercore.testing.simulation.network import SimulatedNetwork
+from clustercore.testing.simulation.network import CallFate, SimulatedNetwork
 
 __all__ = ["Listener", "SimulatedTransport"]
 
 # How long a caller waits for a unary response that a cut may have swallowed.
 CALL_TIMEOUT_S = 10.0
+
+# By how much later than a message takes a request comes for the second time: after the answer to the next one, mostly.
+_LATE_FACTOR = 5
 
 _Job = Callable[[], Awaitable[None]]
 
@@ -133,8 +136,15 @@ class SimulatedTransport(ServiceTransport):
         try:
             with trio.move_on_after(CALL_TIMEOUT_S):
                 listener = await self._network.dial(self._address, address)
-                listener.start(partial(call.answer_unary, listener.services, request))
-                return await call.receive()
+                fate = self._network.draw_call_fate()
+                if fate is CallFate.REPEATED:
+                    listener.start(partial(self._answer_late, address, method, listener.services, request))
+                if fate is not CallFate.REQUEST_LOST:
+                    listener.start(partial(call.answer_unary, listener.services, request))
+                    response = await call.receive()
+                    if fate is not CallFate.RESPONSE_LOST:
+                        return response
+                await trio.sleep_forever()
         except trio.EndOfChannel as error:
             raise LinkClosed(f"{method} at {address!r} ended without a response") from error
         finally:
@@ -142,6 +152,11 @@ class SimulatedTransport(ServiceTransport):
         raise PeerTimeout(
             f"{method} at {address!r} was not answered in {CALL_TIMEOUT_S} s; it may still be carried out"
         )
+
+    async def _answer_late(self, address: str, method: str, services: OfferedServices, request: bytes) -> None:
+        """Carry out a request that came twice. Nobody waits for this answer, whatever it is."""
+        await trio.sleep(_LATE_FACTOR * self._network.draw_delay_s(self._address, address))
+        await services.answer_unary(method, request)
 
     @asynccontextmanager
     async def open_stream(
