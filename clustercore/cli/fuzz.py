@@ -60,7 +60,7 @@ class _Failure:
     metavar="S",
     help="The first seed.  [default: 0; with --for, one drawn by chance]",
 )
-@click.option("--level", default="protocol", show_default=True, metavar="NAME", help="protocol: cores alone.")
+@click.option("--level", default="protocol", show_default=True, metavar="NAME", help="protocol, node or sync.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="So many processes.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="S", help="Run this one seed.")
 @click.option(

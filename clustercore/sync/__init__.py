@@ -17,8 +17,12 @@ from clustercore.sync.clock import ClockReport, HybridLogicalClock, OffsetPolicy
 from clustercore.sync.conflict_log import Conflict, ConflictCount, ConflictLog, ConflictSide
 from clustercore.sync.conflict_service import ConflictClient, ConflictDesk
 from clustercore.sync.entities import EntityStore
+from clustercore.sync.fetching import SessionResult
 from clustercore.sync.kinds import LIFE_GROUP, Authority, EntityKind, FieldGroup
 from clustercore.sync.raft_entities import EntityMachine, RaftEntities
+from clustercore.sync.schedule import SyncConfig, SyncKind
+from clustercore.sync.service import PeerResult, SyncService
+from clustercore.sync.statistics import PeerSyncStatus, RepairedByFull
 from clustercore.sync.writes import GroupState, Stamp, Write, decode_group_state
 
 __all__ = [
@@ -45,11 +49,18 @@ __all__ = [
     "HybridLogicalClock",
     "MergeOutcome",
     "OffsetPolicy",
+    "PeerResult",
+    "PeerSyncStatus",
     "RaftEntities",
+    "RepairedByFull",
     "ResolverFailed",
+    "SessionResult",
     "Stamp",
     "StoreEvent",
     "StoreWentBack",
+    "SyncConfig",
+    "SyncKind",
+    "SyncService",
     "Write",
     "ZombieRefused",
     "decode_group_state",

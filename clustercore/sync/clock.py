@@ -148,6 +148,10 @@ class HybridLogicalClock:
         """Whether a peer's time is further ahead of this node's wall clock than it may be."""
         return time.physical_ms > self._wall_ms() + self.max_offset_ms
 
+    def takes(self, time: HybridTime) -> bool:
+        """Whether a write of this time may be taken; ``observe`` says the same, and takes the time in."""
+        return time <= self._last or self.policy is not OffsetPolicy.QUARANTINE or not self.is_too_far_ahead(time)
+
     def observe(self, time: HybridTime) -> bool:
         """Take in a peer's time, so that all later readings are above it. Return whether a write of it may be taken."""
         if time <= self._last:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from random import Random
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import trio
 
-from clustercore.interfaces import ConfigError, NodeId, NodeStopped, RecordStorage
+from clustercore.interfaces import ConfigError, HybridTime, NodeId, NodeStopped, RecordStorage
+from clustercore.sync import life
 from clustercore.sync.api import Entities
 from clustercore.sync.changes import ApplyReport, Change, Changes, ResolverFailed, StoreEvent
 from clustercore.sync.clock import HybridLogicalClock
@@ -47,6 +49,7 @@ class EntityStore(Entities):
         clock: None for one of its own, by the system's time. Where it last was is kept in the records.
         conflict_log: Where conflicts are logged; None for one of its own, without a file.
         on_event: Is told of what operators should hear of. It must not raise.
+        rng: Draws the store's epoch. A seeded one is for tests: two stores that draw the same are taken for one.
 
     Raises: ConfigError if two kinds have one name, or the node's id is empty or longer than 255 bytes.
     """
@@ -60,13 +63,14 @@ class EntityStore(Entities):
         clock: HybridLogicalClock | None = None,
         conflict_log: ConflictLog | None = None,
         on_event: Callable[[StoreEvent], None] = lambda event: None,
+        rng: Random | None = None,
     ) -> None:
         if not 1 <= len(node_id.encode()) <= MAX_NAME_BYTES:
             raise ConfigError(f"node_id is {node_id!r}; it must have from 1 to {MAX_NAME_BYTES} bytes")
         self.node_id = node_id
         self.clock = HybridLogicalClock() if clock is None else clock
         self._records = records
-        self._replica = Replica(node_id)
+        self._replica = Replica(node_id, rng)
         # Read it, and leave the writing to the store.
         self.conflicts = ConflictLog() if conflict_log is None else conflict_log
         self._view = EntityView(self._replica, kinds, lambda *where: on_event(ResolverFailed(*where)))
@@ -132,6 +136,11 @@ class EntityStore(Entities):
         return self._replica.epoch
 
     @property
+    def has_new_epoch(self) -> bool:
+        """Whether the epoch began since the store was opened: nobody can know of a later one."""
+        return self._replica.has_new_epoch
+
+    @property
     def seq(self) -> int:
         """The number of the last change that is on disk; 0 before the first."""
         return self._opened().durable_seq
@@ -174,6 +183,19 @@ class EntityStore(Entities):
         """Return what is held of one group; None if nothing was ever seen of it."""
         slot = self._replica.entities.get((kind, entity_id), {}).get(group)
         return None if slot is None else Change(kind, entity_id, group, slot.state, slot.seq)
+
+    def states_of(self, kind: str, entity_id: str) -> tuple[Change, ...]:
+        """Return what is held of all groups of an entity, deleted or not."""
+        slots = self._replica.entities.get((kind, entity_id), {})
+        return tuple(Change(kind, entity_id, group, slot.state, slot.seq) for group, slot in slots.items())
+
+    def is_there(self, kind: str, entity_id: str) -> bool:
+        """Whether there is such an entity: it was written, and no deletion wins."""
+        return life.is_alive(self._replica.entities.get((kind, entity_id), {}))
+
+    def updated(self, kind: str, entity_id: str) -> HybridTime | None:
+        """Return when an entity last changed, in whichever group; None if nothing was ever seen of it."""
+        return max((change.updated for change in self.states_of(kind, entity_id)), default=None)
 
     def canonical_bytes(self) -> bytes:
         """Return all that is replicated: replicas that saw the same writes have the same, to the last byte."""
@@ -305,6 +327,17 @@ class EntityStore(Entities):
         """
         return await self.apply(())
 
+    async def renew_epoch(self) -> None:
+        """Begin a new epoch, and write under a new name: the disk was taken back to an earlier day.
+
+        All checkpoints are void by that, here and at the peers, which compare everything.
+
+        Durability, Cancellation: as ``put``. Raises: StorageError.
+        """
+        self._opened()
+        self._replica.renew_epoch()
+        await self._commit()
+
     @property
     def held(self) -> int:
         """How many groups have a state that waits until its time is no longer ahead of this node's clock."""
@@ -331,6 +364,10 @@ class EntityStore(Entities):
         gone = collect(self._replica, acknowledged, older_than_ms=now_ms - int(grace_s * 1000))
         await self._commit()
         return gone
+
+    def is_held(self, kind: str, entity_id: str, group: str) -> bool:
+        """Whether something of a group waits until its time is no longer ahead of this node's clock."""
+        return ((kind, entity_id), group) in self._replica.held
 
     def checkpoint(self, name: str) -> bytes | None:
         """Return a checkpoint as it was last given to ``apply``; None if there is none."""

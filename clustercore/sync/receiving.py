@@ -99,7 +99,7 @@ class Receiver:
 
     def _release_held(self, clock: HybridLogicalClock) -> None:
         for (key, group), state in list(self._replica.held.items()):
-            if not any(clock.is_too_far_ahead(split_time(head.stamp.time)) for head in state.heads):
+            if all(clock.takes(split_time(head.stamp.time)) for head in state.heads):
                 self._replica.hold(key, group, None)
                 self._receive(key, group, state, None)
 

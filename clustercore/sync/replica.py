@@ -10,9 +10,9 @@ had before. So the log of changes is compacted by itself, and holds as many entr
 from __future__ import annotations
 
 import json
-import secrets
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from random import Random, SystemRandom
 
 import attrs
 
@@ -51,9 +51,12 @@ class Slot:
 class Replica:
     """All slots, their order of change, and what else a store remembers."""
 
-    def __init__(self, node_id: NodeId) -> None:
+    def __init__(self, node_id: NodeId, rng: Random | None = None) -> None:
+        self._rng = SystemRandom() if rng is None else rng
         self.node_id = node_id
         self.epoch = ""
+        # Whether the epoch began since this was loaded: nobody can know of a later one.
+        self.has_new_epoch = False
         self.writer = ""
         self.entities: dict[EntityKey, dict[str, Slot]] = {}
         # States from clocks too far ahead, by entity and group.
@@ -142,8 +145,9 @@ class Replica:
 
     def renew_epoch(self) -> None:
         """Begin to write under a new name: what was written under the old one is not all known here."""
-        self.epoch = secrets.token_hex(8)
+        self.epoch = f"{self._rng.getrandbits(64):016x}"
         self.writer = writer_of(self.node_id, self.epoch)
+        self.has_new_epoch = True
         self._stage_meta()
 
     def _stage_meta(self) -> None:

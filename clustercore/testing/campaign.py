@@ -35,6 +35,7 @@ __all__ = [
 LEVELS: dict[str, str] = {
     "node": "clustercore.testing.simulation.level:NodeLevel",
     "protocol": "clustercore.testing.protocol.level:ProtocolLevel",
+    "sync": "clustercore.testing.replicas.level:SyncLevel",
 }
 # Seeds that wait for a worker, for each worker: enough that none waits for the next.
 QUEUED_SEEDS = 4

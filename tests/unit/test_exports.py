@@ -49,9 +49,10 @@ PUBLIC = {
     """,
     "clustercore.sync": """
         ApplyReport Authority Change Changes ClockReport ClockTooFarAhead Conflict ConflictClient ConflictCount
-        ConflictDesk ConflictLog ConflictSide Corruption Entities EntityKind EntityMachine EntityStore FieldGroup
-        GroupState HybridLogicalClock LIFE_GROUP MergeOutcome OffsetPolicy RaftEntities ResolverFailed Stamp
-        StoreEvent StoreWentBack Write ZombieRefused decode_group_state
+        ConflictDesk ConflictLog ConflictSide Corruption decode_group_state Entities EntityKind EntityMachine
+        EntityStore FieldGroup GroupState HybridLogicalClock LIFE_GROUP MergeOutcome OffsetPolicy PeerResult
+        PeerSyncStatus RaftEntities RepairedByFull ResolverFailed SessionResult Stamp StoreEvent StoreWentBack
+        SyncConfig SyncKind SyncService Write ZombieRefused
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet
@@ -69,8 +70,8 @@ PUBLIC = {
     "clustercore.testing.protocol": "Choice Kind World WorldPlan draw_plan draw_schedule",
     "clustercore.testing.simulation": """
         Boundary Chance Content MAX_NODES NetworkOptions Process QUIET Scheduler SimulatedCluster SimulatedCrash
-        SimulatedDisk SimulatedNetwork SimulatedNode SimulatedStorage SimulatedTransport Simulation SimulationReport
-        SimulatedWorld Unsynced draw_world eventually run_cluster simulate
+        SimulatedDisk SimulatedNetwork SimulatedNode SimulatedRecords SimulatedStorage SimulatedTransport Simulation
+        SimulationReport SimulatedWorld Unsynced draw_world eventually run_cluster simulate
     """,
     "clustercore.testing.trace": """
         EntryRef Event FailedRun ObservedCore Recorder Trace TraceError TraceHeader TraceWriter Wiretap keep_failure

@@ -1,0 +1,405 @@
+"""SyncService: keeps the entities of a node in step with those of the other members, beside the node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from random import Random
+from typing import Any, Literal, TypeVar
+
+import attrs
+import trio
+
+from clustercore.interfaces import (
+    ConfigError,
+    MalformedMessage,
+    NodeCompanion,
+    NodeHandle,
+    NodeId,
+    NodeSite,
+    NodeStopped,
+    PeerTimeout,
+    PeerUnreachable,
+    RetryPolicy,
+    Service,
+    ServiceError,
+    ServiceTransport,
+    TransportError,
+)
+from clustercore.sync.changes import Change, MergeOutcome
+from clustercore.sync.checkpoints import outgoing_name, read_checkpoint
+from clustercore.sync.entities import EntityStore
+from clustercore.sync.fetching import Fetching, SessionResult
+from clustercore.sync.kinds import EntityKind
+from clustercore.sync.messages import (
+    BucketsRequest,
+    CompareRequest,
+    FetchRequest,
+    OpenRequest,
+    PullRequest,
+    PushRequest,
+    PushResponse,
+    SyncMessage,
+)
+from clustercore.sync.schedule import PeerSchedule, SyncConfig, SyncKind
+from clustercore.sync.source import Source, filter_hash
+from clustercore.sync.statistics import PeerStatistics, PeerSyncStatus, RepairedByFull, is_applied
+from clustercore.sync.trees import DigestTrees
+
+__all__ = ["SERVICE", "PeerResult", "SyncService"]
+
+logger = logging.getLogger("clustercore")
+
+SERVICE = "clustercore.v1.Sync"
+
+# How often the members are looked at, in seconds: one that is new waits no longer for its first session.
+_LOOK_S = 1.0
+_BY_NUMBER = {1: SyncKind.INCREMENTAL, 2: SyncKind.FULL}
+_NUMBERS = {kind: number for number, kind in _BY_NUMBER.items()}
+
+M = TypeVar("M", bound=SyncMessage)
+
+Operation = Literal["create", "update", "delete"]
+
+
+@attrs.frozen
+class PeerResult:
+    """What became of a sync by hand with one peer."""
+
+    peer: NodeId
+    # Why it failed; None if it did not.
+    error: TransportError | MalformedMessage | None = None
+    # What was fetched from it, if anything was to be.
+    session: SessionResult | None = None
+    # How many of the changes that it was sent were new to it.
+    applied: int = 0
+
+
+class SyncService(NodeCompanion):
+    """Fetches from each other member what it has and this node lacks, and lets them fetch from here.
+
+    A companion of the node: ``Node(..., companions=[SyncService(store)])``. It is served on the node's own listener and
+    lives in its nursery. The store is the caller's, open for as long as the node runs.
+
+    Args:
+        store: The entities. All kinds in it are kept in step, also those that this node does not know.
+        config: Timing and limits.
+        retry: Tries a session again that failed, until the next is due. None: that one does.
+        start: Whether the schedule runs from the start. Otherwise ``start_sync_service`` starts it; peers are answered,
+            and ``sync`` and ``sync_all`` work, all the same.
+        rng: Draws jitter, stagger and salts; a seeded one for a run that can be repeated.
+        on_repaired: Is told when a full sync found what the increments had missed. It must not raise.
+    """
+
+    def __init__(
+        self,
+        store: EntityStore,
+        *,
+        config: SyncConfig | None = None,
+        retry: RetryPolicy | None = None,
+        start: bool = True,
+        rng: Random | None = None,
+        on_repaired: Callable[[RepairedByFull], None] = lambda event: None,
+    ) -> None:
+        self._store = store
+        self._config = SyncConfig() if config is None else config
+        self._retry = retry
+        self._rng = Random() if rng is None else rng
+        self._on_repaired = on_repaired
+        self._trees = DigestTrees(store)
+        self._source: Source | None = None
+        self._peers: dict[NodeId, _Peer] = {}
+        self._is_started = trio.Event()
+        if start:
+            self._is_started.set()
+        self._site: NodeSite | None = None
+        self._nursery: trio.Nursery | None = None
+
+    # --- Life ---
+
+    def services(self, node: NodeHandle) -> Sequence[Service]:
+        """Return the service that other members ask.
+
+        Raises: ConfigError if the store is another node's.
+        """
+        if node.node_id != self._store.node_id:
+            raise ConfigError(f"the entity store is of node {self._store.node_id!r}, and this is {node.node_id!r}")
+        source = self._source = Source(self._store, self._trees, self._config, self._rng)
+        return [
+            Service(
+                SERVICE,
+                unary={
+                    "Open": partial(_answer, OpenRequest, source.open),
+                    "Pull": partial(_answer, PullRequest, source.pull),
+                    "Compare": partial(_answer, CompareRequest, source.compare),
+                    "Buckets": partial(_answer, BucketsRequest, source.buckets),
+                    "Fetch": partial(_answer, FetchRequest, source.fetch),
+                    "Push": partial(_answer, PushRequest, self._take_pushed),
+                },
+            )
+        ]
+
+    async def run(self, site: NodeSite) -> None:
+        """Sync with all members by the schedule, until cancelled."""
+        self._site = site
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._is_started.wait()
+                while True:
+                    self._follow(site.peers())
+                    await trio.sleep(_LOOK_S)
+        finally:
+            self._site = self._nursery = None
+
+    def start_sync_service(self) -> None:
+        """Start the schedule: a full sync with each peer first, then increments. Once is enough."""
+        self._is_started.set()
+
+    def _follow(self, addresses: Mapping[NodeId, str]) -> None:
+        """Have a task for each member, and none for who is a member no more."""
+        assert self._nursery is not None
+        for peer_id in [known for known in self._peers if known not in addresses]:
+            self._peers.pop(peer_id).scope.cancel()
+        for peer_id in addresses:
+            peer = self._peer(peer_id)
+            if not peer.is_followed:
+                peer.is_followed = True
+                self._nursery.start_soon(self._keep_in_step, peer)
+
+    def _peer(self, peer_id: NodeId) -> _Peer:
+        peer = self._peers.get(peer_id)
+        if peer is None:
+            assert self._source is not None, "the node asks for the services first"
+            statistics = PeerStatistics(peer_id)
+            fetching = Fetching(
+                peer_id,
+                self._store,
+                self._trees,
+                self._config,
+                statistics,
+                self._source,
+                kinds=(),
+                rng=self._rng,
+                on_repaired=self._repaired,
+            )
+            peer = self._peers[peer_id] = _Peer(peer_id, statistics, fetching)
+        return peer
+
+    def _repaired(self, event: RepairedByFull) -> None:
+        logger.error(
+            "node %s: a full sync from %s brought %d changes that increments had missed, such as %s: this is a bug",
+            self._store.node_id,
+            event.peer,
+            len(event.changes),
+            event.changes[0],
+        )
+        self._on_repaired(event)
+
+    # --- The schedule ---
+
+    async def _keep_in_step(self, peer: _Peer) -> None:
+        with peer.scope:
+            is_first = not peer.fetching.has_checkpoint
+            schedule = PeerSchedule(self._config, self._rng, trio.current_time(), is_first=is_first)
+            while True:
+                with trio.move_on_at(schedule.due_at):
+                    await peer.asked.wait()
+                peer.asked = trio.Event()
+                asked, peer.asked_for = peer.asked_for, None
+                if asked is None:
+                    asked = schedule.take(trio.current_time())
+                elif asked is SyncKind.FULL:
+                    schedule.full_done(trio.current_time())
+                # What has failed by then is the next session's. One that goes on is left alone: slots pass it by.
+                is_done = await self._try_session(peer, asked, schedule.due_at)
+                if not is_done and asked is SyncKind.FULL:
+                    schedule.full_failed()
+
+    async def _try_session(self, peer: _Peer, kind: SyncKind, deadline: float) -> bool:
+        """Have a session, and try again until the deadline as far as the policy says. Return whether it succeeded."""
+        session = partial(self._session, peer, kind)
+        try:
+            if self._retry is None:
+                await session()
+            else:
+                left_s = max(deadline - trio.current_time(), 0.001)
+                retrying = self._retry.bind(target=peer.node_id, operation="sync", is_idempotent=True, timeout_s=left_s)
+                await retrying.call(session)
+        except (TransportError, MalformedMessage):
+            # Counted, and told, where it happened.
+            return False
+        return True
+
+    async def _session(self, peer: _Peer, kind: SyncKind) -> SessionResult:
+        async with peer.turn:
+            try:
+                return await peer.fetching.run(kind, partial(self._call, peer.node_id))
+            except (TransportError, MalformedMessage) as error:
+                peer.statistics.failures += 1
+                peer.statistics.last_error = str(error)
+                logger.info("node %s: a sync from %s failed: %s", self._store.node_id, peer.node_id, error)
+                raise
+
+    async def _call(self, peer_id: NodeId, method: str, request: bytes) -> bytes:
+        site = self._running()
+        assert isinstance(site.transport, ServiceTransport)
+        address = site.peers().get(peer_id)
+        if address is None:
+            raise PeerUnreachable(f"nobody knows where {peer_id} is reached")
+        with trio.move_on_after(self._config.call_timeout_s):
+            return await site.transport.call(address, f"{SERVICE}/{method}", request)
+        raise PeerTimeout(f"{peer_id} at {address} did not answer {method} within {self._config.call_timeout_s:g} s")
+
+    def _running(self) -> NodeSite:
+        if self._site is None:
+            raise NodeStopped(f"the sync of node {self._store.node_id!r} is not running")
+        return self._site
+
+    # --- By hand ---
+
+    async def sync(self, kind: EntityKind[Any] | str, entity_id: str, op: Operation = "update") -> list[PeerResult]:
+        """Send one entity, whole, to all other members now, without waiting for their schedules.
+
+        Args:
+            kind, entity_id: Which.
+            op: What was done to it: "create", "update" or "delete". It is the store that says what the entity is now;
+                this is checked against it, so that a call that means something else is noticed.
+
+        Returns: for each peer, how many of its groups were new there, or why it could not be told: then it is told by
+            the schedule. Sorted by id.
+
+        Cancellation: some may have been told.
+        Raises: ConfigError if ``op`` is none of these, or not what the store says; NodeStopped.
+        """
+        site = self._running()
+        name = kind if isinstance(kind, str) else kind.name
+        changes = self._store.states_of(name, entity_id)
+        self._check_operation(name, entity_id, op, changes)
+        request = PushRequest(node_id=self._store.node_id, changes=changes)
+        return await self._with_all(site, lambda peer: self._push(peer, request))
+
+    def _check_operation(self, kind: str, entity_id: str, op: Operation, changes: Sequence[Change]) -> None:
+        if op not in ("create", "update", "delete"):
+            raise ConfigError(f'op is {op!r}; it must be "create", "update" or "delete"')
+        if not changes:
+            raise ConfigError(f"there is nothing of {kind} {entity_id!r} here; write it first, then sync it")
+        if self._store.is_there(kind, entity_id) == (op == "delete"):
+            state = "deleted" if op != "delete" else "not deleted"
+            raise ConfigError(f"op is {op!r}, and {kind} {entity_id!r} is {state} here")
+
+    async def sync_all(
+        self, kind: EntityKind[Any] | str | None = None, *, incremental: bool = True
+    ) -> list[PeerResult]:
+        """Fetch from all other members now what is missing here, and ask them to do the same.
+
+        Args:
+            kind: Checked to be a kind of the store. All kinds share a checkpoint, so the others are synced along.
+            incremental: What changed since the last time; False compares everything there is.
+
+        Returns: for each peer, what was fetched, or why nothing could be. They fetch from here after this has returned.
+            Sorted by id.
+
+        Cancellation: what was fetched stays.
+        Raises: ConfigError if there is no such kind; NodeStopped.
+        """
+        site = self._running()
+        name = kind if isinstance(kind, str) or kind is None else kind.name
+        if name is not None and name not in self._store.kinds:
+            raise ConfigError(f"there is no kind {name!r}; there are {sorted(self._store.kinds)}")
+        session = SyncKind.INCREMENTAL if incremental else SyncKind.FULL
+        return await self._with_all(site, lambda peer: self._sync_with(peer, session))
+
+    async def _sync_with(self, peer: _Peer, kind: SyncKind) -> PeerResult:
+        result = await self._session(peer, kind)
+        request = PushRequest(node_id=self._store.node_id, session=_NUMBERS[kind])
+        await self._push(peer, request)
+        return PeerResult(peer.node_id, None, result)
+
+    async def _push(self, peer: _Peer, request: PushRequest) -> PeerResult:
+        encoded = request.encode()
+        peer.statistics.bytes_sent += len(encoded)
+        response = await self._call(peer.node_id, "Push", encoded)
+        peer.statistics.bytes_received += len(response)
+        answer = PushResponse.decode(response)
+        if answer.rebuttals:
+            await self._store.apply(answer.rebuttals)
+        return PeerResult(peer.node_id, applied=answer.applied)
+
+    async def _with_all(self, site: NodeSite, do: Callable[[_Peer], Awaitable[PeerResult]]) -> list[PeerResult]:
+        """Do something with all peers at once: a slow one keeps none of the others waiting."""
+        results: list[PeerResult] = []
+
+        async def do_one(peer: _Peer) -> None:
+            try:
+                results.append(await do(peer))
+            except (TransportError, MalformedMessage) as error:
+                results.append(PeerResult(peer.node_id, error))
+
+        async with trio.open_nursery() as nursery:
+            for peer_id in site.peers():
+                nursery.start_soon(do_one, self._peer(peer_id))
+        return sorted(results, key=lambda result: result.peer)
+
+    async def _take_pushed(self, request: PushRequest) -> SyncMessage:
+        """Apply what a peer sends of itself, and begin the session that it asks for."""
+        # From nobody in particular: what comes without a checkpoint is told back, should the sender have lost it.
+        report = await self._store.apply(request.changes)
+        kind = _BY_NUMBER.get(request.session)
+        if kind is not None and self._is_started.is_set() and request.node_id in self._peers:
+            peer = self._peers[request.node_id]
+            peer.asked_for = kind
+            peer.asked.set()
+        return PushResponse(
+            applied=sum(map(is_applied, report.outcomes)),
+            duplicate=report.count(MergeOutcome.DUPLICATE),
+            stale=report.count(MergeOutcome.STALE),
+            rebuttals=report.rebuttals,
+        )
+
+    # --- What is known ---
+
+    def status(self) -> dict[NodeId, PeerSyncStatus]:
+        """Return the progress and the statistics of each peer. It never blocks."""
+        now = trio.current_time()
+        return {peer_id: self._peers[peer_id].statistics.status(now) for peer_id in sorted(self._peers)}
+
+    @property
+    def repaired_by_full(self) -> int:
+        """How many changes full syncs brought that increments had missed: above 0 is a bug."""
+        return sum(peer.statistics.repaired_by_full for peer in self._peers.values())
+
+    def acknowledged(self, peers: Sequence[NodeId]) -> dict[NodeId, int]:
+        """Return up to which of this store's changes each of these peers durably holds all; 0 if it never synced."""
+        found: dict[NodeId, int] = {}
+        for peer in peers:
+            name = outgoing_name(peer, filter_hash(()))
+            checkpoint = read_checkpoint(self._store.checkpoint(name), self._store.epoch)
+            found[peer] = 0 if checkpoint is None else checkpoint.cursor.floor
+        return found
+
+
+@attrs.define(eq=False)
+class _Peer:
+    """A member that is synced with."""
+
+    node_id: NodeId
+    statistics: PeerStatistics
+    fetching: Fetching
+    # Sessions take turns.
+    turn: trio.Lock = attrs.field(factory=trio.Lock)
+    # Cancelled when it is a member no more.
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    is_followed: bool = False
+    # Set when the peer asks for a session out of turn, of this kind.
+    asked: trio.Event = attrs.field(factory=trio.Event)
+    asked_for: SyncKind | None = None
+
+
+async def _answer(kind: type[M], handler: Callable[[M], Awaitable[SyncMessage]], request: bytes) -> bytes:
+    try:
+        decoded = kind.decode(request)
+    except MalformedMessage as error:
+        raise ServiceError(str(error)) from error
+    return (await handler(decoded)).encode()
