@@ -42,6 +42,10 @@ lock: ## Rewrite requirements.lock from pyproject.toml
 demo: $(READY) ## Three processes, a kill -9, and every acknowledged write read back
 	$(BIN)/clustercore demo
 
+.PHONY: example
+example: $(READY) ## The Cluster Center of a drone fleet: a partition, a lost leader, and servers that stay in step
+	cd docs/examples && ../../$(BIN)/python -m cluster_center
+
 # On every core, but not on more than eight: many tests start clusters of processes of their own. The debugger and `-s`
 # need one process: TESTS='-n 0 ...'.
 .PHONY: test
