@@ -1,0 +1,225 @@
+"""The sync service beside real nodes: its schedule, its calls by hand, and what a peer that is slow or gone means."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from clustercore import Node
+from clustercore.interfaces import ConfigError, NodeId, NodeStopped, PeerTimeout, PeerUnreachable
+from clustercore.sync import EntityStore, HybridLogicalClock, SyncConfig, SyncService
+from clustercore.sync.source import Source
+from clustercore_memory import MemoryNetwork, MemoryRecords, MemoryStorage, MemoryTransport
+from clustercore_retry import CategoryRetryPolicy
+from clustercore_static import StaticDiscovery
+from tests.simulation.cluster import Journal
+from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("a", "b", "c")
+
+
+@attrs.define(eq=False)
+class Member:
+    """A running node, its store and its service."""
+
+    store: EntityStore
+    service: SyncService
+    stop: Callable[[], None]
+
+
+@asynccontextmanager
+async def open_cluster(**options: object) -> AsyncIterator[dict[str, Member]]:
+    """Three nodes with a store and a service each; one of them can be stopped."""
+    network = MemoryNetwork()
+    members: dict[str, Member] = {}
+    async with trio.open_nursery() as nursery:
+        for name in NAMES:
+            members[name] = await nursery.start(_live, name, network, options)
+        yield members
+        nursery.cancel_scope.cancel()
+
+
+async def _live(
+    name: str, network: MemoryNetwork, options: dict[str, object], *, task_status: trio.TaskStatus[Member]
+) -> None:
+    clock = HybridLogicalClock(lambda: 1_700_000_000_000 + int(trio.current_time() * 1000))
+    with trio.CancelScope() as scope:
+        async with AsyncExitStack() as stack:
+            store = EntityStore(NodeId(name), [MISSION, UAV], MemoryRecords(), clock=clock)
+            await stack.enter_async_context(store)
+            service = SyncService(store, rng=Random(name), **options)  # type: ignore[arg-type]  # the service's own
+            node = Node(
+                name,
+                machine=Journal(),
+                transport=MemoryTransport(network, name),
+                storage=MemoryStorage(),
+                discovery=StaticDiscovery({each: each for each in NAMES}),
+                companions=[service],
+                rng=Random(name),
+            )
+            await stack.enter_async_context(node)
+            task_status.started(Member(store, service, scope.cancel))
+            await trio.sleep_forever()
+
+
+def are_equal(members: dict[str, Member], names: str = "abc") -> bool:
+    """Whether these members hold the same."""
+    return len({members[name].store.canonical_bytes() for name in names}) == 1
+
+
+async def test_members_are_in_step_after_the_first_session_and_after_each_interval(autojump_clock: MockClock) -> None:
+    """Full at the start; an edit is everywhere after an interval and its jitter; nothing is left for full syncs."""
+    async with open_cluster() as members:
+        await members["a"].store.put(MISSION, "m", Mission("RUNNING", 10))
+        await trio.sleep(40)
+        assert are_equal(members)
+        for number in range(20):
+            await members["abc"[number % 3]].store.put(UAV, f"u{number}", Uav("idle", number))
+
+        await trio.sleep(36)
+
+        assert are_equal(members)
+        await trio.sleep(600)
+        statuses = [status for member in members.values() for status in member.service.status().values()]
+        assert all(status.sessions["full"] in (2, 3) and status.sessions["incremental"] >= 15 for status in statuses)
+        assert all(member.service.repaired_by_full == 0 for member in members.values())
+        assert all(status.lag_s < 36 and status.lag_changes == 0 for status in statuses)
+
+
+async def test_entity_is_sent_by_hand_to_all_others_at_once(autojump_clock: MockClock) -> None:
+    """Also a deletion; and what the call says must be what the store says."""
+    async with open_cluster(config=SyncConfig(incremental_interval_s=1e6)) as members:
+        a = members["a"]
+        await trio.sleep(1)
+        await a.store.put(MISSION, "m", Mission("RUNNING", 10))
+
+        results = await a.service.sync(MISSION, "m", "create")
+
+        assert [(result.peer, result.error, result.applied) for result in results] == [("b", None, 2), ("c", None, 2)]
+        assert are_equal(members)
+        await a.store.delete(MISSION, "m")
+        with pytest.raises(ConfigError, match="is deleted here"):
+            await a.service.sync(MISSION, "m", "update")
+        await a.service.sync("mission", "m", "delete")
+        assert members["c"].store.get(MISSION, "m") is None
+        with pytest.raises(ConfigError, match="there is nothing of mission 'other'"):
+            await a.service.sync(MISSION, "other", "update")
+        with pytest.raises(ConfigError, match="must be"):
+            await a.service.sync(MISSION, "m", "upsert")  # type: ignore[arg-type]  # which is no operation
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+async def test_sync_all_fetches_from_all_and_lets_all_fetch(incremental: bool, autojump_clock: MockClock) -> None:
+    """What was written on any of them is on all of them soon after the call."""
+    async with open_cluster(config=SyncConfig(incremental_interval_s=1e6)) as members:
+        await trio.sleep(1)
+        await members["a"].service.sync_all()
+        for name, member in members.items():
+            await member.store.put(UAV, name, Uav("idle"))
+
+        results = await members["a"].service.sync_all(UAV, incremental=incremental)
+        await trio.sleep(1)
+
+        assert [result.session.kind.value for result in results if result.session] == [
+            "incremental" if incremental else "full"
+        ] * 2
+        assert {name for name in NAMES if members["a"].store.get(UAV, name)} == {"a", "b", "c"}
+        assert [member.store.get(UAV, "a") for member in members.values()] == [Uav("idle")] * 3
+        with pytest.raises(ConfigError, match="no kind 'drone'"):
+            await members["a"].service.sync_all("drone")
+
+
+async def test_schedule_waits_to_be_started_where_it_is_told_to(autojump_clock: MockClock) -> None:
+    """Until then peers are answered, and calls by hand work; nothing else is fetched."""
+    async with open_cluster(start=False) as members:
+        await members["a"].store.put(UAV, "u", Uav("idle"))
+        await trio.sleep(100)
+        assert members["b"].service.status() == {}
+
+        members["b"].service.start_sync_service()
+        await trio.sleep(5)
+
+        assert members["b"].store.get(UAV, "u") == Uav("idle")
+        assert members["c"].store.get(UAV, "u") is None
+
+
+async def test_slow_peer_delays_only_itself(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """c never answers a pull; a and b are in step with each other as ever, and say what is wrong with c."""
+    pull = Source.pull
+    is_slow = False
+
+    async def be_slow(self: Source, request: object) -> object:
+        if is_slow and self._store.node_id == "c":
+            await trio.sleep_forever()
+        return await pull(self, request)  # type: ignore[arg-type]  # as it came
+
+    monkeypatch.setattr(Source, "pull", be_slow)
+    async with open_cluster(retry=CategoryRetryPolicy()) as members:
+        await trio.sleep(1)
+        is_slow = True
+        before = members["a"].service.status()[NodeId("b")].failures
+        for number in range(10):
+            await members["ab"[number % 2]].store.put(UAV, f"u{number}", Uav("idle"))
+            await trio.sleep(36)
+            assert are_equal(members, "ab")
+
+        status = members["a"].service.status()
+        assert status[NodeId("b")].failures == before
+        assert status[NodeId("c")].failures > 5
+        assert "did not answer" in status[NodeId("c")].last_error
+        # Retried within the slot, by the policy.
+        assert status[NodeId("c")].failures > 360 / 30
+        # c itself fetches from the others, and they from each other what came by way of c.
+        assert are_equal(members)
+
+
+async def test_peer_that_is_gone_is_told_by_name_and_comes_back_in_step(autojump_clock: MockClock) -> None:
+    """A call by hand says whom it did not reach; the schedule keeps trying."""
+    async with open_cluster() as members:
+        await trio.sleep(1)
+        members["c"].stop()
+        await trio.sleep(1)
+        await members["a"].store.put(UAV, "u", Uav("idle"))
+
+        results = await members["a"].service.sync(UAV, "u")
+
+        assert [result.peer for result in results if result.error is None] == ["b"]
+        assert isinstance(results[1].error, PeerUnreachable | PeerTimeout)
+        with pytest.raises(NodeStopped):
+            await members["c"].service.sync_all()
+
+
+async def test_service_of_another_nodes_store_is_refused() -> None:
+    """Two nodes must never write under one name."""
+    async with EntityStore(NodeId("x"), [UAV], MemoryRecords()) as store:
+        node = Node(
+            "a",
+            machine=Journal(),
+            transport=MemoryTransport(MemoryNetwork(), "a"),
+            storage=MemoryStorage(),
+            discovery=StaticDiscovery({"a": "a"}),
+            companions=[SyncService(store)],
+        )
+        with pytest.raises(ConfigError, match="store is of node 'x'"):
+            async with node:
+                pass
+
+
+async def test_acknowledged_says_what_each_peer_durably_holds(autojump_clock: MockClock) -> None:
+    """By it tombstones are collected: what not all have seen stays."""
+    async with open_cluster() as members:
+        a = members["a"]
+        await a.store.put(UAV, "u", Uav("idle"))
+        await trio.sleep(80)
+
+        peers = [NodeId("b"), NodeId("c"), NodeId("never")]
+
+        assert a.service.acknowledged(peers) == {"b": a.store.seq, "c": a.store.seq, "never": 0}
