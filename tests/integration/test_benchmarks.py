@@ -178,3 +178,21 @@ def test_health_leaves_figures(tmp_path: Path) -> None:
     assert (report["nodes"], report["hours"]) == (5, 1.0)
     assert 5 * 350 < report["checks"] <= 5 * 370
     assert report["seconds"] > 0
+
+
+def test_sync_leaves_figures_and_keeps_to_its_bounds(tmp_path: Path) -> None:
+    """What is sent does not depend on the machine: every figure keeps to its bound, also with a smaller fleet."""
+    figures = tmp_path / "figures.json"
+    script = str(ROOT / "benchmarks" / "sync.py")
+
+    subprocess.run(
+        [sys.executable, "-W", "error", script, "--uavs", "500", "--entities", "2000", "--json", str(figures)],
+        check=True,
+        timeout=LIMIT_S,
+        stdout=subprocess.DEVNULL,
+    )
+
+    report = json.loads(figures.read_text(encoding="utf-8"))
+    assert report["fleet"]["changes_sent"] == 500 * 10
+    assert report["fleet"]["replicas_equal"]
+    assert report["comparison"]["replicas_equal"]
