@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ from clustercore.interfaces.state_machine import SnapshotHandle
 from clustercore.raft.configuration import decode_configuration
 from clustercore.raft.effects import Apply, RestoreSnapshot
 from clustercore.raft.entry import Entry, EntryKind
-from clustercore.raft.types import Configuration, LogIndex
+from clustercore.raft.types import NO_TERM, Configuration, LogIndex
 from clustercore.runtime.replicated_state import ReplicatedState, VersionNotUnderstood
 from clustercore.runtime.session_entries import MalformedOperation
 from clustercore.runtime.signals import Wakeup
@@ -24,6 +25,9 @@ __all__ = ["Applier"]
 
 # Entries applied between two checkpoints. At tens of microseconds each, heartbeats are not kept waiting for long.
 ENTRIES_PER_CHECKPOINT = 128
+
+# Looked up once and not for each entry: to find a member of an enumeration takes as long as to note an entry applied.
+_CONFIGURATION = EntryKind.CONFIGURATION
 
 
 class Applier:
@@ -48,6 +52,8 @@ class Applier:
         self._last_applied = last_applied
         self._snapshot_entries = snapshot_entries
         self._snapshot_bytes = snapshot_bytes
+        # The term of the last entry applied here.
+        self._term_applied = NO_TERM
         # Applied since the last snapshot was taken.
         self._entries_since = 0
         self._bytes_since = 0
@@ -128,20 +134,39 @@ class Applier:
                     await self._apply_all(job.entries)
 
     async def _apply_all(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            if entry.index <= self._last_applied:
-                # The snapshot that was restored last was newer than the one that was meant.
-                continue
-            self._apply(entry)
+        # The snapshot that was restored last may have been newer than the one that was meant.
+        entries = entries[max(0, self._last_applied + 1 - entries[0].index) :]
+        while entries:
+            entries = entries[self._apply_some(entries) :]
             if self._is_snapshot_due and not self._snapshots.is_busy:
-                await self._take_snapshot(entry)
-            self._unyielded += 1
+                await self._take_snapshot()
             if self._unyielded >= ENTRIES_PER_CHECKPOINT:
                 # Counted over all jobs: a long queue of short ones is as long.
                 self._unyielded = 0
                 self._wake_waiting()
                 await trio.lowlevel.checkpoint()
         self._wake_waiting()
+
+    def _apply_some(self, entries: Sequence[Entry]) -> int:
+        """Apply entries until a snapshot is due, or it is other tasks' turn; return how many."""
+        room = ENTRIES_PER_CHECKPOINT - self._unyielded
+        bytes_left: float = self._snapshot_bytes - self._bytes_since
+        if self._snapshots.is_busy:
+            # It stays so until other tasks had their turn, and the next one is not due before it ends.
+            bytes_left = math.inf
+        else:
+            room = min(room, self._snapshot_entries - self._entries_since)
+        size = 0
+        for count, entry in enumerate(entries, 1):  # noqa: B007  # there is one at least
+            self._apply(entry)
+            size += len(entry.encoded)
+            if count >= room or size >= bytes_left:
+                break
+        self._term_applied = entry.term
+        self._unyielded += count
+        self._entries_since += count
+        self._bytes_since += size
+        return count
 
     def _wake_waiting(self) -> None:
         while self._waiting and self._waiting[0][0] <= self._last_applied:
@@ -163,25 +188,23 @@ class Applier:
             ) from error
         self._last_applied = entry.index
         self._on_applied(entry, result)
-        if entry.kind is EntryKind.CONFIGURATION:
+        if entry.kind is _CONFIGURATION:
             self._on_members(decode_configuration(entry.command))
-        self._entries_since += 1
-        self._bytes_since += len(entry.encoded)
 
     @property
     def _is_snapshot_due(self) -> bool:
         return self._entries_since >= self._snapshot_entries or self._bytes_since >= self._snapshot_bytes
 
-    async def _take_snapshot(self, entry: Entry) -> None:
-        """Take a snapshot of the state after ``entry``, the last one applied."""
-        index = entry.index
+    async def _take_snapshot(self) -> None:
+        """Take a snapshot of the state after the last entry applied."""
+        index = self._last_applied
         try:
             preamble = self._state.preamble()
             source: Source = self._state.machine.snapshot()
         except Exception as error:
             raise StateMachineError(index, f"the state machine raised {error!r} from snapshot at {index}") from error
         self._entries_since = self._bytes_since = 0
-        self._snapshots.take(index, entry.term, source, preamble)
+        self._snapshots.take(index, self._term_applied, source, preamble)
         if not isinstance(source, bytes | SnapshotHandle):
             # Its parts are made from the state as it is, which must stay as it is until the last one. It can be asked.
             self._wake_waiting()
