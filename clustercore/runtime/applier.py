@@ -157,7 +157,7 @@ class Applier:
         else:
             room = min(room, self._snapshot_entries - self._entries_since)
         size = 0
-        for count, entry in enumerate(entries, 1):  # noqa: B007  # there is one at least
+        for count, entry in enumerate(entries, 1):  # there is one at least
             self._apply(entry)
             size += len(entry.encoded)
             if count >= room or size >= bytes_left:

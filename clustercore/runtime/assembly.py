@@ -146,6 +146,7 @@ class Assembly:
             election_timeout_s=config.raft.election_timeout_s,
             command_version=machine.version,
             founding=label,
+            is_member=lambda peer: peer in self._core.state.configuration.members,
         )
         self._label = label
         self._transport = transport

@@ -26,6 +26,7 @@ from clustercore.interfaces.storage import StorageIdentity
 from clustercore.raft.messages import InstallSnapshotRequest
 from clustercore.raft.types import NodeId
 from clustercore.runtime.founding import label_of
+from clustercore.runtime.remembered import Remembered
 
 __all__ = ["CHUNKS_SINCE", "Introduction", "Introductions", "ProtocolVersions", "needed_version"]
 
@@ -86,6 +87,7 @@ class Introductions:
         versions: ProtocolVersions = SPOKEN,
         command_version: int = 1,
         founding: str = "",
+        is_member: Callable[[NodeId], bool] = lambda peer: False,
     ) -> None:
         """Speak for the node whose storage has this identity.
 
@@ -96,6 +98,7 @@ class Introductions:
             versions: What this node speaks.
             command_version: The newest version of commands that its state machine understands.
             founding: The label of the cluster that this node waits for, if that is one that is founded.
+            is_member: Says who belongs to the cluster now. Of others only so many are remembered.
         """
         self._founding = founding
         self._identity = identity
@@ -103,11 +106,11 @@ class Introductions:
         self._election_timeout_s = election_timeout_s
         self._versions = versions
         self._command_version = command_version
-        self._known: dict[NodeId, Introduction] = {}
+        self._known = Remembered[Introduction](is_member)
         # Where each peer answered last.
         self._reached: dict[NodeId, str] = {}
         # The newest reason for which each peer was refused: a peer that comes back with the same one is not news.
-        self._told: dict[NodeId, str] = {}
+        self._told = Remembered[str](is_member)
         # How many links were refused since the start.
         self.refused = 0
 
@@ -119,7 +122,9 @@ class Introductions:
     @property
     def election_timeouts_s(self) -> Mapping[NodeId, float]:
         """The election timeout of each peer, in seconds; those of older versions do not say theirs, and are missing."""
-        return {peer: known.election_timeout_s for peer, known in self._known.items() if known.election_timeout_s > 0}
+        return {
+            peer: known.election_timeout_s for peer, known in self._known.all().items() if known.election_timeout_s > 0
+        }
 
     def join(self, cluster_id: str) -> StorageIdentity:
         """Belong to a cluster from now on; return the identity that says so, to be stored.
@@ -229,14 +234,14 @@ class Introductions:
         return ""
 
     def _remember(self, peer: NodeId, said: Hello | HelloResponse) -> Introduction:
-        self._told.pop(peer, None)
+        self._told.pop(peer)
         agreed = self._versions.agreed_with(_versions_of(said))
         assert agreed is not None
         before = self._known.get(peer)
         # What is no time protects nobody, and neither does what is none of this world.
         timeout_s = said.election_timeout_s if 0 < said.election_timeout_s < math.inf else 0.0
         known = Introduction(said.incarnation, said.starts, agreed, said.command_version or 1, timeout_s)
-        self._known[peer] = known
+        self._known.note(peer, known)
         is_news = before is None or before.election_timeout_s != timeout_s
         if timeout_s and timeout_s < self._election_timeout_s and is_news:
             logger.warning(
@@ -253,7 +258,7 @@ class Introductions:
     def _note_refusal(self, peer: NodeId, refusal: str) -> None:
         self.refused += 1
         if self._told.get(peer) != refusal:
-            self._told[peer] = refusal
+            self._told.note(peer, refusal)
             logger.warning("a link with node %s is refused: %s", peer, refusal)
 
 

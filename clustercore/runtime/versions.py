@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from clustercore.raft.types import NodeId
+from clustercore.runtime.remembered import Remembered
 
 __all__ = ["CommandVersions", "enabled_version"]
 
@@ -45,7 +46,8 @@ class CommandVersions:
             enabled: The version that is on.
             enable: Has a version put into the log as soon as that is possible; 0 if none is to be any more.
         """
-        self._announced = {node_id: own_version}
+        self._announced = Remembered[int](lambda known: known in self._members())
+        self._announced.note(node_id, own_version)
         self._members = members
         self._is_leader = is_leader
         self._enabled = enabled
@@ -53,7 +55,7 @@ class CommandVersions:
 
     def announce(self, node_id: NodeId, version: int) -> None:
         """Note what a member announced; the last word counts."""
-        self._announced[node_id] = version
+        self._announced.note(node_id, version)
         self.look()
 
     def look(self) -> None:
@@ -63,6 +65,6 @@ class CommandVersions:
         comes after it there, and is never applied without it.
         """
         if self._is_leader():
-            version = enabled_version(self._announced, self._members())
+            version = enabled_version(self._announced.all(), self._members())
             # 0 takes back what was to be switched on and is not in the log yet.
             self._enable(version if version > self._enabled() else 0)
