@@ -53,6 +53,7 @@ from clustercore.runtime.addresses import is_for_peers
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
+from clustercore.runtime.first_election import tell_who_is_missing
 from clustercore.runtime.forwarder import MAX_REQUEST_BYTES, Forwarder
 from clustercore.runtime.founding import FirstVoters, Founding, FoundingWatch
 from clustercore.runtime.hand_over import HandOvers
@@ -343,6 +344,7 @@ class Assembly:
         nursery.start_soon(self._lanes.run)
         nursery.start_soon(self.presence.follow)
         nursery.start_soon(self.duties.run, self.address)
+        nursery.start_soon(tell_who_is_missing, lambda: self._core.state, self._introductions.get, self._config.raft)
         for companion in self._companions:
             nursery.start_soon(companion.run, self._site)
         if self._introductions.identity.election_timeout_s > self._config.raft.election_timeout_s:
