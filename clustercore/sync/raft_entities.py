@@ -36,9 +36,9 @@ from clustercore.sync.conflict_log import ConflictLog
 from clustercore.sync.kinds import LIFE_GROUP, Authority, EntityKind
 from clustercore.sync.merge import pick
 from clustercore.sync.receiving import Receiver
-from clustercore.sync.replica import Replica, join_key, split_key
+from clustercore.sync.replica import EntityKey, Replica, join_key, split_key
 from clustercore.sync.view import EntityView
-from clustercore.sync.writes import Stamp, decode_group_state, join_time
+from clustercore.sync.writes import LOGICAL_BITS, GroupState, Stamp, decode_group_state, join_time, known_by
 
 __all__ = ["EntityMachine", "RaftEntities", "encode_operation"]
 
@@ -52,6 +52,10 @@ _REFUSED, _APPLIED = 0, 1
 # What is read to learn how far the log is applied; it asks for nothing.
 _NOTHING = b""
 _CHUNK_BYTES = 64 * 1024
+# An operation that was proposed so long ago is in the log by now, or never will be: who made it can be forgotten.
+_PAST_MS = 24 * 3600 * 1000
+# Below so many writers of a group there is nothing to be gained by it.
+_MANY_WRITERS = 8
 
 
 def _encode(changes: Iterable[Change]) -> Iterator[bytes]:
@@ -115,7 +119,9 @@ class EntityMachine(StateMachine):
 
     def _fill(self, changes: Sequence[Change]) -> None:
         self.replica = Replica(self._node_id)
-        self.view = EntityView(self.replica, self._kinds, lambda *where: self._on_event(ResolverFailed(*where)))
+        self.view = EntityView(
+            self.replica, self._kinds, lambda *where: self._on_event(ResolverFailed(*where)), past_ms=_PAST_MS
+        )
         self._receiver = Receiver(self.replica, self.view.kinds, self._on_event, self.conflicts)
         for change in changes:
             self.replica.set_state((change.kind, change.entity_id), change.group, change.state, None)
@@ -142,9 +148,23 @@ class EntityMachine(StateMachine):
             # Every node finds it so: nothing of it is applied.
             return b""
         self._receiver.apply(changes, None)
+        for change in changes:
+            self._forget_old_writers((change.kind, change.entity_id), change.group)
         # Nothing of it goes to a disk of its own: the log has it.
         self.replica.take_staged()
         return bytes(_APPLIED if self._holds(change) else _REFUSED for change in changes)
+
+    def _forget_old_writers(self, key: EntityKey, group: str) -> None:
+        """Drop from what was seen of a group what is long past: each start of each node is a writer of its own."""
+        slot = self.replica.entities.get(key, {}).get(group)
+        if slot is None or len(slot.state.seen) <= _MANY_WRITERS:
+            return
+        state = slot.state
+        said = known_by(state.heads)
+        oldest = max(state.seen.values()) - (_PAST_MS << LOGICAL_BITS)
+        seen = {writer: time for writer, time in state.seen.items() if time >= oldest or writer in said}
+        if len(seen) < len(state.seen):
+            self.replica.set_state(key, group, GroupState(state.heads, said | seen), None)
 
     def _holds(self, change: Change) -> bool:
         """Whether what a change says is what is held now, as it is or merged with what it met."""

@@ -80,11 +80,10 @@ class Receiver:
                 if len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES:
                     raise InvalidCommand(f"a change names {name[:40]!r}..., which has more than {MAX_NAME_BYTES} bytes")
         if self._clock is not None:
+            self._timely = (self._clock.wall() + self._clock.max_offset_ms) << LOGICAL_BITS
             self._release_held(self._clock)
         conflicts = 0
         outcomes = []
-        if self._clock is not None:
-            self._timely = (self._clock.wall() + self._clock.max_offset_ms) << LOGICAL_BITS
         rebuttals: dict[EntityKey, Change] = {}
         for change in changes:
             key = change.kind, change.entity_id

@@ -16,7 +16,7 @@ from clustercore.sync.conflict_log import Conflict
 from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind
 from clustercore.sync.merge import pick
 from clustercore.sync.replica import EntityKey, Replica, Slot
-from clustercore.sync.writes import GroupState, Stamp, Write, split_time
+from clustercore.sync.writes import LOGICAL_BITS, GroupState, Stamp, Write, split_time
 
 __all__ = ["EntityView"]
 
@@ -32,6 +32,8 @@ class EntityView:
         replica: Where the states are.
         kinds: Those that are read and edited.
         on_failure: Is told of a resolver that raised: kind, entity id, group and error.
+        past_ms: How far back a write's past goes, but for the heads that it replaces; None for all of it. What is older
+            must be known not to come again.
 
     Raises: ConfigError if two kinds have one name.
     """
@@ -41,8 +43,11 @@ class EntityView:
         replica: Replica,
         kinds: Iterable[EntityKind[Any]],
         on_failure: Callable[[str, str, str, Exception], None],
+        *,
+        past_ms: int | None = None,
     ) -> None:
         self._replica = replica
+        self._past_ms = past_ms
         self._on_failure = on_failure
         self.kinds: dict[str, EntityKind[Any]] = {}
         for kind in kinds:
@@ -212,6 +217,12 @@ class EntityView:
         past = life.past_for(slots, group)
         heads = slots[group].state.heads if group in slots else ()
         base = pick(heads, kind.resolver_of(group))[0] if heads else None
-        known = tuple(sorted((name, last) for name, last in past.items() if name != writer))
+        oldest = 0 if self._past_ms is None else max(0, time - (self._past_ms << LOGICAL_BITS))
+        replaced = {head.stamp.writer for head in heads}
+        known = tuple(
+            sorted(
+                (name, last) for name, last in past.items() if name != writer and (last >= oldest or name in replaced)
+            )
+        )
         write = Write(Stamp(version, time, writer), base, known, value, is_weak)
         return Change(*key, group, GroupState.of(write))

@@ -115,6 +115,26 @@ def test_deletion_and_edit_meet_in_the_log() -> None:
     assert [conflict.loser.is_deletion for conflict in machine.conflicts] == [True, False]
 
 
+def test_what_is_seen_is_bounded() -> None:
+    """Every start of a node is a writer of its own; those of long ago are forgotten, on all nodes alike."""
+    machine, other = EntityMachine([ORDER]), EntityMachine([ORDER])
+    hour = 3_600_000 << 16
+    for start in range(200):
+        machine.replica.name(NodeId("abc"[start % 3]), f"{start:016x}"[::-1])
+        changes = machine.view.plan_put(ORDER, "o1", Order("NEW", start), (1000 + start) * hour)
+        command = encode_operation(changes)
+        assert apply(machine, command) == apply(other, command) == [b"\1" * len(changes)]
+        if start == 100:
+            taken = b"".join(other.snapshot())
+            other = EntityMachine([ORDER])
+            other.restore(taken)
+    (state,) = (slots["rest"].state for slots in machine.replica.entities.values())
+    assert 8 < len(state.seen) <= 26
+    assert state.heads[0].stamp.version == 200
+    assert b"".join(machine.snapshot()) == b"".join(other.snapshot())
+    assert len(machine.conflicts) == 0
+
+
 def test_snapshot_is_the_whole_state() -> None:
     """A machine that is restored goes on as the one that was not; damaged bytes are told from a snapshot."""
     machine, restored = EntityMachine([ORDER]), EntityMachine([ORDER])
