@@ -115,28 +115,29 @@ def holds_leases_too_long(patch: Patch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "first_seed", "expected"),
-    # The seeds only save time: others find it too, after a while.
+    ("break_it", "first_seed", "breaks"),
+    # The seeds only save time: others find it too, after a while. Where two properties are broken, it depends on the
+    # world which of them shows first: whether clients see the difference, or the comparison at the end.
     [
-        (answers_before_it_is_durable, 0, "durable before visible"),
-        (calls_a_write_durable_before_it_is, 0, "durable before visible"),
-        (forwards_again_what_may_have_arrived, 0, "linearizability"),
-        (proposes_again_what_was_in_its_log, 0, "linearizability"),
-        (forgets_to_restore, 0, "linearizability"),
-        (reads_without_asking, 0, "linearizability"),
-        (reads_before_it_has_applied, 0, "linearizability"),
-        (applies_every_copy_of_a_command, 0, "sessions apply once"),
+        (answers_before_it_is_durable, 0, {"durable before visible"}),
+        (calls_a_write_durable_before_it_is, 0, {"durable before visible"}),
+        (forwards_again_what_may_have_arrived, 0, {"linearizability"}),
+        (proposes_again_what_was_in_its_log, 0, {"linearizability"}),
+        (forgets_to_restore, 3, {"linearizability", "state machines are equal"}),
+        (reads_without_asking, 0, {"linearizability"}),
+        (reads_before_it_has_applied, 0, {"linearizability"}),
+        (applies_every_copy_of_a_command, 10, {"linearizability", "sessions apply once"}),
     ],
 )
-def test_broken_node_is_found_by_the_property_it_breaks(
-    break_it: Callable[[Patch], None], first_seed: int, expected: str, monkeypatch: Patch
+def test_broken_node_is_found_by_a_property_it_breaks(
+    break_it: Callable[[Patch], None], first_seed: int, breaks: set[str], monkeypatch: Patch
 ) -> None:
     """One of a few dozen seeds shows what is wrong."""
     break_it(monkeypatch)
 
     found = run_campaign(NodeLevel(), range(first_seed, first_seed + 60))
 
-    assert found.violated == expected
+    assert found.violated in breaks
 
 
 # Five nodes of which two lead on slow clocks, and the others stand and vote by fast ones, as far apart as leases bear.
