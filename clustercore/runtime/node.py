@@ -197,13 +197,7 @@ class Node(NodeHandle):
                 )
                 async with trio.open_nursery() as nursery:
                     listens = await nursery.start(self._transport.serve, assembly.acceptor.accept)
-                    self._address = self._advertise or listens
-                    is_added = self._join is not None or self._founding is not None
-                    if is_added and not is_for_peers(self._address):
-                        raise ConfigError(
-                            f"{self._address} is nowhere that others reach this node; advertise an address"
-                        )
-                    assembly.address = self._address
+                    assembly.address = self._address = self._told_address(listens)
                     self._discovery.use_health(lambda: assembly.status().health)
                     nursery.start_soon(assembly.presence.tell)
                     with trio.move_on_after(self._config.raft.election_timeout_s):
@@ -232,6 +226,14 @@ class Node(NodeHandle):
         if failure is not None:
             # Outside the except clause, so that the error does not get the group it was in as its context.
             raise failure
+
+    def _told_address(self, listens: str) -> str:
+        """Return the address to tell of this node, which has to be of use to others if they are to add it."""
+        address = self._advertise or listens
+        is_added = self._join is not None or self._founding is not None
+        if is_added and not is_for_peers(address):
+            raise ConfigError(f"{address} is nowhere that others reach this node; advertise an address")
+        return address
 
     async def _identify_storage(self, stored: StoredState) -> StorageIdentity:
         """Count this start, on a storage that is this node's or nobody's yet."""
