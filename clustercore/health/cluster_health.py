@@ -99,8 +99,8 @@ class ClusterHealth(NodeCompanion):
             rng: For the checker, and to draw whom to ask about a node.
         """
         self.config = config if config is not None else HealthConfig()
-        # Who is well. Add callbacks here; nodes come and go with discovery.
         self._rng = rng if rng is not None else Random()
+        # Who is well. Add callbacks here; nodes come and go with discovery.
         self.checker = HealthChecker(self.config, rng=self._rng)
         self.checker.first_hooks.append(self._note_change)
         self._discovery = discovery

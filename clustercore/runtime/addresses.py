@@ -1,4 +1,4 @@
-"""Where a node is reached: by what it says of itself, by discovery, by the members that were agreed on."""
+"""Which addresses are worth telling to other machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""How the parts of a running node are joined."""
+"""How the parts of a running node are joined.
+
+Long because it is the one place that knows all of them: each part is made here and handed what it needs of the others,
+so that none has to know another.
+"""
 
 from __future__ import annotations
 

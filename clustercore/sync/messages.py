@@ -2,6 +2,8 @@
 
 A number keeps its meaning for ever. Fields that are not known are passed over. Changes travel in a *block*, which is
 compressed where that makes it smaller: heartbeats of a fleet look much alike.
+
+Long because each message stands beside its writer and its reader, and all of them beside the numbers.
 """
 
 from __future__ import annotations

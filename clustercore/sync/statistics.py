@@ -13,7 +13,7 @@ from clustercore.sync.changes import ApplyReport, Change, MergeOutcome
 from clustercore.sync.messages import ResyncReason
 from clustercore.sync.schedule import SyncKind
 
-__all__ = ["PeerStatistics", "PeerSyncStatus", "RepairedByFull", "SyncProgress"]
+__all__ = ["PeerStatistics", "PeerSyncStatus", "RepairedByFull", "SyncProgress", "is_applied"]
 
 # Sessions whose durations are remembered for each peer: two hours of incremental ones.
 _REMEMBERED_SESSIONS = 256
