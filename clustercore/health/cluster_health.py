@@ -150,7 +150,7 @@ class ClusterHealth(NodeCompanion):
         return _Views(self)
 
     async def view_changed(self, since: tuple[Member, ...]) -> tuple[Member, ...]:
-        """Wait until the view is another than ``since``, and return it."""
+        """Wait until the view is another than ``since``, and return it. Cancellation: nothing is lost."""
         await trio.lowlevel.checkpoint()
         while self._view == since:
             await self._view_changed.wait()

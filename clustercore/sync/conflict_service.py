@@ -83,6 +83,7 @@ class ConflictClient:
         address: Where the node serves.
 
     Every method raises what ``ServiceTransport.call`` does, and MalformedMessage for an answer that is none.
+    Cancellation: ``restore`` may be carried out all the same; the others change nothing.
     """
 
     def __init__(self, transport: ServiceTransport, address: str) -> None:
