@@ -131,13 +131,12 @@ async def main(options: argparse.Namespace) -> int:
 
     async def refresh(live: Live) -> None:
         while True:
-            live.update(page.render(), refresh=True)
+            live.update(page.render(), refresh=not options.headless)
             await trio.sleep(0.5)
 
     async with trio.open_nursery() as nursery:
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            if not options.headless:
-                nursery.start_soon(refresh, live)
+            nursery.start_soon(refresh, live)
             async with trio.open_nursery() as flying:
                 await tell(servers, page, nursery, flying, options)
                 flying.cancel_scope.cancel()

@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 
+from clustercore.interfaces import NodeStopped
 from clustercore.sync.messages import encode_block
 
 from .kinds import MISSION, UAV
@@ -73,9 +74,17 @@ def traffic(server: Server) -> tuple[int, int]:
 
 
 def _cells(server: Server) -> tuple[str, ...]:
+    try:
+        return _cells_of_running(server)
+    except NodeStopped:
+        # It is just going off.
+        return "off", "", "", "", "", ""
+
+
+def _cells_of_running(server: Server) -> tuple[str, ...]:
     node, store, sync, health = server.node, server.store, server.sync, server.health
     if node is None or store is None or sync is None or health is None:
-        return "off", "", "", "", "", ""
+        raise NodeStopped(f"server {server.name} is off")
     status = node.status()
     role = f"leads term {status.term}" if server.leads_in is not None else status.role.value
     others = ", ".join(f"{member.node_id}" for member in health.view)
