@@ -327,6 +327,14 @@ class EntityStore(Entities):
         """
         return await self.apply(())
 
+    async def settle(self) -> None:
+        """Return when all that is held here is on disk.
+
+        Cancellation: nothing is lost. Raises: StorageError.
+        """
+        self._opened()
+        await self._commit()
+
     async def renew_epoch(self) -> None:
         """Begin a new epoch, and write under a new name: the disk was taken back to an earlier day.
 

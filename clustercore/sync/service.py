@@ -271,12 +271,14 @@ class SyncService(NodeCompanion):
             the schedule. Sorted by id.
 
         Cancellation: some may have been told.
-        Raises: ConfigError if ``op`` is none of these, or not what the store says; NodeStopped.
+        Raises: ConfigError if ``op`` is none of these, or not what the store says; NodeStopped; StorageError.
         """
         site = self._running()
         name = kind if isinstance(kind, str) else kind.name
         changes = self._store.states_of(name, entity_id)
         self._check_operation(name, entity_id, op, changes)
+        # An edit of another task may be on its way to the disk.
+        await self._store.settle()
         request = PushRequest(node_id=self._store.node_id, changes=changes)
         return await self._with_all(site, lambda peer: self._push(peer, request))
 

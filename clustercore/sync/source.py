@@ -231,7 +231,16 @@ class Source:
             await self._acknowledge(session, request.cursor)
         else:
             await trio.lowlevel.checkpoint()
-        return self._delta(session, request)
+        return await self._settled(self._delta(session, request))
+
+    async def _settled(self, answer: SyncMessage) -> SyncMessage:
+        """Let an answer out when all that it is made of is on disk, and so what it goes past.
+
+        A change that another one replaces while that is on its way to the disk is told by neither number. Should this
+        node lose its power then, the first is what it holds again, and the receiver would be past it.
+        """
+        await self._store.settle()
+        return answer
 
     def _delta(self, session: _Session, request: PullRequest) -> Delta:
         now, start = trio.current_time(), request.cursor
@@ -294,7 +303,7 @@ class Source:
     async def compare(self, request: CompareRequest) -> SyncMessage:
         """Answer with the digests of the buckets of each kind that differs.
 
-        Cancellation: nothing happened.
+        Cancellation: nothing happened. Raises: StorageError.
         """
         session = self._find(request.session_id)
         if reason := self._reason_to_open(session):
@@ -308,7 +317,7 @@ class Source:
             for kind in self._trees.kinds(session.kinds)
             if theirs.get(kind, bytes(16)) != self._trees.root(kind)
         )
-        return CompareResponse(seq=self._trees.seq, buckets=differing)
+        return await self._settled(CompareResponse(seq=self._trees.seq, buckets=differing))
 
     async def buckets(self, request: BucketsRequest) -> SyncMessage:
         """Answer with the digests of the leaves of the buckets. Cancellation: nothing happened."""
@@ -321,12 +330,15 @@ class Source:
     async def fetch(self, request: FetchRequest) -> SyncMessage:
         """Answer with what is in some leaves and not at the receiver, as much as it takes.
 
-        Cancellation: nothing happened.
+        Cancellation: nothing happened. Raises: StorageError.
         """
         await trio.lowlevel.checkpoint()
         session = self._find(request.session_id)
         if reason := self._reason_to_open(session):
             return Resync(reason)
+        return await self._settled(self._fetched(request))
+
+    def _fetched(self, request: FetchRequest) -> Fetched:
         tree = self._trees.of(request.kind)
         batch = _Batch(request.max_changes, request.max_bytes)
         after = request.after

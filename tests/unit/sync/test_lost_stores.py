@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
+import pytest
 import trio
+import trio.testing
 
 from clustercore.interfaces import NodeId
 from clustercore.sync import MergeOutcome, StoreEvent, StoreWentBack
+from clustercore.sync.schedule import SyncKind
 from clustercore_memory import MemoryRecords
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall, exchange, make_store
+from tests.unit.sync.pairs import open_replica
 
 A, B = NodeId("a"), NodeId("b")
 
@@ -97,3 +102,43 @@ async def test_cancelled_edit_goes_with_the_next_commit() -> None:
         assert a.changes().changes == ()
         await a.put(UAV, "u2", Uav("idle"))
         assert {change.entity_id for change in a.changes().changes} >= {"u2"}
+
+
+class SlowRecords(MemoryRecords):
+    """Records whose commits can be made to wait, as those of a disk that is busy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_free = trio.Event()
+        self.is_free.set()
+
+    async def commit(self, changes: Mapping[bytes, bytes | None]) -> None:
+        await self.is_free.wait()
+        await super().commit(changes)
+
+
+@pytest.mark.parametrize("kind", SyncKind)
+async def test_power_cut_while_a_change_is_replaced_keeps_no_receiver_from_the_first(kind: SyncKind) -> None:
+    """The receiver does not go past what the source holds again after its power was cut."""
+    wall, records, disk = Wall(), SlowRecords(), MemoryRecords()
+    async with open_replica("b", wall=wall) as b:
+        async with open_replica("a", records=records, wall=wall) as a, trio.open_nursery() as nursery:
+            # Twice: then there is a session in which nothing is left to be acknowledged.
+            await b.fetch_from(a)
+            await b.fetch_from(a)
+            await a.store.put(UAV, "u1", Uav("idle"))
+            async with disk:
+                await disk.commit(await records.load())
+            records.is_free = trio.Event()
+            nursery.start_soon(a.store.put, UAV, "u1", Uav("busy"))
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(0.05) as waiting:
+                await b.fetch_from(a, kind)
+            records.is_free.set()
+        # What is on the disk is what was there before the second edit.
+        async with open_replica("a", records=disk, wall=wall) as again:
+            await b.fetch_from(again)
+
+            assert b.store.get(UAV, "u1") == Uav("idle")
+            assert waiting.cancelled_caught
+            assert not b.repaired
