@@ -13,9 +13,10 @@ cluster at most:
 * The leader takes no commands before the cluster has as many voters as it is to begin with: nothing that is
   acknowledged is on fewer disks.
 
-What discovery can do is to keep nodes from finding each other. A founder whose storage is lost is new to itself; while
-its cluster is hidden from it, it founds another if enough nodes that are new as well wait for it. So a founder that has
-lost its storage is started with ``join``.
+What discovery can do is to keep nodes from finding each other; while it does not answer, nothing is founded. A founder
+whose storage is lost is new to itself; while its cluster is hidden from it, it founds another if enough nodes that are
+new as well wait for it, and at once if it expects nobody else. So a founder that has lost its storage is started with
+``join``.
 """
 
 from __future__ import annotations
@@ -168,7 +169,8 @@ class FoundingWatch:
 
         Cancellation: nothing happens.
         """
-        known = [member for member in self._known().members if member.node_id != self._node_id]
+        snapshot = self._known()
+        known = [member for member in snapshot.members if member.node_id != self._node_id]
         answers = await self._ask(member.address for member in known)
         self.members_at = tuple(
             address for address, status in answers.items() if label_of(status.configuration.cluster_id) == self.label
@@ -180,6 +182,9 @@ class FoundingWatch:
         founded = [member.node_id for member in known if label_of(member.metadata.cluster_id) == self.label]
         if self._node_id != self._founder:
             self._tell(f"waits for node {self._founder} to found the cluster; it knows {_names(answers)}")
+        elif snapshot.is_stale:
+            # It may keep silent on a cluster that there is: with one expected, nobody else would speak against another.
+            self._tell("founds no cluster before discovery answers")
         elif founded:
             self._tell(f"founds no cluster: discovery has {', '.join(founded)} in it already, and they do not answer")
         elif len(waiting) + 1 < self._expect:

@@ -207,6 +207,33 @@ def test_founder_whose_disk_is_lost_joins_its_cluster() -> None:
     simulate(main)
 
 
+def test_founder_that_expects_nobody_else_waits_for_discovery_to_answer() -> None:
+    """Its disk is lost, and others have the cluster by now: before it has heard of anybody, it founds no other."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        registry = MemoryRegistry()
+        views = {name: MemoryDiscovery(registry) for name in cluster.names}
+        cluster.node_options = lambda name: {"discovery": views[name], "founding": Founding(expect=1, founder="a")}
+        await cluster.start_all()
+        await cluster["a"].running.propose(b"x")
+        await eventually(lambda: voters_of(cluster) == {frozenset("abc")})
+        before = cluster_ids(cluster)
+        await cluster.stop("a")
+        cluster.wipe("a")
+        views["a"] = MemoryDiscovery(registry)
+        views["a"].fault = SourceFault.OUTAGE
+        await cluster.start("a")
+        await trio.sleep(60)
+        assert cluster_ids(cluster) <= before | {""}
+
+        views["a"].fault = SourceFault.NONE
+        await eventually(lambda: voters_of(cluster) == {frozenset("abc")})
+        await cluster["a"].running.propose(b"y")
+        assert cluster_ids(cluster) == before
+
+    simulate(main)
+
+
 def test_word_of_a_cluster_keeps_a_lost_founder_from_founding(caplog: pytest.LogCaptureFixture) -> None:
     """Its members do not answer, and new nodes wait for it: it could found another, and rather waits."""
     caplog.set_level(logging.INFO, "clustercore")
