@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from clustercore.sync.kinds import LIFE_GROUP, decode_fields, encode_fields
 from clustercore.sync.merge import precedence
 from clustercore.sync.replica import Slot
-from clustercore.sync.writes import Past, Write
+from clustercore.sync.writes import GroupState, Past, Write
 
 __all__ = [
     "covered_by",
@@ -86,25 +86,32 @@ def _as_tombstone(write: Write) -> tuple[int, int, bool, bytes, bytes, str]:
     return stamp.version, stamp.time, True, stamp.node_id.encode(), b"", stamp.writer
 
 
-def next_version(slots: Slots, group: str, *, is_weak: bool) -> int:
+def next_version(slots: Slots, group: str, collected: GroupState | None, *, is_weak: bool) -> int:
     """Return the version of the next write of a group: above all that matter to it.
 
     A weak write counts on its own, so that heartbeats do not outvote edits.
+
+    Args:
+        slots: What is held of the entity.
+        group: Which.
+        collected: The tombstone of the entity that was collected here, if one was: others may hold it still.
+        is_weak: Whether the write is.
     """
     versions = [head.stamp.version for head in slots[group].state.heads] if group in slots else []
     if not is_weak:
-        versions += [head.stamp.version for head in (*_living(slots), *tombstones(slots))]
+        gone = () if collected is None else collected.heads
+        versions += [head.stamp.version for head in (*_living(slots), *tombstones(slots), *gone)]
     return 1 + max(versions, default=0)
 
 
-def past_for(slots: Slots, group: str) -> dict[str, int]:
+def past_for(slots: Slots, group: str, collected: GroupState | None) -> dict[str, int]:
     """Return what a write of a group that is made here knows of: the group, and deletions with what they cover."""
     past = dict(slots[group].state.seen) if group in slots else {}
-    if group == LIFE_GROUP:
-        return past
-    life = slots.get(LIFE_GROUP)
-    if life is not None:
-        for known in (life.state.seen, *(covered_by(head).get(group, {}) for head in life.state.heads)):
+    lives = [slots[LIFE_GROUP].state] if LIFE_GROUP in slots else []
+    if collected is not None:
+        lives.append(collected)
+    for life in lives:
+        for known in (life.seen, *(covered_by(head).get(group, {}) for head in life.heads)):
             for writer, time in known.items():
                 if past.get(writer, -1) < time:
                     past[writer] = time

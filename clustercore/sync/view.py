@@ -146,7 +146,8 @@ class EntityView:
         slots = self._slots(kind, entity_id)
         if not life.is_alive(slots):
             return None
-        version = life.next_version(slots, LIFE_GROUP, is_weak=False)
+        collected = self._replica.collected.get((kind.name, entity_id))
+        version = life.next_version(slots, LIFE_GROUP, collected, is_weak=False)
         value = life.tombstone_value(slots)
         return [self._change(kind, entity_id, LIFE_GROUP, value, time, version, is_weak=False)]
 
@@ -187,6 +188,7 @@ class EntityView:
         slots = self._slots(kind, entity_id)
         changed = [group for group, value in values.items() if not is_alive or value != held.get(group)]
         weak = {group for group in changed if is_alive and kind.is_weak(group)}
+        collected = self._replica.collected.get((kind.name, entity_id))
         return [
             self._change(
                 kind,
@@ -194,7 +196,7 @@ class EntityView:
                 group,
                 values[group],
                 time,
-                life.next_version(slots, group, is_weak=group in weak),
+                life.next_version(slots, group, collected, is_weak=group in weak),
                 is_weak=group in weak,
             )
             for group in changed
@@ -214,7 +216,7 @@ class EntityView:
         key: EntityKey = (kind.name, entity_id)
         slots = self._replica.entities.get(key, {})
         writer = self._replica.writer
-        past = life.past_for(slots, group)
+        past = life.past_for(slots, group, self._replica.collected.get(key))
         heads = slots[group].state.heads if group in slots else ()
         base = pick(heads, kind.resolver_of(group))[0] if heads else None
         oldest = 0 if self._past_ms is None else max(0, time - (self._past_ms << LOGICAL_BITS))

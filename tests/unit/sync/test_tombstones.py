@@ -101,6 +101,39 @@ async def test_collected_tombstone_still_decides_as_if_it_were_there() -> None:
         assert a.get(UAV, "won") == Uav("2")
 
 
+@pytest.mark.parametrize("who_deletes", ["a", "b"])
+async def test_created_anew_after_the_collection_is_there_where_the_tombstone_still_is(who_deletes: str) -> None:
+    """Whoever collected first knows of the deletion by the ledger, and what is written there is above it."""
+    wall, told = Wall(), list[StoreEvent]()
+    async with (
+        make_store("a", wall=wall, on_event=told.append) as a,
+        make_store("b", wall=wall, on_event=told.append) as b,
+    ):
+        await a.put(UAV, "u1", Uav("idle"))
+        await a.update(UAV, "u1", status="busy")
+        await exchange(a, b)
+        await (a if who_deletes == "a" else b).delete(UAV, "u1")
+        await exchange(a, b)
+        wall.now_ms += 2 * DAY_MS
+        assert await a.collect_tombstones({B: a.seq}) == 1
+
+        await a.put(UAV, "u1", Uav("new"))
+        await exchange(a, b)
+        assert b.get(UAV, "u1") == a.get(UAV, "u1") == Uav("new")
+        assert not list(b.conflicts)
+
+        # Also when that one is gone everywhere, or the entity is deleted once more.
+        assert await b.collect_tombstones({A: b.seq}) == 1
+        await exchange(a, b)
+        assert b.get(UAV, "u1") == Uav("new")
+        assert a.canonical_bytes() == b.canonical_bytes()
+        await a.delete(UAV, "u1")
+        await exchange(a, b)
+        assert b.get(UAV, "u1") is None
+        assert a.canonical_bytes() == b.canonical_bytes()
+        assert not told
+
+
 async def test_tombstone_of_what_was_created_anew_is_collected_alone() -> None:
     """The living entity stays as it is; the next edit is no conflict with the deletion on who has it still."""
     wall = Wall()
