@@ -16,7 +16,7 @@ from clustercore.sync.conflict_log import Conflict
 from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind
 from clustercore.sync.merge import pick
 from clustercore.sync.replica import EntityKey, Replica, Slot
-from clustercore.sync.writes import LOGICAL_BITS, GroupState, Stamp, Write, split_time
+from clustercore.sync.writes import LOGICAL_BITS, MAX_VERSION, GroupState, Stamp, Write, split_time
 
 __all__ = ["EntityView"]
 
@@ -214,6 +214,9 @@ class EntityView:
         is_weak: bool,
     ) -> Change:
         key: EntityKey = (kind.name, entity_id)
+        if version > MAX_VERSION:
+            # Nobody could read it, and the next start of this store would fail over it.
+            raise InvalidCommand(f"{kind.name} {entity_id!r} has a write of version {MAX_VERSION}: damage, never edits")
         slots = self._replica.entities.get(key, {})
         writer = self._replica.writer
         past = life.past_for(slots, group, self._replica.collected.get(key))

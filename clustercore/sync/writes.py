@@ -26,8 +26,8 @@ import attrs
 from clustercore.interfaces import ConfigError, Edit, EditStamp, HybridTime, MalformedMessage, NodeId, encode_varint
 from clustercore.raft.types import show_length
 
-__all__ = ["LOGICAL_BITS", "GroupState", "Past", "Stamp", "Write", "decode_group_state", "join_time", "known_by"]
-__all__ += ["split_time", "writer_of"]
+__all__ = ["LOGICAL_BITS", "MAX_VERSION", "GroupState", "Past", "Stamp", "Write", "decode_group_state", "join_time"]
+__all__ += ["known_by", "split_time", "writer_of"]
 
 # For each writer, a time; see ``Stamp.time``.
 Past = Mapping[str, int]

@@ -6,7 +6,8 @@ import attrs
 import pytest
 
 from clustercore.interfaces import ConfigError, InvalidCommand, LogCorrupt, NodeId, NodeStopped
-from clustercore.sync import EntityKind, EntityStore, HybridLogicalClock, MergeOutcome
+from clustercore.sync import Change, EntityKind, EntityStore, GroupState, HybridLogicalClock, MergeOutcome
+from clustercore.sync.writes import MAX_VERSION, Stamp, Write
 from clustercore_memory import MemoryRecords
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall, exchange, make_store
 
@@ -218,3 +219,20 @@ async def test_field_of_a_newer_version_survives_an_older_node() -> None:
 
         assert newer.get(NEWER_UAV, "u1") == NewerUav("busy", 50, "7.1", current_mission_id="m1")
         assert newer.canonical_bytes() == older.canonical_bytes()
+
+
+async def test_edit_above_the_highest_version_is_refused_and_the_store_opens_again() -> None:
+    """What a damaged peer says is kept; an edit of it would be a record that nobody can read."""
+    records = MemoryRecords()
+    async with make_store("a", records=records) as store:
+        await store.put(UAV, "u1", Uav("idle"))
+        (first, *_) = store.changes().changes
+        damaged = GroupState.of(Write(Stamp(MAX_VERSION, 1, "b#1"), None, (), b'{"status":"busy"}'))
+        await store.apply([Change("uav", "u1", first.group, damaged)])
+
+        with pytest.raises(InvalidCommand, match="damage, never edits"):
+            await store.put(UAV, "u1", Uav("new"))
+        held = store.canonical_bytes()
+
+    async with make_store("a", records=records) as store:
+        assert store.canonical_bytes() == held
