@@ -138,7 +138,8 @@ class EntityKind(Generic[E]):
         authority: Whether edits are merged, or put in order by the Raft log.
         converter: A cattrs converter to JSON values, for fields that the default one does not know.
 
-    Raises: ConfigError if a field is not there, or is in two groups, or a name is empty or too long.
+    Raises: ConfigError if a field is not there, or is in two groups, or a name is empty or too long, or an argument is
+        of another type than it says.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class EntityKind(Generic[E]):
         if not attrs.has(entity_class):
             raise ConfigError(f"kind {name!r}: {entity_class!r} is no attrs class")
         self.entity_class = entity_class
-        self.authority = authority
+        self.authority = _checked_authority(name, authority)
         self.id_field = id_field
         self.updated_field = updated_field
         self.converter = make_converter() if converter is None else converter
@@ -165,7 +166,7 @@ class EntityKind(Generic[E]):
         self._aliases = {field: attribute.alias or field for field, attribute in fields.items()}
         self._types = {field: get_type_hints(entity_class).get(field, Any) for field in fields}
         self._defaulted = {field for field, attribute in fields.items() if attribute.default is not attrs.NOTHING}
-        self.key_fields = tuple(key_fields)
+        self.key_fields = _several(key_fields, f"kind {name!r}: key_fields")
         self._check_named([*self.key_fields, *filter(None, (id_field, updated_field))], fields)
         # By name; every field but the derived ones is in one.
         self.groups: Mapping[str, FieldGroup] = self._make_groups(groups)
@@ -200,17 +201,16 @@ class EntityKind(Generic[E]):
         made: dict[str, FieldGroup] = {}
         free = [field for field in self._types if field not in derived]
         for name, given in groups.items():
-            group = given if isinstance(given, FieldGroup) else FieldGroup(tuple(given))
+            what = f"kind {self.name!r}, group {name!r}"
+            group = _checked_group(given, what)
             _checked_name(name, f"the name of a field group of kind {self.name!r}")
             self._check_named(group.fields, self._types)
             for field in group.fields:
                 if field not in free:
-                    raise ConfigError(
-                        f"kind {self.name!r}, group {name!r}: the field {field!r} is in another group, or derived"
-                    )
+                    raise ConfigError(f"{what}: the field {field!r} is in another group, or derived")
                 free.remove(field)
             if not group.fields:
-                raise ConfigError(f"kind {self.name!r}, group {name!r} has no fields")
+                raise ConfigError(f"{what} has no fields")
             made[name] = group
         if free:
             if "rest" in made:
@@ -310,6 +310,31 @@ def _as_moment(kind: Any, time: HybridTime) -> Any:
     if kind is datetime:
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time.physical_ms)
     return time.physical_ms
+
+
+def _checked_authority(kind: str, authority: object) -> Authority:
+    # The string "raft" in its place would be taken for another authority than RAFT: edits would be merged.
+    if not isinstance(authority, Authority):
+        allowed = " or ".join(str(each) for each in Authority)
+        raise ConfigError(f"kind {kind!r}: authority is {authority!r}; it must be {allowed}")
+    return authority
+
+
+def _checked_group(given: FieldGroup | Sequence[str], what: str) -> FieldGroup:
+    if not isinstance(given, FieldGroup):
+        return FieldGroup(_several(given, what))
+    _several(given.fields, what)
+    resolver: object = given.resolver
+    if resolver is not None and not isinstance(resolver, ConflictResolver):
+        raise ConfigError(f"{what}: resolver is {resolver!r}; it must be a ConflictResolver, such as MaxResolver()")
+    return given
+
+
+def _several(names: Sequence[str], what: str) -> tuple[str, ...]:
+    # A string is a sequence of strings too: of its letters.
+    if isinstance(names, str):
+        raise ConfigError(f"{what}: {names!r} is one name; give a tuple of names: ({names!r},)")
+    return tuple(names)
 
 
 def _checked_name(name: str, what: str) -> str:

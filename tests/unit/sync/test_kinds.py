@@ -29,6 +29,10 @@ class Area:
     _note: str = ""
 
 
+# What a type checker would refuse.
+ONE_NAME: Any = "status"
+NO_RESOLVER: Any = MaxResolver
+
 AREA = EntityKind("area", Area, id_field="area_id", updated_field="changed")
 
 
@@ -86,6 +90,11 @@ def test_what_is_no_value_is_refused() -> None:
         ("'rest' has others", {"groups": {"rest": ["status"]}}),
         ("name of a field group", {"groups": {"": ["status"]}}),
         ("in another group, or derived", {"groups": {"x": ["status"]}, "id_field": "status"}),
+        ("key_fields: 'status' is one name", {"key_fields": "status"}),
+        ("group 'x': 'status' is one name", {"groups": {"x": "status"}}),
+        ("group 'x': 'status' is one name", {"groups": {"x": FieldGroup(ONE_NAME)}}),
+        ("resolver is <class .*; it must be", {"groups": {"x": FieldGroup(("status",), NO_RESOLVER)}}),
+        ("authority is 'raft'; it must be Authority.MERGE or Authority.RAFT", {"authority": "raft"}),
     ],
 )
 def test_declaration_is_checked(message: str, options: dict[str, Any]) -> None:
