@@ -105,7 +105,7 @@ class _File:
 
     def __attrs_post_init__(self) -> None:
         if not self.node_id:
-            raise ValueError('node_id = "" is not allowed; it must be the name of one of the voters')
+            raise ValueError('node_id = "" is not allowed; it must be the name of this node, such as "n1"')
         if self.voters is not None and len(set(self.voters)) < len(self.voters):
             raise ValueError(
                 f"voters = {show(list(self.voters))} is not allowed; it must be a list of node ids, each once"

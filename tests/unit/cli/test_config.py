@@ -141,7 +141,7 @@ def test_node_that_is_to_form_a_cluster_does_not_join_one(write: Write) -> None:
         (('node_id = "n1"', "node_id = 1"), "node.toml: node_id = 1 is not allowed; it must be a string"),
         (
             ('node_id = "n1"', 'node_id = ""'),
-            'node.toml: node_id = "" is not allowed; it must be the name of one of the voters',
+            'node.toml: node_id = "" is not allowed; it must be the name of this node, such as "n1"',
         ),
         (('node_id = "n1"', 'node_id = "n9"'), 'node.toml: node_id = "n9" is not allowed; voters names n1, n2'),
         (
