@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from clustercore.interfaces import Applied, Consistency, ProposalRefused
+from clustercore.runtime.first_election import tell_who_is_missing
 from clustercore.runtime.sessions import Session
 from clustercore.testing import MapPut
 from tests.simulation.cancelling import Attempt, Moment, cancel_at_every_checkpoint, running_tasks
@@ -26,6 +27,9 @@ PREFIX = "k "
 
 # Virtual seconds in which a call that was cancelled, or what it began that goes on by itself, has come to its end.
 PATIENCE_S = 10.0
+
+# The task that ends by itself some time after a cluster's first election.
+WATCH_OF_FIRST_ELECTION = f"{tell_who_is_missing.__module__}.{tell_who_is_missing.__qualname__}"
 
 
 @attrs.define(eq=False)
@@ -102,12 +106,16 @@ class Bench:
         )
 
     async def connect(self) -> None:
-        """Let every node lead once: a link is opened when it is first needed, and its tasks stay."""
+        """Let every node lead once: a link is opened when it is first needed, and its tasks stay.
+
+        And see the last of those that only look after the first election.
+        """
         for machine in self.cluster.on:
             leader = await self.cluster.leader()
             if leader is not machine:
                 await leader.running.transfer_leadership(machine.name)
             await self.settle()
+        await eventually(lambda: WATCH_OF_FIRST_ELECTION not in running_tasks())
 
     async def settle(self) -> None:
         """See that every node serves, and let what goes on by itself come to its end."""
