@@ -1,4 +1,8 @@
-"""Node: a member of a cluster, as an async context manager."""
+"""Node: a member of a cluster, as an async context manager.
+
+Long because it is all that an application calls, each call with its contract; what is done is done by the parts that
+``Assembly`` joins.
+"""
 
 from __future__ import annotations
 

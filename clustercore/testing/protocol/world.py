@@ -3,6 +3,8 @@
 Nothing here decides what happens next: a test, a transcript, a seed or Hypothesis does, one event at a time. The world
 carries out effects exactly as ``clustercore.raft.effects`` asks, and no better: a write is on the disk only after
 ``sync``, the core hears of it only after ``report``, and a crash may keep any prefix of what was under way.
+
+Long because all events of a schedule are here: each is a few lines, and changes the one state that they share.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ the boundary's number, and so the same in each run. What is found again is what 
 is what the contract of Storage allows. For ``append`` it is the old log; or the replaced suffix gone and any number of
 the new entries, from none to all. Other writes are there wholly or not at all.
 
+Long because each call of the storage is a write of the disk: its checks and its boundaries are read together.
+
 Faults that are no crash: ``fail_fsync_at``, ``fill_at``, ``stall``, ``flip_bit``, ``misdirect``.
 """
 

@@ -3,6 +3,8 @@
 A run has two phases. In the *safety* phase anything may happen that a cluster bears, and nothing wrong may be done. In
 the *liveness* phase a majority by chance is mended, which must elect, serve and agree; then the others are, and must
 catch up. In the end all state machines must be equal, and an idle cluster must fall quiet.
+
+Long because ``Simulation``, which is most of it, is all that a scenario may do, each thing with its contract.
 """
 
 from __future__ import annotations
