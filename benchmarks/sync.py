@@ -34,20 +34,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from clustercore.interfaces import NodeId
 from clustercore.sync import EntityKind, EntityStore, FieldGroup, HybridLogicalClock, SyncConfig, SyncKind
+from clustercore.sync.blocks import encode_block
+from clustercore.sync.comparison import BucketsRequest, CompareRequest, FetchRequest
 from clustercore.sync.fetching import Fetching, SessionResult
-from clustercore.sync.messages import (
-    BucketsRequest,
-    CompareRequest,
-    FetchRequest,
-    OpenRequest,
-    PullRequest,
-    SyncMessage,
-    encode_block,
-)
+from clustercore.sync.messages import OpenRequest, PullRequest
 from clustercore.sync.schedule import PeerSchedule
 from clustercore.sync.source import Source
 from clustercore.sync.statistics import PeerStatistics
 from clustercore.sync.trees import DigestTrees
+from clustercore.sync.wire import SyncMessage
 from clustercore_lww import MaxResolver
 from clustercore_memory import MemoryRecords
 

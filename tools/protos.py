@@ -2,9 +2,10 @@
 
 Usage: python tools/protos.py [--check]
 
-Each .proto file below becomes a package of betterproto2 messages, inside the plugin that speaks it. A generated package
-is written whole and never by hand. Run it from the project's environment: protoc comes from grpcio-tools, the plugin
-and the formatter it calls are found beside this interpreter.
+A .proto file becomes a package of betterproto2 messages, inside the plugin that speaks it. A generated package is
+written whole and never by hand. The framework depends on no protobuf library: of what it encodes itself only the
+descriptor is generated, for whoever asks a node what it speaks. Run it from the project's environment: protoc comes
+from grpcio-tools, the plugin and the formatter it calls are found beside this interpreter.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ PACKAGES = {
     "clustercore/v1/raft.proto": ROOT / "plugins/clustercore_grpc/_proto",
     "clustercore/v1/kv.proto": ROOT / "plugins/clustercore_kv/_proto",
 }
+# From a file under protos/ to the module that holds its descriptor.
+DESCRIPTORS = {
+    "clustercore/v1/sync.proto": ROOT / "clustercore/sync/_proto/sync.py",
+    "clustercore/v1/conflicts.proto": ROOT / "clustercore/sync/_proto/conflicts.py",
+}
 
 # The plugin formats its output with the ruff settings of the folder it runs in. They are part of what is generated,
 # so they are fixed here: a change to the project's own style leaves generated code alone.
@@ -42,24 +48,29 @@ def main() -> int:
     check: bool = parser.parse_args().check
 
     described = {path.relative_to(PROTOS).as_posix() for path in PROTOS.rglob("*.proto")}
-    if described != set(PACKAGES):
-        print(f"protos/ holds {sorted(described)}, this script knows {sorted(PACKAGES)}", file=sys.stderr)
+    if described != PACKAGES.keys() | DESCRIPTORS.keys():
+        known = sorted(PACKAGES.keys() | DESCRIPTORS.keys())
+        print(f"protos/ holds {sorted(described)}, this script knows {known}", file=sys.stderr)
         return 1
 
-    drifted = False
-    for proto, package in PACKAGES.items():
+    drifted: list[str] = []
+    for proto, target in (PACKAGES | DESCRIPTORS).items():
         with tempfile.TemporaryDirectory() as scratch:
             fresh = generate(proto, Path(scratch))
+            if proto in DESCRIPTORS:
+                fresh = fresh / "descriptor.py"
             if check:
-                for line in compare(package, fresh):
-                    drifted = True
-                    print(line)
+                drifted += compare(target, fresh)
+            elif fresh.is_dir():
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(fresh, target)
             else:
-                shutil.rmtree(package, ignore_errors=True)
-                shutil.copytree(fresh, package)
+                shutil.copyfile(fresh, target)
+    for line in drifted:
+        print(line)
     if drifted:
         print("The code above and protos/ have drifted apart; run `make protos`.", file=sys.stderr)
-    return int(drifted)
+    return int(bool(drifted))
 
 
 def generate(proto: str, scratch: Path) -> Path:
@@ -111,7 +122,7 @@ def compare(committed: Path, fresh: Path) -> list[str]:
     old, new = read_tree(committed), read_tree(fresh)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
-            shown = committed.relative_to(ROOT) / name
+            shown = (committed / name).relative_to(ROOT)
             before, after = (tree.get(name, "").splitlines() for tree in (old, new))
             names = (f"{shown} (committed)", f"{shown} (generated)")
             report += difflib.unified_diff(before, after, *names, n=1, lineterm="")
@@ -121,7 +132,9 @@ def compare(committed: Path, fresh: Path) -> list[str]:
 
 
 def read_tree(folder: Path) -> dict[str, str]:
-    """Return the text of each file under ``folder`` by its path from there, without bytecode."""
+    """Return the text of each file under ``folder`` by its path from there, without bytecode; or that of a file."""
+    if folder.is_file():
+        return {"": folder.read_text(encoding="utf-8")}
     return {
         path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
         for path in folder.rglob("*")

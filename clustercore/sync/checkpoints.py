@@ -10,7 +10,7 @@ replication protocol, section "Retrieve Replication Logs").
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from itertools import accumulate
 
 import attrs
 
@@ -80,25 +80,20 @@ def decode_cursor(data: bytes) -> Cursor:
 
     Raises: MalformedMessage if it is none.
     """
-    seq, kept_back = 0, []
+    seq, steps = 0, list[int]()
     try:
         for number, _, value in read_fields(data):
             if number == 1 and isinstance(value, int):
                 seq = value
-            elif number == 2 and isinstance(value, bytes):
-                kept_back = list(_sums(unpack_varints(value)))
+            elif number == 2:
+                # Protobuf's readers take a repeated number packed, and one by one.
+                steps += (value,) if isinstance(value, int) else unpack_varints(value)
     except MalformedBytes as error:
         raise MalformedMessage(f"a cursor of {len(data)} bytes cannot be read: {error}") from error
+    kept_back = list(accumulate(steps))
     if kept_back != sorted(set(kept_back)) or len(kept_back) > MAX_KEPT_BACK or (kept_back and kept_back[-1] > seq):
         raise MalformedMessage(f"a cursor at {seq} keeps back {len(kept_back)} changes that are no such list")
     return Cursor(seq, tuple(kept_back))
-
-
-def _sums(steps: Iterable[int]) -> Iterable[int]:
-    total = 0
-    for step in steps:
-        total += step
-        yield total
 
 
 @attrs.frozen

@@ -23,6 +23,7 @@ from clustercore.interfaces import (
     encode_field,
     split_fields,
 )
+from clustercore.sync._proto.conflicts import FILE_DESCRIPTOR
 from clustercore.sync.conflict_log import Conflict, ConflictLog
 
 __all__ = ["ConflictClient", "ConflictDesk"]
@@ -48,7 +49,8 @@ class ConflictDesk(NodeCompanion):
 
     def services(self, node: NodeHandle) -> Sequence[Service]:
         """Return the service."""
-        return [Service(SERVICE, {"List": self._list, "Show": self._show, "Restore": self._write_back})]
+        answers = {"List": self._list, "Show": self._show, "Restore": self._write_back}
+        return [Service(SERVICE, answers, descriptor=FILE_DESCRIPTOR)]
 
     async def run(self, site: NodeSite) -> None:
         """There is nothing to do but answer."""

@@ -18,30 +18,33 @@ import trio
 from clustercore.interfaces import LinkClosed, NodeId
 from clustercore.sync.changes import Change
 from clustercore.sync.checkpoints import START, Checkpoint, Cursor, incoming_name, read_checkpoint
-from clustercore.sync.digests import leaf_of
-from clustercore.sync.entities import EntityStore
-from clustercore.sync.messages import (
+from clustercore.sync.comparison import (
     BucketsRequest,
     BucketsResponse,
     CompareRequest,
     CompareResponse,
-    Delta,
-    Fetched,
     FetchRequest,
+    FetchResponse,
     LeafStamps,
-    Opened,
+    Place,
+)
+from clustercore.sync.digests import SHORT_BYTES, leaf_of
+from clustercore.sync.entities import EntityStore
+from clustercore.sync.messages import (
     OpenRequest,
+    OpenResponse,
     PullRequest,
+    PullResponse,
     PushRequest,
     PushResponse,
     Resync,
     ResyncReason,
-    SyncMessage,
 )
 from clustercore.sync.schedule import SyncConfig, SyncKind
 from clustercore.sync.source import Source, filter_hash
 from clustercore.sync.statistics import PeerStatistics, RepairedByFull, SyncProgress, is_applied
 from clustercore.sync.trees import DigestTrees
+from clustercore.sync.wire import SyncMessage, cut
 
 __all__ = ["Call", "Fetching", "SessionResult"]
 
@@ -190,7 +193,7 @@ class Fetching:
             cursor=START if stored is None else stored.cursor,
             session_id=b"" if stored is None else stored.session_id,
         )
-        opened = await self._ask("Open", request, Opened)
+        opened = await self._ask("Open", request, OpenResponse)
         if await self._source.hear(opened, self._peer):
             raise _MustResync(ResyncReason.WENT_BACK)
         self._session_id, self._source_epoch, self._own_epoch = opened.session_id, opened.epoch, own_epoch
@@ -228,14 +231,15 @@ class Fetching:
                 max_changes=self._config.max_batch_changes,
                 max_bytes=self._config.max_batch_bytes,
             )
-            delta = await self._ask("Pull", request, Delta)
-            if not delta.start.is_within(cursor) or not cursor.is_within(delta.end):
+            delta = await self._ask("Pull", request, PullResponse)
+            end = delta.reached
+            if not delta.start.is_within(cursor) or not cursor.is_within(end):
                 # Applied, it would leave a hole behind (Almeida et al., "Delta State Replicated Data Types", 2018,
                 # section 6: the causal delta-merging condition).
                 raise _MustResync(ResyncReason.GAP)
-            self._statistics.kept_back += len(set(delta.end.kept_back).difference(cursor.kept_back))
-            if delta.changes or delta.end != cursor:
-                await self._apply(delta.changes, delta.end)
+            self._statistics.kept_back += len(set(end.kept_back).difference(cursor.kept_back))
+            if delta.changes or end != cursor:
+                await self._apply(delta.changes, end)
             self._statistics.lag_changes = delta.behind
             if not delta.has_more:
                 return
@@ -293,8 +297,8 @@ class Fetching:
         self._statistics.digest_rounds += 1
         seq = answer.seq
         for kind, theirs in answer.buckets:
-            mine = self._trees.of(kind).buckets(salt)
-            differing = [bucket for bucket, (one, other) in enumerate(zip(mine, theirs, strict=True)) if one != other]
+            pairs = zip(self._trees.of(kind).buckets(salt), cut(theirs, SHORT_BYTES), strict=True)
+            differing = [bucket for bucket, (one, other) in enumerate(pairs) if one != other]
             seq = max(seq, await self._fetch(kind, salt, await self._differing_leaves(kind, salt, differing)))
         await self._apply((), Cursor(max(answer.seq, self._cursor.floor)))
         self._must_compare = False
@@ -313,12 +317,12 @@ class Fetching:
         return [
             leaf
             for bucket, shorts in zip(buckets, answer.leaves, strict=True)
-            for leaf in tree.differing_leaves(bucket, salt, shorts)
+            for leaf in tree.differing_leaves(bucket, salt, cut(shorts, SHORT_BYTES))
         ]
 
     async def _fetch(self, kind: str, salt: bytes, leaves: list[int]) -> int:
         """Fetch what is in some leaves; return where the peer was then, by its count."""
-        after: tuple[str, str] | None = None
+        after: Place | None = None
         seq = 0
         while leaves:
             asked = tuple(self._stamps_of(kind, salt, leaves))
@@ -331,7 +335,7 @@ class Fetching:
                 max_changes=self._config.max_batch_changes,
                 max_bytes=self._config.max_batch_bytes,
             )
-            answer = await self._ask("Fetch", request, Fetched)
+            answer = await self._ask("Fetch", request, FetchResponse)
             self._statistics.digest_rounds += 1
             if answer.done < len(asked) and not answer.changes:
                 raise LinkClosed(f"{self._peer} answered {answer.done} of {len(asked)} leaves and nothing of the next")
@@ -343,7 +347,7 @@ class Fetching:
             # A leaf that was cut: go on after what came of it.
             last = answer.changes[-1] if answer.changes else None
             is_cut = last is not None and leaves[:1] == [leaf_of(last.entity_id)]
-            after = (last.entity_id, last.group) if last is not None and is_cut else None
+            after = Place(last.entity_id, last.group) if last is not None and is_cut else None
         return seq
 
     def _stamps_of(self, kind: str, salt: bytes, leaves: Sequence[int]) -> Iterator[LeafStamps]:

@@ -27,25 +27,19 @@ from clustercore.interfaces import (
     ServiceTransport,
     TransportError,
 )
+from clustercore.sync._proto.sync import FILE_DESCRIPTOR
 from clustercore.sync.changes import Change, MergeOutcome
 from clustercore.sync.checkpoints import outgoing_name, read_checkpoint
+from clustercore.sync.comparison import BucketsRequest, CompareRequest, FetchRequest
 from clustercore.sync.entities import EntityStore
 from clustercore.sync.fetching import Fetching, SessionResult
 from clustercore.sync.kinds import EntityKind
-from clustercore.sync.messages import (
-    BucketsRequest,
-    CompareRequest,
-    FetchRequest,
-    OpenRequest,
-    PullRequest,
-    PushRequest,
-    PushResponse,
-    SyncMessage,
-)
+from clustercore.sync.messages import OpenRequest, PullRequest, PushRequest, PushResponse, SyncSession
 from clustercore.sync.schedule import PeerSchedule, SyncConfig, SyncKind
 from clustercore.sync.source import Source, filter_hash
 from clustercore.sync.statistics import PeerStatistics, PeerSyncStatus, RepairedByFull, is_applied
 from clustercore.sync.trees import DigestTrees
+from clustercore.sync.wire import SyncMessage
 
 __all__ = ["SERVICE", "PeerResult", "SyncService"]
 
@@ -55,8 +49,8 @@ SERVICE = "clustercore.v1.Sync"
 
 # How often the members are looked at, in seconds: one that is new waits no longer for its first session.
 _LOOK_S = 1.0
-_BY_NUMBER = {1: SyncKind.INCREMENTAL, 2: SyncKind.FULL}
-_NUMBERS = {kind: number for number, kind in _BY_NUMBER.items()}
+_ASKED = {SyncKind.INCREMENTAL: SyncSession.INCREMENTAL, SyncKind.FULL: SyncSession.FULL}
+_KINDS = {session: kind for kind, session in _ASKED.items()}
 
 M = TypeVar("M", bound=SyncMessage)
 
@@ -137,6 +131,7 @@ class SyncService(NodeCompanion):
                     "Fetch": partial(_answer, FetchRequest, source.fetch),
                     "Push": partial(_answer, PushRequest, self._take_pushed),
                 },
+                descriptor=FILE_DESCRIPTOR,
             )
         ]
 
@@ -315,7 +310,7 @@ class SyncService(NodeCompanion):
 
     async def _sync_with(self, peer: _Peer, kind: SyncKind) -> PeerResult:
         result = await self._session(peer, kind)
-        request = PushRequest(node_id=self._store.node_id, session=_NUMBERS[kind])
+        request = PushRequest(node_id=self._store.node_id, session=_ASKED[kind])
         await self._push(peer, request)
         return PeerResult(peer.node_id, None, result)
 
@@ -348,7 +343,7 @@ class SyncService(NodeCompanion):
         """Apply what a peer sends of itself, and begin the session that it asks for."""
         # From nobody in particular: what comes without a checkpoint is told back, should the sender have lost it.
         report = await self._store.apply(request.changes)
-        kind = _BY_NUMBER.get(request.session)
+        kind = _KINDS.get(request.session)
         if kind is not None and self._is_started.is_set() and request.node_id in self._peers:
             peer = self._peers[request.node_id]
             peer.asked_for = kind

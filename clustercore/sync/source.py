@@ -27,26 +27,21 @@ from clustercore.sync.checkpoints import (
     outgoing_name,
     read_checkpoint,
 )
-from clustercore.sync.digests import stamp_of
-from clustercore.sync.entities import EntityStore
-from clustercore.sync.kinds import LIFE_GROUP
-from clustercore.sync.messages import (
+from clustercore.sync.comparison import (
     BucketsRequest,
     BucketsResponse,
     CompareRequest,
     CompareResponse,
-    Delta,
-    Fetched,
     FetchRequest,
-    Opened,
-    OpenRequest,
-    PullRequest,
-    Resync,
-    ResyncReason,
-    SyncMessage,
+    FetchResponse,
 )
+from clustercore.sync.digests import ROOT_BYTES, stamp_of
+from clustercore.sync.entities import EntityStore
+from clustercore.sync.kinds import LIFE_GROUP
+from clustercore.sync.messages import OpenRequest, OpenResponse, PullRequest, PullResponse, Resync, ResyncReason
 from clustercore.sync.schedule import SyncConfig
 from clustercore.sync.trees import DigestTrees
+from clustercore.sync.wire import SyncMessage
 
 __all__ = ["MAX_SESSIONS", "Source", "filter_hash"]
 
@@ -58,6 +53,8 @@ _RUN_BYTES = 4
 _NUMBER_BYTES = 4
 # What a change costs in a block beyond its state, about.
 _OVERHEAD_BYTES = 16
+# The digest of a kind of which there is nothing.
+_NO_RECORDS = bytes(ROOT_BYTES)
 
 
 def filter_hash(kinds: Sequence[str]) -> str:
@@ -101,7 +98,7 @@ class Source:
 
     # --- Sessions ---
 
-    async def open(self, request: OpenRequest) -> Opened:
+    async def open(self, request: OpenRequest) -> OpenResponse:
         """Begin a session, in place of an earlier one with the same receiver and filter.
 
         Cancellation: there may be a session that nobody uses. Raises: StorageError.
@@ -114,7 +111,7 @@ class Source:
         session = self._begin(request)
         await self._acknowledge(session, START if reason else request.cursor, must_compare=bool(reason))
         known = read_checkpoint(store.checkpoint(incoming_name(request.node_id, hashed)), store.epoch)
-        opened = Opened(session_id=session.session_id, epoch=session.own_epoch, reason=reason)
+        opened = OpenResponse(session_id=session.session_id, epoch=session.own_epoch, reason=reason)
         if known is None:
             return opened
         return attrs.evolve(
@@ -124,7 +121,7 @@ class Source:
             known_seq=known.cursor.seq,
         )
 
-    async def hear(self, opened: Opened, peer: NodeId) -> bool:
+    async def hear(self, opened: OpenResponse, peer: NodeId) -> bool:
         """Take note of what a peer knows of this store. Return whether that is more than is here.
 
         Cancellation: as ``open``. Raises: StorageError.
@@ -242,7 +239,7 @@ class Source:
         await self._store.settle()
         return answer
 
-    def _delta(self, session: _Session, request: PullRequest) -> Delta:
+    def _delta(self, session: _Session, request: PullRequest) -> PullResponse:
         now, start = trio.current_time(), request.cursor
         is_windowed = now - session.flushed_at < self._config.window_limit_s
         kept_back: list[int] = []
@@ -277,7 +274,8 @@ class Source:
         if not is_windowed and not has_more:
             session.flushed_at = now
         behind = self._store.seq - end + len(cursor.kept_back)
-        return Delta(start=start, end=cursor, changes=tuple(batch.changes), behind=behind, has_more=has_more)
+        end_cursor = None if cursor == start else cursor
+        return PullResponse(start=start, end=end_cursor, changes=tuple(batch.changes), behind=behind, has_more=has_more)
 
     def _change_at(self, seq: int) -> Change | None:
         found = self._store.changes(seq - 1, 1).changes
@@ -313,9 +311,9 @@ class Source:
         await self._trees.catch_up()
         theirs = dict(request.roots)
         differing = tuple(
-            (kind, self._trees.of(kind).buckets(request.salt))
+            (kind, b"".join(self._trees.of(kind).buckets(request.salt)))
             for kind in self._trees.kinds(session.kinds)
-            if theirs.get(kind, bytes(16)) != self._trees.root(kind)
+            if theirs.get(kind, _NO_RECORDS) != self._trees.root(kind)
         )
         return await self._settled(CompareResponse(seq=self._trees.seq, buckets=differing))
 
@@ -325,7 +323,7 @@ class Source:
         if reason := self._reason_to_open(self._find(request.session_id)):
             return Resync(reason)
         tree = self._trees.of(request.kind)
-        return BucketsResponse(tuple(tree.leaves(bucket, request.salt) for bucket in request.buckets))
+        return BucketsResponse(tuple(b"".join(tree.leaves(bucket, request.salt)) for bucket in request.buckets))
 
     async def fetch(self, request: FetchRequest) -> SyncMessage:
         """Answer with what is in some leaves and not at the receiver, as much as it takes.
@@ -338,10 +336,10 @@ class Source:
             return Resync(reason)
         return await self._settled(self._fetched(request))
 
-    def _fetched(self, request: FetchRequest) -> Fetched:
+    def _fetched(self, request: FetchRequest) -> FetchResponse:
         tree = self._trees.of(request.kind)
         batch = _Batch(request.max_changes, request.max_bytes)
-        after = request.after
+        after = None if request.after is None else (request.after.entity_id, request.after.group)
         for done, wanted in enumerate(request.leaves):
             known = frozenset(wanted.stamps)
             for (entity_id, group), found in tree.leaf(wanted.leaf).in_order():
@@ -349,9 +347,9 @@ class Source:
                     continue
                 change = self._store.state(request.kind, entity_id, group)
                 if change is not None and not batch.take(change):
-                    return Fetched(changes=tuple(batch.changes), done=done, seq=self._store.seq)
+                    return FetchResponse(changes=tuple(batch.changes), done=done, seq=self._store.seq)
             after = None
-        return Fetched(changes=tuple(batch.changes), done=len(request.leaves), seq=self._store.seq)
+        return FetchResponse(changes=tuple(batch.changes), done=len(request.leaves), seq=self._store.seq)
 
 
 class _Batch:

@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from clustercore.interfaces import NodeStopped
-from clustercore.sync.messages import encode_block
+from clustercore.sync.blocks import encode_block
 
 from .kinds import MISSION, UAV
 from .server import Server

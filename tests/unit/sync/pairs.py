@@ -12,21 +12,14 @@ import attrs
 
 from clustercore.interfaces import NodeId
 from clustercore.sync import EntityStore
+from clustercore.sync.comparison import BucketsRequest, CompareRequest, FetchRequest
 from clustercore.sync.fetching import Fetching, SessionResult
-from clustercore.sync.messages import (
-    BucketsRequest,
-    CompareRequest,
-    FetchRequest,
-    OpenRequest,
-    PullRequest,
-    PushRequest,
-    PushResponse,
-    SyncMessage,
-)
+from clustercore.sync.messages import OpenRequest, PullRequest, PushRequest, PushResponse
 from clustercore.sync.schedule import SyncConfig, SyncKind
 from clustercore.sync.source import Source
 from clustercore.sync.statistics import PeerStatistics, RepairedByFull
 from clustercore.sync.trees import DigestTrees
+from clustercore.sync.wire import SyncMessage
 from clustercore_memory import MemoryRecords
 from tests.unit.sync.fleet import Wall, make_store
 

@@ -9,7 +9,7 @@ import trio
 
 from clustercore.interfaces import LinkClosed, NodeId
 from clustercore.sync.checkpoints import Checkpoint, Cursor, incoming_name
-from clustercore.sync.messages import Delta, Resync, ResyncReason
+from clustercore.sync.messages import PullResponse, Resync, ResyncReason
 from clustercore.sync.schedule import SyncKind
 from clustercore.sync.source import filter_hash
 from clustercore_memory import MemoryRecords
@@ -76,12 +76,12 @@ async def test_batches_are_bounded_by_changes_and_by_bytes() -> None:
         for number in range(20):
             await a.store.put(MISSION, f"m{number}", Mission("RUNNING", 1, "x" * 90))
         await a.store.put(MISSION, "large", Mission("RUNNING", 1, "y" * 5000))
-        deltas: list[Delta] = []
+        deltas: list[PullResponse] = []
 
         async def look(method: str, request: bytes) -> bytes:
             response = await a.call(method, request)
             if method == "Pull":
-                deltas.append(Delta.decode(response))
+                deltas.append(PullResponse.decode(response))
             return response
 
         await b.fetch_from(a, call=look)
@@ -383,8 +383,8 @@ async def test_delta_that_begins_after_what_is_here_is_refused() -> None:
             response = await a.call(method, request)
             if method == "Pull" and is_first:
                 is_first = False
-                delta = Delta.decode(response)
-                return Delta(start=Cursor(3), end=delta.end, changes=delta.changes[3:]).encode()
+                delta = PullResponse.decode(response)
+                return PullResponse(start=Cursor(3), end=delta.end, changes=delta.changes[3:]).encode()
             return response
 
         await b.fetch_from(a, call=skip_ahead)
@@ -518,8 +518,8 @@ async def test_what_an_increment_missed_is_counted_when_a_full_sync_brings_it() 
         async def leave_out(method: str, request: bytes) -> bytes:
             response = await a.call(method, request)
             if method == "Pull":
-                delta = Delta.decode(response)
-                return Delta(start=delta.start, end=delta.end, changes=delta.changes[1:]).encode()
+                delta = PullResponse.decode(response)
+                return PullResponse(start=delta.start, end=delta.end, changes=delta.changes[1:]).encode()
             return response
 
         await b.fetch_from(a, call=leave_out)

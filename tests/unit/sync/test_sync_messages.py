@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from clustercore.interfaces import MalformedMessage, NodeId
 from clustercore.sync import Change, GroupState, Stamp, Write
+from clustercore.sync.blocks import decode_block, encode_block
 from clustercore.sync.checkpoints import (
     MAX_KEPT_BACK,
     Checkpoint,
@@ -16,27 +17,29 @@ from clustercore.sync.checkpoints import (
     encode_cursor,
     read_checkpoint,
 )
-from clustercore.sync.digests import BUCKETS, LEAVES, SPLIT
-from clustercore.sync.messages import (
+from clustercore.sync.comparison import (
     BucketsRequest,
     BucketsResponse,
     CompareRequest,
     CompareResponse,
-    Delta,
-    Fetched,
     FetchRequest,
+    FetchResponse,
     LeafStamps,
-    Opened,
+    Place,
+)
+from clustercore.sync.digests import BUCKETS, LEAVES, SHORT_BYTES, SPLIT
+from clustercore.sync.messages import (
     OpenRequest,
+    OpenResponse,
     PullRequest,
+    PullResponse,
     PushRequest,
     PushResponse,
     Resync,
     ResyncReason,
-    SyncMessage,
-    decode_block,
-    encode_block,
+    SyncSession,
 )
+from clustercore.sync.wire import SyncMessage
 
 
 def change(number: int, *, kind: str = "uav", group: str = "status", value: bytes = b'{"status":"idle"}') -> Change:
@@ -58,30 +61,30 @@ MESSAGES: list[SyncMessage] = [
         cursor=Cursor(90, (3, 80)),
         session_id=b"12345678",
     ),
-    Opened(session_id=b"1", epoch="e", reason=ResyncReason.WENT_BACK),
-    Opened(session_id=b"1", epoch="e", known_epoch="f", known_session_id=b"2", known_seq=1 << 40),
+    OpenResponse(session_id=b"1", epoch="e", reason=ResyncReason.WENT_BACK),
+    OpenResponse(session_id=b"1", epoch="e", known_epoch="f", known_session_id=b"2", known_seq=1 << 40),
     PullRequest(session_id=b"1", cursor=Cursor(), max_changes=500, max_bytes=1 << 20),
     PullRequest(session_id=b"1", cursor=Cursor(5, (5,)), max_changes=1, max_bytes=1),
-    Delta(start=Cursor(), end=Cursor()),
-    Delta(start=Cursor(1), end=Cursor(9, (2,)), changes=CHANGES, behind=7, has_more=True),
+    PullResponse(start=Cursor()),
+    PullResponse(start=Cursor(1), end=Cursor(9, (2,)), changes=CHANGES, behind=7, has_more=True),
     Resync(ResyncReason.UNKNOWN_SESSION),
     CompareRequest(session_id=b"1", salt=b"salt", roots=(("uav", bytes(16)), ("mission", bytes(range(16))))),
     CompareResponse(seq=7),
-    CompareResponse(seq=7, buckets=(("uav", SHORTS),)),
+    CompareResponse(seq=7, buckets=(("uav", b"".join(SHORTS)),)),
     BucketsRequest(session_id=b"1", salt=b"salt", kind="uav", buckets=(0, 7, BUCKETS - 1)),
-    BucketsResponse((SHORTS[:SPLIT], SHORTS[SPLIT : 2 * SPLIT])),
+    BucketsResponse((b"leaf" * SPLIT, bytes(SPLIT * SHORT_BYTES))),
     FetchRequest(
         session_id=b"1",
         salt=b"salt",
         kind="uav",
         leaves=(LeafStamps(0, ()), LeafStamps(LEAVES - 1, (b"123456", b"abcdef"))),
-        after=("u1", ""),
+        after=Place("u1", ""),
         max_changes=2,
         max_bytes=3,
     ),
-    Fetched(),
-    Fetched(changes=CHANGES, done=2, seq=99),
-    PushRequest(node_id=NodeId("a"), changes=CHANGES, session=2),
+    FetchResponse(),
+    FetchResponse(changes=CHANGES, done=2, seq=99),
+    PushRequest(node_id=NodeId("a"), changes=CHANGES, session=SyncSession.FULL),
     PushResponse(applied=1, duplicate=2, stale=3, rebuttals=CHANGES[3:]),
 ]
 
@@ -116,12 +119,12 @@ def test_other_bytes_are_malformed_or_a_message(kind: type[SyncMessage], data: b
 @given(data=st.data())
 def test_message_that_is_cut_off_or_changed_raises_nothing_else(data: st.DataObject) -> None:
     """Also in the middle of a block that is compressed."""
-    message = Delta(start=Cursor(), end=Cursor(200), changes=tuple(map(change, range(200))))
+    message = PullResponse(start=Cursor(), end=Cursor(200), changes=tuple(map(change, range(200))))
     encoded = bytearray(message.encode())
     encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
     cut = data.draw(st.integers(0, len(encoded)))
     try:
-        Delta.decode(bytes(encoded[:cut]))
+        PullResponse.decode(bytes(encoded[:cut]))
     except MalformedMessage:
         return
 
@@ -143,7 +146,7 @@ def test_block_of_heartbeats_is_small() -> None:
 
 def test_block_that_would_grow_without_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few bytes that decompress to more than a block may have."""
-    monkeypatch.setattr("clustercore.sync.messages.MAX_BLOCK_BYTES", 10_000)
+    monkeypatch.setattr("clustercore.sync.blocks.MAX_BLOCK_BYTES", 10_000)
     block = encode_block([change(1, value=b"x" * 1_000_000)])
 
     with pytest.raises(MalformedMessage, match="larger than"):
