@@ -7,6 +7,12 @@ OSError as they come. What is so with every file of ours is in ``database_file``
 up the GIL and has to win it back, once a row; and a single INSERT is its own transaction, without BEGIN and COMMIT.
 Medians of 1 / 64 / 512 rows of 64 B: 294 / 375 / 803 us, and 289 / 400 / 1,035 us with ``executemany``
 (``benchmarks/storage_writes.py``); beside a busy event loop, 247 / 356 / 703 us and 287 / 409 / 1,034 us.
+
+*The log is dropped little by little.* To delete a row of more than a page SQLite reads all of its pages. To drop a log
+of a gibibyte in the transaction that installs a snapshot took a second, and 2.7 s where the file was not in memory: so
+long the node wrote nothing, and a leader took its disk for stalled and handed over. So the row of the snapshot says
+where the log begins, and entries below are left over: they are deleted with those that are appended, about twice as
+much, and when the file is opened.
 """
 
 from __future__ import annotations
@@ -15,6 +21,8 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+
+import attrs
 
 from clustercore.interfaces import (
     Entry,
@@ -41,6 +49,13 @@ _ROW_OVERHEAD_BYTES = 16
 # Rows of one INSERT; larger batches take several. SQLite before 3.32 allowed 999 parameters a statement, three a row.
 _MAX_ROWS = 256
 
+# Entries below the beginning of the log that are deleted with each append: of so many bytes, and twice what is
+# appended, so that they get fewer. And in one transaction while the file is opened.
+_DELETED_PER_APPEND_BYTES = 128 << 10
+_DELETED_PER_STEP_BYTES = 16 << 20
+# Of so many rows at most: a thousand are deleted in a millisecond.
+_MAX_DELETED_ROWS = 1024
+
 
 class Database(DatabaseFile):
     """The tables of one storage."""
@@ -53,6 +68,9 @@ class Database(DatabaseFile):
         self._last_index = 0
         # The last entry the snapshot covers; 0 without one. Entries up to it are never written again.
         self._covered_index = 0
+        # Where the log begins. Entries below are left over, and there may be some.
+        self._log_from = 0
+        self._may_have_left_over = False
         # Set when the file is open and its tables are those of this version.
         self._snapshots: SnapshotTables
 
@@ -74,12 +92,41 @@ class Database(DatabaseFile):
 
     def _read_bounds(self) -> None:
         self._snapshots = SnapshotTables(self._connection)
+        # Before anything is deleted by what its row says, the row is checked.
+        stored = self._snapshots.load()
         while self._snapshots.delete_left_over():
             self._checkpoint()
-        (covered,) = self._connection.execute("SELECT max(last_included_index) FROM snapshot").fetchone()
+        if stored is not None:
+            self._covered_index = stored.metadata.last_included_index
+            self._begin_log_at(stored.log_from)
+        while self._delete_left_over(_DELETED_PER_STEP_BYTES):
+            self._checkpoint()
         (last,) = self._connection.execute("SELECT max(entry_index) FROM entries").fetchone()
-        self._covered_index = covered or 0
         self._last_index = max(last or 0, self._covered_index)
+
+    def _begin_log_at(self, index: int) -> None:
+        self._log_from = index
+        self._may_have_left_over = True
+
+    def _delete_left_over(self, max_bytes: int) -> bool:
+        """Delete entries below where the log begins, the oldest first, and one at least; return whether there was any.
+
+        A crash in between leaves fewer of them. They are never read, and never written again.
+        """
+        if not self._may_have_left_over:
+            return False
+        rows = self._connection.execute(
+            "SELECT entry_index, length(encoded) FROM entries WHERE entry_index < ? ORDER BY entry_index LIMIT ?",
+            (self._log_from, _MAX_DELETED_ROWS),
+        ).fetchall()
+        last, size = 0, 0
+        for last, row_bytes in rows:  # noqa: B007 - the one it stops at is used
+            size += row_bytes
+            if size >= max_bytes:
+                break
+        self._connection.execute("DELETE FROM entries WHERE entry_index <= ?", (last,))
+        self._may_have_left_over = bool(rows)
+        return self._may_have_left_over
 
     # -- Reading --
 
@@ -90,7 +137,10 @@ class Database(DatabaseFile):
             self._load_hard_state(),
             None if snapshot is None else snapshot.metadata,
             records.read_entries(
-                self._connection.execute("SELECT entry_index, encoded, checksum FROM entries ORDER BY entry_index")
+                self._connection.execute(
+                    "SELECT entry_index, encoded, checksum FROM entries WHERE entry_index >= ? ORDER BY entry_index",
+                    (self._log_from,),
+                )
             ),
             records.read_identity(
                 self._connection.execute(
@@ -143,12 +193,14 @@ class Database(DatabaseFile):
         self._check_appendable(entries)
         first = entries[0].index
         replaces = first <= self._last_index
-        with self._transaction(needed=replaces or not _fits_one_statement(len(entries))):
+        row_bytes = sum(len(entry.encoded) + _ROW_OVERHEAD_BYTES for entry in entries)
+        is_one_statement = not (replaces or self._may_have_left_over) and _fits_one_statement(len(entries))
+        with self._transaction(needed=not is_one_statement):
             if replaces:
                 self._connection.execute("DELETE FROM entries WHERE entry_index >= ?", (first,))
+            self._delete_left_over(_DELETED_PER_APPEND_BYTES + 2 * row_bytes)
             self._insert(entries)
         self._last_index = entries[-1].index
-        row_bytes = sum(len(entry.encoded) + _ROW_OVERHEAD_BYTES for entry in entries)
         self._wrote(row_bytes + _COMMIT_OVERHEAD_BYTES)
 
     def _insert(self, entries: Sequence[Entry]) -> None:
@@ -186,15 +238,17 @@ class Database(DatabaseFile):
     def install_snapshot(self, metadata: SnapshotMetadata, keep_from: LogIndex | None) -> None:
         """Put a snapshot in place of the stored one, and drop the log below ``keep_from``, or all of it."""
         self._check_snapshot(metadata, keep_from)
-        stored = self._snapshots.draft_of(metadata)
+        covered = metadata.last_included_index
+        log_from = covered + 1 if keep_from is None else keep_from
+        stored = attrs.evolve(self._snapshots.draft_of(metadata), log_from=log_from)
         with self._transaction(needed=True):
             self._snapshots.install(stored)
             if keep_from is None:
-                self._connection.execute("DELETE FROM entries")
-            else:
-                self._connection.execute("DELETE FROM entries WHERE entry_index < ?", (keep_from,))
+                # What contradicts the snapshot's leader. None of it was ever committed, so there is little of it.
+                self._connection.execute("DELETE FROM entries WHERE entry_index > ?", (covered,))
         self._snapshots.installed(stored)
-        self._covered_index = metadata.last_included_index
+        self._begin_log_at(log_from)
+        self._covered_index = covered
         self._last_index = self._covered_index if keep_from is None else max(self._last_index, self._covered_index)
         self._wrote(_COMMIT_OVERHEAD_BYTES)
 

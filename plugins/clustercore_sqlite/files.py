@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # Grows when an older clustercore could not read the tables.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 @attrs.frozen

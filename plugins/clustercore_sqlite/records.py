@@ -41,7 +41,7 @@ __all__ += ["read_hard_state", "read_identity", "read_snapshot", "read_snapshot_
 EntryRow = tuple[int, bytes, int]
 IdentityRow = tuple[str, str, str, int, int, float]
 HardStateRow = tuple[int, str | None, bool, int]
-SnapshotRow = tuple[int, int, bytes, str, int, int, int, int]
+SnapshotRow = tuple[int, int, bytes, str, int, int, int, int, int]
 ChunkRow = tuple[int, int, bytes, int]
 
 
@@ -67,13 +67,16 @@ class StoredSnapshot:
     # Of all its bytes: how many, and their CRC-32.
     size: int
     checksum: int
+    # Where the log begins: entries below are left over. At most one past the last entry covered; 0 if all count.
+    log_from: int = 0
 
 
 # Chunks have numbers of their own, as rows of a mebibyte belong into a tree with small keys.
 SNAPSHOT_TABLES = (
     """CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), last_included_index INTEGER NOT NULL,
     last_included_term INTEGER NOT NULL, configuration BLOB NOT NULL, snapshot_id TEXT NOT NULL,
-    chunks_of INTEGER NOT NULL, size INTEGER NOT NULL, data_checksum INTEGER NOT NULL, checksum INTEGER NOT NULL)""",
+    chunks_of INTEGER NOT NULL, size INTEGER NOT NULL, data_checksum INTEGER NOT NULL, checksum INTEGER NOT NULL,
+    log_from INTEGER NOT NULL DEFAULT 0)""",
     """CREATE TABLE snapshot_chunks (number INTEGER PRIMARY KEY, chunks_of INTEGER NOT NULL, start INTEGER NOT NULL,
     data BLOB NOT NULL, checksum INTEGER NOT NULL)""",
     "CREATE UNIQUE INDEX snapshot_chunks_in_order ON snapshot_chunks (chunks_of, start)",
@@ -122,8 +125,8 @@ def snapshot_row(stored: StoredSnapshot) -> SnapshotRow:
     numbers = metadata.last_included_index, metadata.last_included_term
     configuration = encode_configuration(metadata.configuration)
     rest = stored.chunks_of, stored.size, stored.checksum
-    checksum = _snapshot_checksum(*numbers, configuration, metadata.snapshot_id, *rest)
-    return *numbers, configuration, metadata.snapshot_id, *rest, checksum
+    checksum = _snapshot_checksum(*numbers, configuration, metadata.snapshot_id, *rest, log_from=stored.log_from)
+    return *numbers, configuration, metadata.snapshot_id, *rest, checksum, stored.log_from
 
 
 def chunk_row(chunks_of: int, start: int, data: bytes) -> ChunkRow:
@@ -205,15 +208,15 @@ def read_snapshot(rows: Sequence[tuple[Any, ...]]) -> StoredSnapshot | None:
     """
     if not rows:
         return None
-    *values, checksum = rows[0]
+    *values, checksum, log_from = rows[0]
     index, term, configuration, snapshot_id, chunks_of, size, data_checksum = values
     typed = isinstance(configuration, bytes) and isinstance(snapshot_id, str)
-    typed = typed and all(isinstance(number, int) for number in (index, term, chunks_of, size, data_checksum))
-    if not typed or _snapshot_checksum(*values) != checksum:
+    typed = typed and all(isinstance(number, int) for number in (index, term, chunks_of, size, data_checksum, log_from))
+    if not typed or _snapshot_checksum(*values, log_from=log_from) != checksum:
         raise LogCorrupt(f"the snapshot fails its checksum; {ADVICE}")
     members = _read_members(configuration)
     metadata = SnapshotMetadata(LogIndex(index), Term(term), members, SnapshotId(snapshot_id))
-    return StoredSnapshot(metadata, chunks_of, size, data_checksum)
+    return StoredSnapshot(metadata, chunks_of, size, data_checksum, log_from)
 
 
 def read_chunk(stored: StoredSnapshot, row: tuple[Any, ...] | None) -> tuple[int, bytes]:
@@ -282,11 +285,21 @@ def _identity_checksum(node_id: str, incarnation: str, cluster_id: str, starts: 
 
 
 def _snapshot_checksum(
-    index: int, term: int, configuration: bytes, snapshot_id: str, chunks_of: int, size: int, data_checksum: int
+    index: int,
+    term: int,
+    configuration: bytes,
+    snapshot_id: str,
+    chunks_of: int,
+    size: int,
+    data_checksum: int,
+    *,
+    log_from: int,
 ) -> int:
     name = snapshot_id.encode()
     numbers = struct.pack("<7q", index, term, chunks_of, size, data_checksum, len(configuration), len(name))
-    return zlib.crc32(numbers + configuration + name)
+    # Without a beginning of the log it is what version 4 gave it.
+    begins = struct.pack("<q", log_from) if log_from else b""
+    return zlib.crc32(numbers + configuration + name + begins)
 
 
 def _chunk_checksum(chunks_of: int, start: int, data: bytes) -> int:

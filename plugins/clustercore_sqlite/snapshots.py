@@ -59,7 +59,7 @@ class SnapshotTables:
         """Read and check what is known of the stored snapshot, and that its chunks are there."""
         rows = self._connection.execute(
             "SELECT last_included_index, last_included_term, configuration, snapshot_id, chunks_of, size, "
-            "data_checksum, checksum FROM snapshot"
+            "data_checksum, checksum, log_from FROM snapshot"
         ).fetchall()
         stored = records.read_snapshot(rows)
         if stored is not None:
@@ -166,5 +166,5 @@ def insert_chunk(connection: sqlite3.Connection, chunks_of: int, start: int, dat
 def insert_snapshot(connection: sqlite3.Connection, stored: StoredSnapshot) -> None:
     """Write the row of the stored snapshot in place of the one before."""
     connection.execute(
-        "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)", records.snapshot_row(stored)
+        "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)", records.snapshot_row(stored)
     )

@@ -13,11 +13,21 @@ from collections.abc import Callable
 from clustercore.interfaces import LogIndex, SnapshotId, SnapshotMetadata, Term
 from clustercore_sqlite import records
 from clustercore_sqlite.records import StoredSnapshot
-from clustercore_sqlite.snapshots import insert_chunk, insert_snapshot
+from clustercore_sqlite.snapshots import insert_chunk
 
 __all__ = ["UPGRADES"]
 
 _CHUNK_BYTES = 1 << 20
+
+# As version 4 had them.
+_SNAPSHOT_TABLES_4 = (
+    """CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), last_included_index INTEGER NOT NULL,
+    last_included_term INTEGER NOT NULL, configuration BLOB NOT NULL, snapshot_id TEXT NOT NULL,
+    chunks_of INTEGER NOT NULL, size INTEGER NOT NULL, data_checksum INTEGER NOT NULL, checksum INTEGER NOT NULL)""",
+    """CREATE TABLE snapshot_chunks (number INTEGER PRIMARY KEY, chunks_of INTEGER NOT NULL, start INTEGER NOT NULL,
+    data BLOB NOT NULL, checksum INTEGER NOT NULL)""",
+    "CREATE UNIQUE INDEX snapshot_chunks_in_order ON snapshot_chunks (chunks_of, start)",
+)
 
 
 def _identity_and_founder(connection: sqlite3.Connection) -> None:
@@ -49,7 +59,7 @@ def _snapshot_in_chunks(connection: sqlite3.Connection) -> None:
     ).fetchall()
     found = records.read_snapshot_3(rows)
     connection.execute("DROP TABLE snapshot")
-    for statement in records.SNAPSHOT_TABLES:
+    for statement in _SNAPSHOT_TABLES_4:
         connection.execute(statement)
     if found is None:
         return
@@ -58,12 +68,18 @@ def _snapshot_in_chunks(connection: sqlite3.Connection) -> None:
     for start in range(0, len(data), _CHUNK_BYTES):
         insert_chunk(connection, 1, start, data[start : start + _CHUNK_BYTES])
     metadata = SnapshotMetadata(LogIndex(index), Term(term), members, name)
-    insert_snapshot(connection, StoredSnapshot(metadata, 1, len(data), zlib.crc32(data)))
+    *row, _ = records.snapshot_row(StoredSnapshot(metadata, 1, len(data), zlib.crc32(data)))
+    connection.execute("INSERT INTO snapshot VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def _election_timeout(connection: sqlite3.Connection) -> None:
     """Make room for the election timeout. None is known, and the identity that is there keeps its checksum."""
     connection.execute("ALTER TABLE identity ADD COLUMN election_timeout_s REAL NOT NULL DEFAULT 0")
+
+
+def _beginning_of_log(connection: sqlite3.Connection) -> None:
+    """Make room for where the log begins. All of it counts, and the snapshot that is there keeps its checksum."""
+    connection.execute("ALTER TABLE snapshot ADD COLUMN log_from INTEGER NOT NULL DEFAULT 0")
 
 
 # By the version they start from.
@@ -72,4 +88,5 @@ UPGRADES: dict[int, Callable[[sqlite3.Connection], None]] = {
     2: _members_of_snapshot,
     3: _snapshot_in_chunks,
     4: _election_timeout,
+    5: _beginning_of_log,
 }

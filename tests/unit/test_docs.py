@@ -386,6 +386,8 @@ def test_disk_page_describes_the_checksums() -> None:
     )
     metadata = snapshot(5, 3, name="name").metadata
     members = encode_configuration(metadata.configuration)
-    assert records.snapshot_row(records.StoredSnapshot(metadata, 7, 45, 99))[-1] == zlib.crc32(
-        b"".join(number.to_bytes(8, "little") for number in (5, 3, 7, 45, 99, len(members), 4)) + members + b"name"
-    )
+    summed = b"".join(number.to_bytes(8, "little") for number in (5, 3, 7, 45, 99, len(members), 4)) + members + b"name"
+    stored = records.StoredSnapshot(metadata, 7, 45, 99)
+    assert records.snapshot_row(stored)[-2:] == (zlib.crc32(summed), 0)
+    begins = attrs.evolve(stored, log_from=6)
+    assert records.snapshot_row(begins)[-2:] == (zlib.crc32(summed + (6).to_bytes(8, "little")), 6)

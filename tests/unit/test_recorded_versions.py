@@ -275,9 +275,11 @@ async def test_storage_of_version_1_is_read_and_upgraded(tmp_path: Path) -> None
     assert int.from_bytes(path.read_bytes()[60:64], "big") == files.FORMAT_VERSION
 
 
-@pytest.mark.parametrize(("version", "members"), [(2, Configuration()), (3, MEMBERS), (4, MEMBERS)])
+@pytest.mark.parametrize(
+    ("version", "members", "timeout_s"), [(2, Configuration(), 0), (3, MEMBERS, 0), (4, MEMBERS, 0), (5, MEMBERS, 1.5)]
+)
 async def test_storage_of_a_later_version_is_read_and_upgraded(
-    version: int, members: Configuration, tmp_path: Path
+    version: int, members: Configuration, timeout_s: float, tmp_path: Path
 ) -> None:
     """The snapshot is in chunks then, and has the members that it had; whose storage it is stays."""
     path = copy_of("node.db", tmp_path, DATA / f"disk_{version}")
@@ -288,7 +290,7 @@ async def test_storage_of_a_later_version_is_read_and_upgraded(
 
     name = SnapshotId(f"upgraded-2-1-{hashlib.sha256(b'whole state').hexdigest()}")
     metadata = SnapshotMetadata(index(2), Term(1), members, name)
-    identity = StorageIdentity(N1, "aa", 3, "cc")
+    identity = StorageIdentity(N1, "aa", 3, "cc", timeout_s)
     assert stored == StoredState(HardState(Term(2), N1, is_founder=True), metadata, ENTRIES[1:], identity)
     assert whole == Whole(metadata, b"whole state")
     assert await load(path) == stored
@@ -322,7 +324,7 @@ async def test_upgrade_of_a_storage_that_is_cut_off_is_made_again(tmp_path: Path
     assert (stored.hard_state, stored.entries) == (before.hard_state, before.entries)
 
 
-@pytest.mark.parametrize("folder", ["v1", "disk_2", "disk_3", "disk_4"])
+@pytest.mark.parametrize("folder", ["v1", "disk_2", "disk_3", "disk_4", "disk_5"])
 async def test_node_of_an_older_version_goes_on(folder: str, tmp_path: Path, autojump_clock: MockClock) -> None:
     """A node that is started on what one of an older version left has all its keys, and takes new ones."""
     machine = KeyValueMachine()

@@ -31,8 +31,10 @@ async def written(tmp_path: Path) -> Path:
     async with SqliteStorage(path) as storage:
         await storage.save_identity(StorageIdentity(NodeId("owner"), "once", 3, election_timeout_s=2.5))
         await storage.save_hard_state(HardState(Term(7), NodeId("candidate")))
-        await storage.append(commands(range(1, 200)))
+        await storage.append(commands(range(1, 199)))
         await save_snapshot(storage, snapshot(50, data=STATE), keep_from=40, chunk_bytes=8000)
+        # With it the entries below 40 go.
+        await storage.append(commands([199]))
     return path
 
 
@@ -99,6 +101,8 @@ async def test_sqlite_flipped_bit_in_the_snapshot_is_found_when_it_is_sent(writt
         ("UPDATE snapshot SET last_included_index = 49", "the snapshot fails"),
         ("UPDATE snapshot SET snapshot_id = 'other'", "the snapshot fails"),
         ("UPDATE snapshot SET configuration = 'text'", "the snapshot fails"),
+        ("UPDATE snapshot SET log_from = 41", "the snapshot fails"),
+        ("UPDATE snapshot SET log_from = 'x'", "the snapshot fails"),
         ("DELETE FROM snapshot_chunks WHERE start = 8000", "the snapshot has 13000 bytes, it must have 21000"),
         ("UPDATE entries SET encoded = 5 WHERE entry_index = 99", "log entry 99 fails"),
         ("DELETE FROM entries WHERE entry_index = 198", "log entries 198 to 198 are missing"),

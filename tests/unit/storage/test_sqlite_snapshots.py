@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import attrs
 import pytest
 
-from clustercore.interfaces import HardState, LogCorrupt, LogIndex, NodeId, StorageFull, StoredState, Term
-from clustercore_sqlite import SqliteStorage
-from clustercore_sqlite import database_file as database_module
+from clustercore.interfaces import (
+    Entry,
+    EntryKind,
+    HardState,
+    LogCorrupt,
+    LogIndex,
+    NodeId,
+    StorageFull,
+    StoredState,
+    Term,
+)
+from clustercore_sqlite import SqliteStorage, database, database_file
 from tests.snapshots import Whole, read_snapshot, save_snapshot, snapshot
 from tests.unit.storage.files import commands, copy_storage, flip_bit, load
 
@@ -56,7 +65,7 @@ async def test_sqlite_snapshot_killed_at_any_statement_is_the_old_or_the_new(
 ) -> None:
     """The old one with the old log until the install, the new with the new from then on; and it goes on from there."""
     # Checkpoints come in between too.
-    monkeypatch.setattr(database_module, "CHECKPOINT_BYTES", 50_000)
+    monkeypatch.setattr(database_file, "CHECKPOINT_BYTES", 50_000)
     path = tmp_path / "node.db"
     async with SqliteStorage(path) as storage:
         await storage.save_hard_state(HardState(Term(2), NodeId("a")))
@@ -203,3 +212,108 @@ async def test_sqlite_disk_that_is_full_in_a_snapshot_keeps_the_log(tmp_path: Pa
     async with SqliteStorage(path) as storage:
         await storage.append(commands([8]))
     assert [entry.index for entry in (await load(path)).entries] == [LogIndex(8)]
+
+
+# --- The log that a snapshot covers ---
+
+
+def large(indexes: range) -> list[Entry]:
+    """Entries of 100,000 bytes each: SQLite reads every page of a row that it deletes."""
+    return [Entry.create(LogIndex(index), Term(1), EntryKind.COMMAND, bytes(100_000)) for index in indexes]
+
+
+def entries_in(path: Path, copy: Path) -> list[int]:
+    """Return the indexes of all rows of the log, those that are left over too, in files that are open."""
+    with closing(sqlite3.connect(copy_storage(path, copy))) as connection:
+        return [index for (index,) in connection.execute("SELECT entry_index FROM entries ORDER BY entry_index")]
+
+
+@pytest.mark.parametrize("keep_from", [38, None])
+async def test_sqlite_log_is_not_dropped_in_one_go(tmp_path: Path, keep_from: int | None) -> None:
+    """Its size does not hold up the install (issue 3: a leader handed over, as its disk seemed to stall).
+
+    With each append about twice as much goes as comes, or a little if little comes. None of it is ever read again.
+    """
+    path = tmp_path / "node.db"
+    async with SqliteStorage(path) as storage:
+        await storage.save_hard_state(HardState(Term(2)))
+        await storage.append(large(range(1, 41)))
+
+        await save_snapshot(storage, snapshot(40), keep_from=keep_from, chunk_bytes=CHUNK_BYTES)
+
+        kept = [] if keep_from is None else [38, 39, 40]
+        assert entries_in(path, tmp_path / "copy") == [*range(1, 41)]
+        assert [entry.index for entry in (await storage.load()).entries] == kept
+
+        await storage.append(commands([41]))
+        assert entries_in(path, tmp_path / "copy") == [*range(3, 42)]
+        await storage.append(large(range(42, 44)))
+        assert entries_in(path, tmp_path / "copy") == [*range(9, 44)]
+        for index in range(44, 64):
+            await storage.append(commands([index]))
+        assert entries_in(path, tmp_path / "copy") == [*(kept or []), *range(41, 64)]
+        assert [entry.index for entry in (await storage.load()).entries] == [*kept, *range(41, 64)]
+
+
+async def test_sqlite_log_that_contradicts_a_snapshot_goes_with_it(tmp_path: Path) -> None:
+    """What lies behind the snapshot is not left over: entries of another leader take its indexes."""
+    path = tmp_path / "node.db"
+    async with SqliteStorage(path) as storage:
+        await storage.save_hard_state(HardState(Term(2)))
+        await storage.append(commands(range(1, 10)))
+
+        await save_snapshot(storage, snapshot(5, 2), keep_from=None, chunk_bytes=CHUNK_BYTES)
+
+        assert entries_in(path, tmp_path / "copy") == [1, 2, 3, 4, 5]
+        assert (await storage.load()).entries == ()
+    assert (await load(path)).entries == ()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM entries").fetchone() == (0,)
+
+
+async def test_sqlite_kill_while_a_log_is_dropped_leaves_what_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any statement: the log begins where the snapshot says, and what an append returned for is there."""
+    monkeypatch.setattr(database_file, "CHECKPOINT_BYTES", 50_000)
+    path = tmp_path / "node.db"
+    async with SqliteStorage(path) as storage:
+        await storage.save_hard_state(HardState(Term(2)))
+        await storage.append(large(range(1, 13)))
+        await save_snapshot(storage, snapshot(12), keep_from=11, chunk_bytes=CHUNK_BYTES)
+        with copied_at_each_statement(storage, path, tmp_path / "dropping") as dropping:
+            for index in range(13, 20):
+                await storage.append(commands([index]))
+    assert len(dropping) > 30
+
+    found = [[entry.index for entry in (await load(copy)).entries] for copy in dropping]
+
+    assert all(indexes == [*range(11, 11 + len(indexes))] for indexes in found)
+    assert [len(indexes) for indexes in found] == sorted(map(len, found))
+    assert (found[0], found[-1]) == ([11, 12], [*range(11, 20)])
+
+
+async def test_sqlite_log_that_is_left_over_is_removed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In steps, so that a start that is killed need not begin again."""
+    monkeypatch.setattr(database, "_DELETED_PER_STEP_BYTES", 300_000)
+    path = tmp_path / "node.db"
+    async with SqliteStorage(path) as storage:
+        await storage.save_hard_state(HardState(Term(2)))
+        await storage.append(large(range(1, 21)))
+        await save_snapshot(storage, snapshot(20), keep_from=None, chunk_bytes=CHUNK_BYTES)
+    removed: list[int] = []
+    checkpoint = database.Database._checkpoint
+
+    def count(self: database.Database) -> int:
+        (rows,) = self._connection.execute("SELECT count(*) FROM entries").fetchone()
+        removed.append(rows)
+        return checkpoint(self)
+
+    monkeypatch.setattr(database.Database, "_checkpoint", count)
+
+    stored = await load(path)
+
+    assert (stored.entries, stored.snapshot) == ((), snapshot(20).metadata)
+    assert removed == [20, 17, 14, 11, 8, 5, 2, 0]
