@@ -55,6 +55,7 @@ from clustercore.raft.types import (
 )
 from clustercore.runtime.addresses import is_for_peers
 from clustercore.runtime.applier import Applier
+from clustercore.runtime.causes import Cause
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
 from clustercore.runtime.first_election import tell_who_is_missing
@@ -275,6 +276,7 @@ class Assembly:
             on_configuration_change=self._configuration_changed,
             on_transfer_given_up=self._transfer_given_up,
             may_begin=lambda: self._first_voters is None or self._first_voters.are_there(),
+            write_wait_s=self._writer.wait_s,
         )
 
     def _make_snapshot_sender(self) -> SnapshotSender:
@@ -571,8 +573,16 @@ class Assembly:
         logger.info("node %s goes on leading: the target %s %s", self._node_id, target, failure.value)
         self.hand_overs.given_up(target, failure)
 
-    def _role_changed(self, before: RoleChange, after: RoleChange) -> None:
-        logger.info("node %s: %s in term %d, leader %s", self._node_id, after.role.value, after.term, after.leader_id)
+    def _role_changed(self, before: RoleChange, after: RoleChange, cause: Cause) -> None:
+        logger.log(
+            logging.WARNING if cause.is_trouble else logging.INFO,
+            "node %s: %s in term %d, leader %s%s",
+            self._node_id,
+            after.role.value,
+            after.term,
+            after.leader_id,
+            f"; {cause.text}" if cause.text else "",
+        )
         if before.leader_id is not None and (before.leader_id, before.term) != (after.leader_id, after.term):
             self._forwarder.leader_left(before.leader_id)
         if after.leader_id not in (None, self._node_id):

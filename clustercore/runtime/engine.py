@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -55,6 +56,7 @@ from clustercore.raft.types import (
     WriteId,
 )
 from clustercore.runtime.applier import Applier
+from clustercore.runtime.causes import Cause, Causes, LoopStalls
 from clustercore.runtime.leader_clock import LeaderClock
 from clustercore.runtime.proposals import Group, Proposals, kinds_of
 from clustercore.runtime.reads import Freshness
@@ -64,6 +66,8 @@ from clustercore.runtime.snapshot_sender import SnapshotSender
 from clustercore.runtime.writer import StorageJob
 
 __all__ = ["Engine", "Membership", "Respond"]
+
+logger = logging.getLogger("clustercore")
 
 # Messages that links may queue before the core has seen the first of them; then the links wait, and so do the senders.
 MAX_WAITING_MESSAGES = 256
@@ -104,7 +108,7 @@ class Engine:
         post_job: Callable[[StorageJob], None],
         post_message: Callable[[NodeId, RaftRequest], None],
         snapshot_sender: SnapshotSender,
-        on_role_change: Callable[[RoleChange, RoleChange], None],
+        on_role_change: Callable[[RoleChange, RoleChange, Cause], None],
         wake_forwarder: Callable[[], None],
         on_heard: Callable[[], None],
         on_read_index: Callable[[tuple[ReadId, ...], LogIndex | None], None],
@@ -112,6 +116,7 @@ class Engine:
         on_configuration_change: Callable[[Configuration], None],
         on_transfer_given_up: Callable[[NodeId, TransferFailure], None],
         may_begin: Callable[[], bool] = lambda: True,
+        write_wait_s: Callable[[float], float] = lambda now: 0.0,
     ) -> None:
         """Prepare; ``run`` makes it live."""
         self._core = core
@@ -128,6 +133,8 @@ class Engine:
         self._session_limits = session_limits
         # A leader runs several times in an election timeout; if it did not, it was stopped.
         self._leader_clock = LeaderClock(core.state.config.election_timeout_s)
+        self._stalls = LoopStalls(core.state.config.heartbeat_interval_s)
+        self._causes = Causes(core.state.config, stalls=self._stalls, write_wait_s=write_wait_s)
         # The version of commands that is to be switched on next; 0 if none.
         self._version_to_enable = 0
         self._on_transfer_given_up = on_transfer_given_up
@@ -160,6 +167,13 @@ class Engine:
 
         Raises: InvariantError if the core finds that it broke a rule; nothing more is said after that.
         """
+        trio.lowlevel.add_instrument(self._stalls)
+        try:
+            await self._drive()
+        finally:
+            trio.lowlevel.remove_instrument(self._stalls)
+
+    async def _drive(self) -> None:
         while True:
             # Almost every input moves the deadline to later. The timer stays where it is then, and rings once in vain:
             # that costs less than to set it anew each time.
@@ -177,7 +191,7 @@ class Engine:
         while self._inputs:
             self._inputs.popleft()()
         if self._core.deadline <= trio.current_time():
-            self._carry_out(self._core.time_passed(trio.current_time()))
+            self._pass_time(trio.current_time())
             # A leader that is a majority by itself hears nobody.
             self._on_heard()
         if self._proposals.has_queued and (room_bytes := self._core.proposal_room_bytes) and self._may_begin():
@@ -191,6 +205,14 @@ class Engine:
             self._snapshot_sender.keep_only(self._core.sending)
         if self._core.deadline < self._timer.deadline:
             self._timer.deadline = self._core.deadline
+
+    def _pass_time(self, now: float) -> None:
+        self._causes.time_passes(self._core.state)
+        effects = self._core.time_passed(now)
+        hand_over = self._causes.hand_over(self._core.state, now)
+        if hand_over:
+            logger.warning("node %s %s", self._core.state.node_id, hand_over)
+        self._carry_out(effects)
 
     def _take_turn_for_message(self) -> None:
         """Have a turn taken for a message: here and now if the engine's task sleeps, or by it if it is awake anyway.
@@ -329,7 +351,9 @@ class Engine:
         if self._message_room:
             self._message_room.unpark()
         now = trio.current_time()
+        self._causes.received(sender, message)
         self._carry_out(self._core.receive(sender, message, now), respond)
+        self._causes.leader_heard(message, self._core.state, now)
         if isinstance(message, AppendEntriesRequest) and message.term == self._core.state.current_term:
             self.freshness.heard_round(message.term, message.round, now)
             sent_after = self.freshness.round_heard_at(message.term, message.answered_round)
@@ -350,6 +374,7 @@ class Engine:
                 leave()
             else:
                 self._gated.append((after, leave))
+        self._causes.write_done()
         self._carry_out(self._core.storage_done(write_id, trio.current_time()))
 
     def _append_proposals(self, room_bytes: int) -> None:
@@ -464,5 +489,5 @@ class Engine:
         self.role.set(after)
         if after.role is not Role.LEADER:
             self._refuse_unforwardable()
-        self._on_role_change(before, after)
+        self._on_role_change(before, after, self._causes.of(before, after, trio.current_time()))
         self._wake_forwarder()

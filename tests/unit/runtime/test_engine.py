@@ -40,6 +40,7 @@ from clustercore.raft.core import RaftCore
 from clustercore.raft.effects import Effects, PersistEntries, PersistHardState
 from clustercore.raft.types import Configuration, LogIndex, ReadId, Round, Term, TransferFailure, WriteId
 from clustercore.runtime.applier import Applier
+from clustercore.runtime.causes import Cause
 from clustercore.runtime.engine import MAX_BATCH_BYTES, MAX_WAITING_MESSAGES, Engine
 from clustercore.runtime.proposals import Group, GroupResult, Proposals
 from clustercore.runtime.replicated_state import ReplicatedState
@@ -73,6 +74,8 @@ class Bench:
     # What left: messages to peers, answers, and what became of groups, in order.
     left: list[Any]
     roles: list[RoleChange]
+    # Why, for each of them.
+    causes: list[str]
     forwarder_calls: list[str]
     read_answers: list[tuple[tuple[ReadId, ...], LogIndex | None]]
     configurations: list[Configuration]
@@ -135,6 +138,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
     left: list[Any] = []
     jobs: list[StorageJob] = []
     roles: list[RoleChange] = []
+    causes: list[str] = []
     forwarder_calls: list[str] = []
     read_answers: list[tuple[tuple[ReadId, ...], LogIndex | None]] = []
     configurations: list[Configuration] = []
@@ -155,6 +159,11 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
             on_saved=lambda metadata, keep_from: None,
         ),
     )
+
+    def role_changed(before: RoleChange, after: RoleChange, cause: Cause) -> None:
+        roles.append(after)
+        causes.append(cause.text)
+
     engine = Engine(
         core,
         applier=applier,
@@ -170,7 +179,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
             takes_chunks=lambda peer: True,
             max_message_bytes=None,
         ),
-        on_role_change=lambda before, after: roles.append(after),
+        on_role_change=role_changed,
         wake_forwarder=lambda: forwarder_calls.append("wake"),
         on_heard=lambda: None,
         on_read_index=lambda read_ids, read_index: read_answers.append((read_ids, read_index)),
@@ -181,7 +190,7 @@ async def running(hard_state: HardState | None = None, config: RaftConfig | None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.run)
         nursery.start_soon(applier.run)
-        yield Bench(engine, core, proposals, jobs, left, roles, forwarder_calls, read_answers, configurations)
+        yield Bench(engine, core, proposals, jobs, left, roles, causes, forwarder_calls, read_answers, configurations)
         nursery.cancel_scope.cancel()
 
 
@@ -197,6 +206,25 @@ def append_request(term: int, first: int = 1, last: int = 0, commit: int = 0) ->
     )
     prev_term = Term(term) if first > 1 else Term(0)
     return AppendEntriesRequest(Term(term), B, LogIndex(first - 1), prev_term, LogIndex(commit), entries)
+
+
+# --- Why a role changed ---
+
+
+async def test_each_change_of_role_comes_with_its_cause(autojump_clock: MockClock) -> None:
+    """From the first deadline to the loss of the majority (issue 3)."""
+    async with running() as bench:
+        await bench.stand_and_win()
+        await trio.sleep(0.95)
+        await bench.receive(C, AppendEntriesResponse(bench.core.state.current_term, True, LogIndex(0)))
+        await trio.sleep(1.25)
+
+    assert bench.causes == [
+        "it has heard no leader since it started",
+        "a majority would vote for it",
+        "a majority voted for it",
+        "it has not heard a majority: b for 2.00 s, c for 1.05 s",
+    ]
 
 
 # --- How old a stale read is ---
