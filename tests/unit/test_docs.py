@@ -109,7 +109,10 @@ def test_docs_commands_exist(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def _leaves(command: click.Command) -> Iterator[click.Command]:
     if isinstance(command, click.Group):
-        for inner in command.commands.values():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
             yield from _leaves(inner)
     else:
         yield command

@@ -92,7 +92,7 @@ def test_pods_of_the_manifest_are_nodes(
 ) -> None:
     """The command takes the arguments, and the configuration makes a node of them; all pods have one founder."""
     given: dict[str, Any] = {}
-    monkeypatch.setattr(root.commands["serve"], "callback", lambda **options: given.update(options))
+    monkeypatch.setattr(serve_module.serve, "callback", lambda **options: given.update(options))
     container = container_of(kv)
     labels = set()
     for number in range(kv["StatefulSet"]["spec"]["replicas"]):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import trio
 from click.testing import CliRunner
@@ -117,13 +119,24 @@ def test_other_missing_module_is_no_hint(monkeypatch: pytest.MonkeyPatch) -> Non
         clustercore.cli.main()
 
 
-@pytest.mark.parametrize("command", sorted(root.commands))
+@pytest.mark.parametrize("command", root.list_commands(click.Context(root)))
 def test_command_has_help(command: str) -> None:
     """Each command tells what it does."""
     result = CliRunner().invoke(root, [command, "--help"])
 
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 5
+
+
+def test_command_is_imported_when_it_is_run() -> None:
+    """Who reads a key does not wait for what it takes to fuzz."""
+    program = "import sys; from clustercore.cli.commands import root; root.get_command(None, 'kv'); print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+
+    loaded = done.stdout.split()
+    assert "clustercore.cli.kv" in loaded
+    assert not [name for name in loaded if name.startswith(("clustercore.testing", "clustercore.sync"))]
 
 
 def test_plugins_lists_what_is_installed() -> None:
