@@ -46,8 +46,8 @@ demo: $(READY) ## Three processes, a kill -9, and every acknowledged write read 
 example: $(READY) ## The Cluster Center of a drone fleet: a partition, a lost leader, and servers that stay in step
 	cd docs/examples && ../../$(BIN)/python -m cluster_center
 
-# On every core, but not on more than eight: many tests start clusters of processes of their own. The debugger and `-s`
-# need one process: TESTS='-n 0 ...'.
+# Two processes for every core, since much of the time is waiting (tests/conftest.py), but not more than eight: many
+# tests start clusters of processes of their own. The debugger and `-s` need one process: TESTS='-n 0 ...'.
 .PHONY: test
 test: $(READY) ## All tests; TESTS='tests/unit -k name' for some
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(TESTS)
