@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from clustercore.interfaces import ClusterError, ConfigError, InvalidCommand, OutcomeUnknown, PluginError
-from clustercore.runtime.groups import leaves_of
+from clustercore.interfaces.groups import leaves_of
 
 __all__ = ["Exit", "Failure", "Interrupted", "attempt", "code_of", "leave", "run"]
 

@@ -22,6 +22,7 @@ from clustercore.health.monitored import Monitored
 from clustercore.health.own_score import OwnScore, Sign
 from clustercore.health.probes import make_probe
 from clustercore.health.schedule import Schedule
+from clustercore.interfaces.groups import background_tasks
 from clustercore.interfaces.health import CheckOutcome, CheckResult, HealthStatus, Probe, StatusChange
 from clustercore.interfaces.retry_values import ErrorCategory
 from clustercore.interfaces.transport import ServiceTransport
@@ -102,28 +103,16 @@ class HealthChecker:
 
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
-        body_error: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                now = trio.current_time()
-                self._tokens_at, self._round_ends = now, now + self.config.check_interval
-                self._listeners.start(nursery)
-                nursery.start_soon(self._run, nursery)
-                self._nursery = nursery
-                try:
-                    yield
-                except BaseException as error:
-                    body_error = error
-                    raise
-                finally:
-                    self._nursery = None
-                    nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            # The tasks here raise nothing, for what probes and callbacks raise is kept or logged: it is the body's.
-            if group.split(lambda each: each is body_error or isinstance(each, trio.Cancelled))[1] is not None:
-                raise
-        if body_error is not None:
-            raise body_error
+        async with background_tasks() as nursery:
+            now = trio.current_time()
+            self._tokens_at, self._round_ends = now, now + self.config.check_interval
+            self._listeners.start(nursery)
+            nursery.start_soon(self._run, nursery)
+            self._nursery = nursery
+            try:
+                yield
+            finally:
+                self._nursery = None
 
     # --- Which nodes ---
 

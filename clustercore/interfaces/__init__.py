@@ -52,6 +52,8 @@ from clustercore.interfaces.errors import (
     TransportError,
     VersionNotEnabled,
 )
+from clustercore.interfaces.following_discovery import FollowingDiscovery
+from clustercore.interfaces.groups import background_tasks, leaves_of, unwrap_group
 from clustercore.interfaces.health import CheckOutcome, CheckRecord, CheckResult, HealthStatus, Probe, StatusChange
 from clustercore.interfaces.known_members import KnownMembers
 from clustercore.interfaces.local_calls import LocalCall
@@ -201,6 +203,7 @@ __all__ = [
     "EntryKind",
     "ErrorCategory",
     "ErrorStatistics",
+    "FollowingDiscovery",
     "ForwardFailure",
     "ForwardProposals",
     "HardState",
@@ -320,6 +323,7 @@ __all__ = [
     "VersionNotEnabled",
     "WatchedConnection",
     "ask_status",
+    "background_tasks",
     "certificate_names",
     "check_claim",
     "decode_body",
@@ -334,7 +338,9 @@ __all__ = [
     "encode_varint",
     "format_address",
     "last_write",
+    "leaves_of",
     "serve_sockets",
     "split_address",
     "split_fields",
+    "unwrap_group",
 ]

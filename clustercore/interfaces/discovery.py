@@ -130,7 +130,8 @@ class Discovery(ABC):
     cannot be right (an id twice, a member without address), and with one that names nobody after there was somebody.
     What a method raises ends the node.
 
-    ``KnownMembers`` keeps these rules for a plugin that asks a source now and then.
+    ``KnownMembers`` keeps these rules for a plugin that asks a source now and then, and ``FollowingDiscovery`` does the
+    rest of it but the asking.
     ``clustercore.testing.conformance.DiscoveryConformance`` tests the rules below.
     """
 

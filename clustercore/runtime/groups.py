@@ -1,22 +1,13 @@
-"""Exception groups, which Trio nests as deep as nurseries are nested."""
+"""What of an exception group a node's user is to see."""
 
 from __future__ import annotations
 
 import trio
 
 from clustercore.interfaces.errors import ClusterError
+from clustercore.interfaces.groups import leaves_of
 
-__all__ = ["leaves_of", "sole_error"]
-
-
-def leaves_of(error: BaseException) -> list[BaseException]:
-    """Return what is in nested groups, in order; an error that is no group is its own only leaf.
-
-    Trio copies groups as they leave nurseries, but not what is in them, so leaves can be compared by identity.
-    """
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for inner in error.exceptions for leaf in leaves_of(inner)]
+__all__ = ["sole_error"]
 
 
 def sole_error(group: BaseExceptionGroup[BaseException], body_error: BaseException | None) -> BaseException | None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
 import trio
 
-from clustercore.interfaces import Discovery, DiscoverySnapshot, KnownMembers, Member, NodeHealth, NodeId
+from clustercore.interfaces import FollowingDiscovery, Member, NodeHealth, NodeId
 from clustercore_consul.catalog import CatalogEntry, service_id
 from clustercore_consul.client import ConsulClient
 from clustercore_consul.errors import ConsulError, ConsulRefused
@@ -27,7 +26,7 @@ __all__ = ["ConsulDiscovery"]
 log = logging.getLogger(__name__)
 
 
-class ConsulDiscovery(Discovery):
+class ConsulDiscovery(FollowingDiscovery):
     """Finds the nodes in Consul's catalog, and registers this one there through the agent of its machine.
 
     A node says every third of ``ttl`` that it lives. One that does not is critical after ``ttl``: it is told in
@@ -62,6 +61,8 @@ class ConsulDiscovery(Discovery):
         ConfigError: an option is not what it has to be.
     """
 
+    is_read_only = False
+
     def __init__(
         self,
         url: str = "http://127.0.0.1:8500",
@@ -86,6 +87,7 @@ class ConsulDiscovery(Discovery):
         wait: float = 60.0,
         timeout: float = 5.0,
     ) -> None:
+        super().__init__("consul")
         self._options = ConsulOptions.checked(
             url=url,
             service=service,
@@ -109,7 +111,6 @@ class ConsulDiscovery(Discovery):
             timeout=timeout,
         )
         self._rng = Random()
-        self._known = KnownMembers("consul")
         self._watch = CatalogWatch(self._options, self._known, self._rng, self._see)
         # The node of this process: the one that was registered first.
         self._self_id: NodeId | None = None
@@ -119,51 +120,11 @@ class ConsulDiscovery(Discovery):
         self._keepers: dict[NodeId, Keeper] = {}
         # One for each node that is registered or deregistered just now, so that the two do not mix.
         self._turns: dict[NodeId, trio.Lock] = {}
-        self._nursery: trio.Nursery | None = None
-        self._life: AbstractAsyncContextManager[None] | None = None
 
-    # --- Life ---
-
-    async def __aenter__(self) -> Self:
-        self._life = self._live()
-        await self._life.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._life is not None, "entered first"
-        await self._life.__aexit__(exc_type, exc, traceback)
-
-    @asynccontextmanager
-    async def _live(self) -> AsyncIterator[None]:
-        body_error: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._watch.run)
-                try:
-                    yield
-                except BaseException as error:
-                    body_error = error
-                    raise
-                finally:
-                    self._nursery = None
-                    nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            if body_error is None or not _leaves(group) <= _leaves(body_error):
-                raise
-        if body_error is not None:
-            # It is the block's own, and nothing here has to do with it: not in a group, and without one as its context.
-            raise body_error
+    async def follow(self) -> None:
+        await self._watch.run()
 
     # --- Members ---
-
-    async def members(self) -> DiscoverySnapshot:
-        return await self._known.members()
-
-    async def changed(self, since: int) -> DiscoverySnapshot:
-        return await self._known.changed(since)
 
     @property
     def statuses(self) -> Mapping[NodeId, str]:
@@ -267,10 +228,3 @@ class ConsulDiscovery(Discovery):
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._turns.pop(node_id, None)
-
-
-def _leaves(error: BaseException) -> set[int]:
-    """Return which errors one is made of. Trio makes groups anew, so a group is not known by itself."""
-    if not isinstance(error, BaseExceptionGroup):
-        return {id(error)}
-    return set().union(*map(_leaves, error.exceptions))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from types import TracebackType
-from typing import Self
 
 import trio
 
-from clustercore.interfaces import Backoff, ConfigError, Discovery, DiscoverySnapshot, KnownMembers, Member, NodeId
+from clustercore.interfaces import Backoff, ConfigError, FollowingDiscovery
 from clustercore_dns.lookup import Found, Lookup, LookupFailed
 
 __all__ = ["DnsDiscovery"]
@@ -18,7 +16,7 @@ __all__ = ["DnsDiscovery"]
 _MAX_ABSENCE_S = 5.0
 
 
-class DnsDiscovery(Discovery):
+class DnsDiscovery(FollowingDiscovery):
     """Knows who the SRV records of a service name, or which hosts of a list have addresses.
 
     A node's id is the first label of its host's name: ``kv-0`` for ``kv-0.kv.default.svc.cluster.local``, as a headless
@@ -44,8 +42,6 @@ class DnsDiscovery(Discovery):
             none, or an interval is out of range; when it is entered, no server is given and the machine has none.
     """
 
-    is_read_only = True
-
     def __init__(
         self,
         service: str = "",
@@ -64,45 +60,16 @@ class DnsDiscovery(Discovery):
             raise ConfigError(f"port = {port}: expected the port at which the hosts serve, from 1 to 65535")
         if not timeout > 0:
             raise ConfigError(f"timeout = {timeout!r}: expected a number of seconds above 0")
+        super().__init__("dns")
         self._min_s, self._max_s = min_interval_s, max_interval_s
         self._rng = rng if rng is not None else Random()
         self._backoff = Backoff(min_interval_s, 2.0, max_interval_s, self._rng)
         self._lookup = Lookup(service, hosts, port, server=server, timeout_s=timeout)
-        self._known = KnownMembers("dns")
 
-    async def __aenter__(self) -> Self:
+    async def begin(self) -> None:
         self._lookup.open()
-        self._nursery_manager = trio.open_nursery()
-        self._nursery = await self._nursery_manager.__aenter__()
-        self._nursery.start_soon(self._follow)
-        return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._nursery.cancel_scope.cancel()
-        try:
-            await self._nursery_manager.__aexit__(exc_type, exc, traceback)
-        except BaseExceptionGroup as group:
-            # What the block raised has nothing to do with the task here, and leaves it in no group.
-            if any(error is not exc and not isinstance(error, trio.Cancelled) for error in group.exceptions):
-                raise
-
-    async def register(self, member: Member) -> None:
-        await trio.lowlevel.checkpoint()
-        self._known.register(member)
-
-    async def deregister(self, node_id: NodeId) -> None:
-        await trio.lowlevel.checkpoint()
-        self._known.withdraw(node_id)
-
-    async def members(self) -> DiscoverySnapshot:
-        return await self._known.members()
-
-    async def changed(self, since: int) -> DiscoverySnapshot:
-        return await self._known.changed(since)
-
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
         pause_s = 0.0
         while True:
             await trio.sleep(pause_s)

@@ -41,6 +41,7 @@ from clustercore.interfaces import (
     UnaryHandler,
     ask_status,
     decode_body,
+    unwrap_group,
 )
 from clustercore_grpc._proto.descriptor import FILE_DESCRIPTOR
 from clustercore_grpc.client import CLUSTER_HEADER
@@ -139,7 +140,7 @@ class Server:
                     for connection in list(self._connections):
                         connection.abort("the server stopped")
         except BaseExceptionGroup as group:
-            error = _only_error(group)
+            error = unwrap_group(group)
         # Raised out here, so that the group is not its context.
         if error is not None:
             raise error
@@ -407,11 +408,3 @@ def _checked(name: str, response: bytes, stream: MessageStream) -> bytes:
 def _peer_of(stream: MessageStream) -> str:
     address = stream.connection.socket.get_extra_info("peername")
     return f"{address[0]}:{address[1]}" if address else "a client"
-
-
-def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error in a group that Trio made, or the group if there are several."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from cattrs import ClassValidationError, Converter
 from cattrs.strategies import configure_tagged_union
 
-from clustercore.interfaces import Entry, EntryKind, LogIndex, MalformedMessage, Message, NodeStatus, Term
+from clustercore.interfaces import Entry, EntryKind, LogIndex, MalformedMessage, Message, NodeStatus, Term, leaves_of
 
 __all__ = ["decode_line", "encode_line", "show_status"]
 
@@ -104,18 +104,11 @@ def decode_line(line: bytes | bytearray) -> Message:
             raise ValueError(f"there is no message of type {raw.get('type') if isinstance(raw, dict) else raw!r}")
         message: Message = _converter.structure(raw, _MESSAGE)
     except ClassValidationError as exc:
-        reasons = "; ".join(str(inner) for inner in _leaves(exc))
+        reasons = "; ".join(str(inner) for inner in leaves_of(exc))
         raise MalformedMessage(f"{raw['type']}: {reasons}") from exc
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise MalformedMessage(f"this is no message: {exc}") from exc
     return message
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for inner in group.exceptions:
-        found += _leaves(inner) if isinstance(inner, BaseExceptionGroup) else [inner]
-    return found
 
 
 def show_status(status: NodeStatus) -> bytes:

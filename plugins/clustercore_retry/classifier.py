@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from weakref import WeakKeyDictionary
 
-from clustercore.interfaces import Classification, ErrorCategory, RuleRow
+from clustercore.interfaces import Classification, ErrorCategory, RuleRow, leaves_of
 from clustercore_retry.facts import Facts, errno_name_of, facts_of, is_cancelled_here, resolver_code_of, text_of
 from clustercore_retry.reading import read
 from clustercore_retry.rule import RetryRule, type_name
@@ -156,7 +156,7 @@ class Classifier:
 
     def _classify_group(self, group: BaseExceptionGroup[BaseException]) -> Classification:
         """Return what the least retryable of its errors is; what none of them rules out is allowed."""
-        found = [self.classify(leaf) for leaf in _leaves(group)]
+        found = [self.classify(leaf) for leaf in leaves_of(group)]
         passed_on = next((leaf for leaf in found if leaf.category is None), None)
         if passed_on is not None:
             return passed_on
@@ -208,17 +208,6 @@ def _own_category(error: BaseException) -> ErrorCategory | None:
         return category
     # As text it may come from another process, or mean something else.
     return next((known for known in ErrorCategory if known.value == category), None) if category else None
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    """Yield the errors of a group and of the groups in it, however deep."""
-    waiting: list[BaseException] = [group]
-    while waiting:
-        error = waiting.pop()
-        if isinstance(error, BaseExceptionGroup):
-            waiting.extend(reversed(error.exceptions))
-        else:
-            yield error
 
 
 def _distance(error: BaseException, rule: RetryRule) -> int:

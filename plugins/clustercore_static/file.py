@@ -6,13 +6,11 @@ import os
 import time
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import attrs
 import trio
 
-from clustercore.interfaces import ConfigError, Discovery, DiscoverySnapshot, KnownMembers, Member, NodeId
+from clustercore.interfaces import ConfigError, FollowingDiscovery, Member
 from clustercore_static.lines import parse_lines
 
 __all__ = ["FileDiscovery"]
@@ -36,7 +34,7 @@ class _Look:
     is_young: bool
 
 
-class FileDiscovery(Discovery):
+class FileDiscovery(FollowingDiscovery):
     """Knows the members that a file names, and follows it: who edits the file needs to restart nothing.
 
     A line is a node's id, its address and, if wanted, tags; see ``clustercore_static.lines``::
@@ -58,53 +56,20 @@ class FileDiscovery(Discovery):
         ConfigError: ``interval_s`` is not above 0; when it is entered, the file cannot be read, or a line is wrong.
     """
 
-    is_read_only = True
-
     def __init__(self, path: Path, interval_s: float = 1.0) -> None:
         if not interval_s > 0:
             raise ConfigError(f"interval_s = {interval_s!r}: expected a number of seconds above 0")
+        super().__init__("file")
         self._path = Path(path)
         self._interval_s = interval_s
-        self._known = KnownMembers("file")
         # What the last look found that found anything.
         self._last: _Look | None = None
 
-    async def __aenter__(self) -> Self:
+    async def begin(self) -> None:
         self._last = await _look(self._path, None)
         self._known.tell(_parse(self._last.content, self._path))
-        self._nursery_manager = trio.open_nursery()
-        self._nursery = await self._nursery_manager.__aenter__()
-        self._nursery.start_soon(self._follow)
-        return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._nursery.cancel_scope.cancel()
-        try:
-            await self._nursery_manager.__aexit__(exc_type, exc, traceback)
-        except BaseExceptionGroup as group:
-            # What the block raised has nothing to do with the task here, and leaves it in no group.
-            if any(error is not exc and not isinstance(error, trio.Cancelled) for error in group.exceptions):
-                raise
-
-    async def register(self, member: Member) -> None:
-        await trio.lowlevel.checkpoint()
-        self._known.register(member)
-
-    async def deregister(self, node_id: NodeId) -> None:
-        await trio.lowlevel.checkpoint()
-        self._known.withdraw(node_id)
-
-    async def members(self) -> DiscoverySnapshot:
-        return await self._known.members()
-
-    async def changed(self, since: int) -> DiscoverySnapshot:
-        return await self._known.changed(since)
-
-    # --- Following the file ---
-
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
         while True:
             await trio.sleep(self._interval_s)
             await self._look_again()

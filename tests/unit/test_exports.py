@@ -28,7 +28,7 @@ PUBLIC = {
         CallStatistics CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused
         Classification ClusterError ConfigError Configuration ConflictDecision ConflictResolver Consistency
         Counters Discovery DiscoverySnapshot Edit EditStamp Entry EntryKind ErrorCategory ErrorStatistics
-        ForwardFailure ForwardProposals HardState Hello HelloResponse HostPortTransport HybridTime
+        FollowingDiscovery ForwardFailure ForwardProposals HardState Hello HelloResponse HostPortTransport HybridTime
         IdleConnections InstallSnapshotRequest InstallSnapshotResponse InvalidChange InvalidCommand
         InvariantError KnownMembers LAST_WRITE_RULES LOST Lane Ledger LimitChange Link LinkClosed LogCorrupt LogIndex
         MEMBERS_PROTOCOL_VERSION MalformedConfiguration MalformedEntry MalformedMessage Member MemberMetadata
@@ -43,9 +43,10 @@ PUBLIC = {
         SocketTransport StateMachine StateMachineError StatusLink StatusRequest StatusResponse StopReason
         Storage StorageError StorageFull StorageIdentity StoredState StreamHandler Superseded TargetStatistics Term
         TimeoutNowRequest TimeoutNowResponse TlsFiles TokenSettled TooStale TransferFailed Transport
-        TransportError UnaryHandler VersionNotEnabled WatchedConnection ask_status certificate_names check_claim
-        decode_body decode_configuration decode_entry decode_message dial encode_body encode_configuration
-        encode_field encode_message encode_varint format_address last_write serve_sockets split_address split_fields
+        TransportError UnaryHandler VersionNotEnabled WatchedConnection ask_status background_tasks certificate_names
+        check_claim decode_body decode_configuration decode_entry decode_message dial encode_body encode_configuration
+        encode_field encode_message encode_varint format_address last_write leaves_of serve_sockets split_address
+        split_fields unwrap_group
     """,
     "clustercore.sync": """
         ApplyReport Authority Change Changes ClockReport ClockTooFarAhead Conflict ConflictClient ConflictCount

@@ -9,11 +9,11 @@ from pathlib import Path
 import attrs
 import trio
 
+from clustercore.interfaces.groups import unwrap_group
 from clustercore.testing.campaign import Level, SeedResult
 from clustercore.testing.replicas.run import ReplicaRun
 from clustercore.testing.replicas.worlds import SyncWorld, draw_sync_world
 from clustercore.testing.shrink import shrink_list
-from clustercore.testing.simulation.simulating import sole_error
 from clustercore.testing.trace import Event, Recorder, TraceHeader, write_trace
 from clustercore.testing.trace.failures import with_violation
 from clustercore.testing.violation import PropertyViolated, RunUseless
@@ -100,7 +100,7 @@ def _run(seed: int, world: SyncWorld, recorder: Recorder | None) -> SeedResult:
         if not run.coverage["acknowledged edits"] or not run.coverage["applied"]:
             raise RunUseless("a run is of use", f"{dict(run.coverage)}")
     except Exception as group:  # noqa: BLE001 - whatever breaks a run is its result
-        error = sole_error(group)
+        error = unwrap_group(group)
         violated = error.name if isinstance(error, PropertyViolated) else type(error).__name__
         text = str(error)
     coverage = dict(run.coverage) | {"simulated seconds": int(run.simulated_s)}

@@ -32,6 +32,7 @@ from clustercore.interfaces import (
     StateMachine,
     StateMachineError,
 )
+from clustercore.interfaces.groups import unwrap_group
 from clustercore.runtime.node import Node
 from clustercore.testing.history import HistoryRecorder
 from clustercore.testing.simulation.chance import Chance
@@ -48,7 +49,7 @@ from clustercore.testing.simulation.worlds import NAMES, SimulatedWorld, draw_wo
 from clustercore.testing.trace import Recorder, TraceHeader, Wiretap, keep_failure, trace_hash
 from clustercore.testing.violation import PropertyViolated
 
-__all__ = ["Simulation", "SimulationReport", "SimulationRun", "simulate", "sole_error"]
+__all__ = ["Simulation", "SimulationReport", "SimulationRun", "simulate"]
 
 MachineT = TypeVar("MachineT", bound=StateMachine)
 
@@ -452,7 +453,7 @@ def simulate(
     try:
         run.go(recorder)
     except Exception as group:  # noqa: BLE001 - raised below, without the groups of nurseries around it
-        error = sole_error(group)
+        error = unwrap_group(group)
         error.add_note(f"seed {seed}: {drawn.describe()}")
         _keep_trace(run, f"{name}-{seed}", header, error)
         raise error from None
@@ -461,20 +462,13 @@ def simulate(
     return SimulationReport(seed, drawn, run.coverage, run.simulated_s, seconds, run.inputs, run.steps, found_hash)
 
 
-def sole_error(error: Exception) -> Exception:
-    """Return the one error in a group of one, or the group."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
 def _keep_trace(run: SimulationRun[Any], name: str, header: TraceHeader, error: Exception) -> None:
     """Make the run again, and keep the trace of it."""
     recorder = Recorder(trio.current_time)
     try:
         run.go(recorder)
     except Exception as again:  # noqa: BLE001 - the first error is being raised; this one is compared with it
-        repeated = sole_error(again)
+        repeated = unwrap_group(again)
         if (type(repeated), str(repeated)) != (type(error), str(error)):
             error.add_note(f"made again, the run fails in another way: {repeated!r}. Something in it is not simulated")
     else:
