@@ -1,4 +1,4 @@
-"""How long to wait before connecting again: longer each time, spread, and from the start once the peer is heard."""
+"""How long to wait before the next attempt: longer each time, spread, and from the start once one has succeeded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from clustercore.interfaces.errors import ConfigError
 
 __all__ = ["Backoff"]
 
-# Each wait is drawn from this share below to this share above, so that those who lost a peer at the same moment do not
-# all call it at the same moment (gRPC's connection-backoff.md).
+# Each wait is drawn from this share below to this share above, so that those who lost a peer or a server at the same
+# moment do not all call it at the same moment (gRPC's connection-backoff.md).
 _SPREAD = 0.2
 
 
 @attrs.define(eq=False)
 class Backoff:
-    """The waits between attempts to connect to one peer.
+    """The waits between attempts to reach one peer, server or cluster.
 
     Raises: ConfigError if the first wait is not above 0, the longest is shorter, or the factor below 1.
     """
@@ -40,12 +40,16 @@ class Backoff:
             )
         self.reset()
 
-    def draw(self) -> float:
-        """Return how long to wait now, in seconds; the next wait is longer by the factor."""
+    def draw(self, at_least_s: float | None = None) -> float:
+        """Return how long to wait now, in seconds; the next wait is longer by the factor.
+
+        Args:
+            at_least_s: What the other side has asked for, in seconds, if it has.
+        """
         wait_s = self._next_s * self.rng.uniform(1 - _SPREAD, 1 + _SPREAD)
         self._next_s = min(self._next_s * self.factor, self.max_s)
-        return wait_s
+        return max(wait_s, at_least_s or 0.0)
 
     def reset(self) -> None:
-        """Begin again with the first wait: the peer was reached, or was heard."""
+        """Begin again with the first wait: an attempt has succeeded, or the other side was heard."""
         self._next_s = self.first_s

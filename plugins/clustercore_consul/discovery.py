@@ -17,7 +17,7 @@ from clustercore_consul.client import ConsulClient
 from clustercore_consul.errors import ConsulError, ConsulRefused
 from clustercore_consul.keeper import Keeper
 from clustercore_consul.options import CheckKind, ConsistencyMode, ConsulOptions
-from clustercore_consul.pacing import Backoff
+from clustercore_consul.pacing import failure_pauses
 from clustercore_consul.removal import deregister, take_from_agent
 from clustercore_consul.watch import CatalogWatch
 
@@ -164,7 +164,7 @@ class ConsulDiscovery(FollowingDiscovery):
 
     async def _deregister(self, node_id: NodeId, registered_here: str | None) -> bool:
         """Return whether Consul has forgotten the node; wait for a Consul that does not answer."""
-        backoff = Backoff(self._rng)
+        pauses = failure_pauses(self._rng)
         complaint = ""
         async with ConsulClient(self._options) as client:
             while True:
@@ -177,7 +177,7 @@ class ConsulDiscovery(FollowingDiscovery):
                     if str(error) != complaint:
                         complaint = str(error)
                         log.warning("node %s is not deregistered yet: %s", node_id, error)
-                    await trio.sleep(backoff.next_s(error.retry_after_s))
+                    await trio.sleep(pauses.draw(error.retry_after_s))
 
     def _start_keeper(self, member: Member, self_id: NodeId) -> Keeper:
         assert self._nursery is not None, "within `async with`"

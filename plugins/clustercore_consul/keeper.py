@@ -17,7 +17,7 @@ from clustercore_consul.catalog import service_id, to_registration, ttl_check_id
 from clustercore_consul.client import ConsulClient, segment
 from clustercore_consul.errors import ConsulError, ConsulUnknown
 from clustercore_consul.options import ConsulOptions
-from clustercore_consul.pacing import Backoff
+from clustercore_consul.pacing import failure_pauses
 
 __all__ = ["Keeper"]
 
@@ -49,7 +49,7 @@ class Keeper:
         self._options = options
         self._registrar = registrar
         self._service_id = service_id(options, member.node_id)
-        self._backoff = Backoff(rng, longest_s=options.beat_interval_s)
+        self._pauses = failure_pauses(rng, options.beat_interval_s)
         self.member = member
         self._body = to_registration(options, member, registrar)
         # How often the registration was changed here, and which of these the agent has.
@@ -121,16 +121,16 @@ class Keeper:
             log.info("node %s is registered again: %s", self.member.node_id, error)
             self._registered_edit = 0
             # At once the first time; an agent that forgets each time is not asked without limit.
-            pause_s = self._backoff.next_s() if self._complaint else 0.0
+            pause_s = self._pauses.draw() if self._complaint else 0.0
             self._complaint = self._complaint or "it was forgotten"
         except ConsulError as error:
-            pause_s = self._backoff.next_s(error.retry_after_s)
+            pause_s = self._pauses.draw(error.retry_after_s)
             self._complain(str(error))
         else:
             if self._complaint:
                 log.info("node %s is known to its Consul agent", self.member.node_id)
             self._complaint = ""
-            self._backoff.reset()
+            self._pauses.reset()
         with trio.move_on_after(pause_s):
             await wake.wait()
 

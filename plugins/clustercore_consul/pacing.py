@@ -6,31 +6,17 @@ from random import Random
 
 import trio
 
-__all__ = ["Backoff", "RateLimit"]
+from clustercore.interfaces import Backoff
+
+__all__ = ["RateLimit", "failure_pauses"]
 
 
-class Backoff:
-    """The pauses after failures: twice as long each time, up to a limit, and spread so that nodes do not ask in step.
+def failure_pauses(rng: Random, longest_s: float = 30.0) -> Backoff:
+    """Return the pauses after failures.
 
     Consul's own clients wait up to three minutes. A node that moved meanwhile should be found sooner.
     """
-
-    def __init__(self, rng: Random, *, first_s: float = 0.5, longest_s: float = 30.0) -> None:
-        self._rng = rng
-        self._first_s = first_s
-        self._longest_s = longest_s
-        self._failures = 0
-
-    def reset(self) -> None:
-        """Begin anew, after a success."""
-        self._failures = 0
-
-    def next_s(self, at_least_s: float | None = None) -> float:
-        """Return how long to wait after one more failure, in seconds; at least as long as the server asks for."""
-        # The exponent is bounded before it is used: no number of failures overflows.
-        pause_s: float = min(self._longest_s, self._first_s * 2.0 ** min(self._failures, 20))
-        self._failures += 1
-        return max(pause_s * self._rng.uniform(0.5, 1.0), at_least_s or 0.0)
+    return Backoff(0.5, 2.0, longest_s, rng)
 
 
 class RateLimit:

@@ -20,7 +20,7 @@ from clustercore_consul.catalog import CatalogEntry, newest_of, read_entries
 from clustercore_consul.client import Answer, ConsulClient, segment
 from clustercore_consul.errors import ConsulError, ConsulRefused
 from clustercore_consul.options import ConsulOptions
-from clustercore_consul.pacing import Backoff, RateLimit
+from clustercore_consul.pacing import RateLimit, failure_pauses
 
 __all__ = ["CatalogWatch"]
 
@@ -52,7 +52,7 @@ class CatalogWatch:
         self._options = options
         self._known = known
         self._on_entries = on_entries
-        self._backoff = Backoff(rng)
+        self._pauses = failure_pauses(rng)
         self._rate = RateLimit(burst=_BURST, interval_s=_INTERVAL_S)
         # What to wait behind; 0 to be answered at once.
         self._index = 0
@@ -74,9 +74,9 @@ class CatalogWatch:
                     self._known.fail(str(error))
                     # What is behind the index now is not known: the next answer is to come at once.
                     self._index = 0
-                    await trio.sleep(self._backoff.next_s(error.retry_after_s))
+                    await trio.sleep(self._pauses.draw(error.retry_after_s))
                 else:
-                    self._backoff.reset()
+                    self._pauses.reset()
 
     async def read(self, client: ConsulClient) -> list[CatalogEntry]:
         """Return all instances, as the leader knows them once a quorum has confirmed that it leads.

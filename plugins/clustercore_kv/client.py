@@ -75,8 +75,8 @@ class KeyValueClient:
             PeerUnreachable or ProposalRefused. A watch goes on without asking it. Its budget keeps many clients from
             making an outage worse. Without one, requests are tried until they are cancelled.
         rng: Spreads the pauses between attempts, where no policy does. The default is seeded by the system.
-        first_pause_s: The longest pause after every node has failed once, in seconds; it doubles with each round.
-        max_pause_s: The longest pause there is, in seconds.
+        first_pause_s: The pause after every node has failed once, in seconds; it doubles with each round.
+        max_pause_s: What it grows to, in seconds.
 
     Raises: ConfigError.
     """

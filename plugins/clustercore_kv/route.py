@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
 
 import trio
 
-from clustercore.interfaces import ConfigError
+from clustercore.interfaces import Backoff, ConfigError
 
 __all__ = ["Route", "Router"]
-
-# 2**30 first pauses are longer than any maximum; more doubling would only overflow.
-_MAX_DOUBLINGS = 30
 
 
 class Router:
@@ -21,8 +19,8 @@ class Router:
     Args:
         addresses: One or more, each once, in the transport's form.
         rng: Spreads the pauses, so that clients that failed together do not come back together.
-        first_pause_s: The longest pause after the first round of nodes, in seconds. It doubles with each round.
-        max_pause_s: The longest pause after any round, in seconds.
+        first_pause_s: The pause after the first round of nodes, in seconds. It doubles with each round.
+        max_pause_s: What it grows to, in seconds.
 
     Raises: ConfigError.
     """
@@ -30,10 +28,10 @@ class Router:
     def __init__(self, addresses: Sequence[str], rng: Random, first_pause_s: float, max_pause_s: float) -> None:
         if isinstance(addresses, str) or not addresses:
             raise ConfigError(f"addresses is {addresses!r}; it must be a list of one address or more")
-        if not 0 < first_pause_s <= max_pause_s:
+        if not 0 < first_pause_s <= max_pause_s < math.inf:
             raise ConfigError(
                 f"first_pause_s is {first_pause_s} and max_pause_s {max_pause_s}; the first must be above 0 and at "
-                "most the second"
+                "most the second, which is finite"
             )
         # Without repetition, in the order given.
         self.addresses = tuple(dict.fromkeys(addresses))
@@ -42,18 +40,17 @@ class Router:
         # Why each address failed last; one that answered since, or was never asked, is missing.
         self.failures: dict[str, str] = {}
         self._rng = rng
-        self._first_pause_s = first_pause_s
-        self._max_pause_s = max_pause_s
+        self._pauses_s = first_pause_s, max_pause_s
 
     @property
     def name(self) -> str:
         """The cluster, as a target of retries: by all of its addresses."""
         return ",".join(sorted(self.addresses))
 
-    def pause_s(self, rounds: int) -> float:
-        """Return how long to wait after so many rounds (1 or more): from half of the round's longest to all of it."""
-        longest_s: float = self._first_pause_s * 2 ** min(rounds - 1, _MAX_DOUBLINGS)
-        return self._rng.uniform(0.5, 1.0) * min(longest_s, self._max_pause_s)
+    def pauses(self) -> Backoff:
+        """Return the pauses of one request, one for each round of nodes that all failed."""
+        first_s, max_s = self._pauses_s
+        return Backoff(first_s, 2.0, max_s, self._rng)
 
 
 class Route:
@@ -62,6 +59,8 @@ class Route:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._position = router.preferred
+        self._pauses = router.pauses()
+        # Of the present round.
         self._failures = 0
 
     @property
@@ -73,6 +72,7 @@ class Route:
         """Take note that this node answered: other requests begin with it."""
         self._router.preferred = self._position
         self._router.failures.pop(self.address, None)
+        self._pauses.reset()
         self._failures = 0
 
     def failed(self, reason: str) -> None:
@@ -87,8 +87,8 @@ class Route:
         """Turn to the next node. Waits first, once every node has failed."""
         self._failures += 1
         self.turn()
-        rounds, rest = divmod(self._failures, len(self._router.addresses))
-        if rest:
+        if self._failures < len(self._router.addresses):
             await trio.lowlevel.checkpoint()
         else:
-            await trio.sleep(self._router.pause_s(rounds))
+            self._failures = 0
+            await trio.sleep(self._pauses.draw())

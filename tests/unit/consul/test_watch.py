@@ -131,7 +131,7 @@ async def test_query_may_take_as_long_as_consul_may_wait(clock: MockClock) -> No
         assert (await world.until(is_stale=True)).members == (A,)
 
         world.fake.thaw()
-        await world.jump(0.5)
+        await world.jump(0.6)
         assert (await world.until(is_stale=False)).members == (A,)
 
 
@@ -170,10 +170,10 @@ async def test_answer_that_is_none_keeps_the_last_members(
         world.fake.wake()
         stale = await world.until(is_stale=True)
         asked = len(world.queries())
-        await world.jump(0.5)
+        await world.jump(0.6)
         assert "index" not in world.queries()[asked]
         world.fake.fault = None
-        await world.jump(1.0)
+        await world.jump(1.2)
         fresh = await world.until(is_stale=False)
 
     assert stale.members == fresh.members == (A, B)
@@ -181,7 +181,7 @@ async def test_answer_that_is_none_keeps_the_last_members(
 
 
 async def test_pauses_after_failures_grow(clock: MockClock) -> None:
-    """From half a second up to half a minute, and each is at least half as long as it may be."""
+    """From half a second up to half a minute, and each is spread by a fifth."""
     async with opened(clock, "a") as world:
         await world.waits()
         world.fake.fault = Reply(500)
@@ -189,9 +189,9 @@ async def test_pauses_after_failures_grow(clock: MockClock) -> None:
         await world.until(is_stale=True)
         for pause_s in (0.5, 1, 2, 4, 8, 16, 30, 30):
             asked = len(world.queries())
-            await world.jump(pause_s / 2 - 0.01)
+            await world.jump(0.8 * pause_s - 0.01)
             assert len(world.queries()) == asked
-            await world.jump(pause_s / 2 + 0.02)
+            await world.jump(0.4 * pause_s + 0.02)
             assert len(world.queries()) == asked + 1
 
 
@@ -206,7 +206,7 @@ async def test_consul_may_ask_to_be_left_alone(clock: MockClock, said: str, paus
         asked = len(world.queries())
         await world.jump(max(0, pause_s - 0.01))
         assert len(world.queries()) == asked
-        await world.jump(0.51)
+        await world.jump(0.61)
         assert len(world.queries()) == asked + 1
 
 

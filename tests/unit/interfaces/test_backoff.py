@@ -22,6 +22,15 @@ def test_waits_grow_by_the_factor_to_the_longest_and_are_spread_by_a_fifth() -> 
     assert len({wait / middle for wait, middle in zip(waits[-2:], (3, 3), strict=True)}) == 2
 
 
+def test_wait_that_was_asked_for_is_kept() -> None:
+    """It is waited at least as long, and the waits grow on as they would have."""
+    backoff = Backoff(1.0, 2.0, 100.0, Random(1))
+
+    assert backoff.draw(30.0) == 30.0
+    assert 1.6 <= backoff.draw(0.1) <= 2.4
+    assert 3.2 <= backoff.draw() <= 4.8
+
+
 def test_reset_begins_with_the_first_wait() -> None:
     """However long it was backed off."""
     backoff = Backoff(0.1, 1.6, 3.0, Random(1))

@@ -23,11 +23,13 @@ async def test_route_begins_afresh_after_an_answer(autojump_clock: trio.testing.
     assert trio.current_time() == begin
     await route.advance()
 
-    assert 0.5 <= trio.current_time() - begin <= 1.0
+    assert 0.8 <= trio.current_time() - begin <= 1.2
 
 
-def test_pause_stays_bounded_after_many_rounds() -> None:
-    """However long the nodes are away, a pause is a number of seconds up to the longest."""
-    router = Router(["a"], Random(1), 0.02, 1.0)
-
-    assert all(0 < router.pause_s(rounds) <= 1.0 for rounds in (1, 10, 10_000))
+async def test_pause_stays_bounded_after_many_rounds(autojump_clock: trio.testing.MockClock) -> None:
+    """However long the nodes are away, a pause is about the longest at most."""
+    route = Route(Router(["a"], Random(1), 0.02, 1.0))
+    for _ in range(100):
+        begin = trio.current_time()
+        await route.advance()
+        assert 0 < trio.current_time() - begin <= 1.2
