@@ -24,6 +24,11 @@ class NodeSite:
     # The other members, voters and learners alike, and where each is reached, as this node knows it at the moment of
     # the call; one whose address nobody knows is left out.
     peers: Callable[[], Mapping[NodeId, str]]
+    # All other members, also those whose address nobody knows, as of the newest configuration in this node's log. One
+    # that is being removed is among them until that is certain. None if it is not known who they are: no cluster was
+    # formed, or this node is no member of it. Members that were added meanwhile may be missing where this node is cut
+    # off or behind; ``node.members.get`` asks the leader.
+    members: Callable[[], frozenset[NodeId] | None] = lambda: None
 
 
 class NodeCompanion(ABC):

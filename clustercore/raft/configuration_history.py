@@ -42,6 +42,15 @@ class ConfigurationHistory:
         """Return the one that counts after the entry ``index``; the oldest known if that is before all of them."""
         return next((known for since, known in reversed(self._items) if since <= index), self._items[0][1])
 
+    def members_since(self, index: LogIndex) -> frozenset[NodeId]:
+        """Return who is a member by the one that counts after the entry ``index``, or by any that came later.
+
+        With the last committed entry for the index these are all that may turn out to be members, whichever of the
+        later entries are cut off.
+        """
+        later = (configuration for since, configuration in self._items if since > index)
+        return self.at(index).members.union(*(configuration.members for configuration in later))
+
     def newest_naming(self, node_id: NodeId) -> Server | None:
         """Return a node as the newest configuration has it that names it; None if none does.
 

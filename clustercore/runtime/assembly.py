@@ -217,7 +217,7 @@ class Assembly:
         )
         self.acceptor = self._make_acceptor()
         self._companions = companions
-        self._site = NodeSite(node, transport, self._peer_addresses)
+        self._site = NodeSite(node, transport, self._peer_addresses, self._other_members)
         if isinstance(transport, ServiceTransport):
             transport.offer(machine.services(node))
             for companion in companions:
@@ -488,6 +488,14 @@ class Assembly:
         peers = self._core.state.configuration.peers_of(self._node_id)
         found = {peer: self._told_address_of(peer) for peer in peers}
         return {peer: address for peer, address in found.items() if address is not None}
+
+    def _other_members(self) -> frozenset[NodeId] | None:
+        """Return the members but this node, and those whose removal may still be undone; None if they are not known."""
+        state = self._core.state
+        newest = state.configuration
+        if not newest.is_formed or self._node_id not in newest.members:
+            return None
+        return state.configurations.members_since(state.commit_index) - {self._node_id}
 
     def _addresses_of(self, peer: NodeId) -> list[str]:
         """Return where a peer may be: as discovery knows it now, as the members agreed on, and where it was last.

@@ -14,6 +14,8 @@ from clustercore.sync.changes import (
     ZombieRefused,
 )
 from clustercore.sync.clock import ClockReport, HybridLogicalClock, OffsetPolicy
+from clustercore.sync.collecting import CollectReport
+from clustercore.sync.collector import CollectionStatus
 from clustercore.sync.conflict_log import Conflict, ConflictCount, ConflictLog, ConflictSide
 from clustercore.sync.conflict_service import ConflictClient, ConflictDesk
 from clustercore.sync.entities import EntityStore
@@ -33,6 +35,8 @@ __all__ = [
     "Changes",
     "ClockReport",
     "ClockTooFarAhead",
+    "CollectReport",
+    "CollectionStatus",
     "Conflict",
     "ConflictClient",
     "ConflictCount",

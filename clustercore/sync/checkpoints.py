@@ -26,6 +26,7 @@ from clustercore.raft.protobuf import (
 
 __all__ = [
     "MAX_KEPT_BACK",
+    "NO_PEER",
     "START",
     "Checkpoint",
     "Cursor",
@@ -33,6 +34,7 @@ __all__ = [
     "encode_cursor",
     "incoming_name",
     "outgoing_name",
+    "peer_of",
     "read_checkpoint",
 ]
 
@@ -41,6 +43,8 @@ logger = logging.getLogger("clustercore")
 # How many changes the window may keep back from one receiver; more are sent without waiting. They are named, two bytes
 # each or so, in every question until they have followed.
 MAX_KEPT_BACK = 1024
+
+NO_PEER = NodeId("")
 
 
 @attrs.frozen
@@ -149,6 +153,12 @@ def incoming_name(peer: NodeId, filter_hash: str) -> str:
 def outgoing_name(peer: NodeId, filter_hash: str) -> str:
     """Return the name of the checkpoint of what a peer has fetched from here."""
     return f"out/{filter_hash}/{peer}"
+
+
+def peer_of(name: str) -> NodeId:
+    """Return whose checkpoint it is, by its name; NO_PEER if it is no checkpoint of the sync."""
+    direction, _, rest = name.partition("/")
+    return NodeId(rest.partition("/")[2]) if direction in ("in", "out") else NO_PEER
 
 
 def read_checkpoint(encoded: bytes | None, own_epoch: str) -> Checkpoint | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from random import Random
@@ -15,7 +16,7 @@ from clustercore.sync import life
 from clustercore.sync.api import Entities
 from clustercore.sync.changes import ApplyReport, Change, Changes, ResolverFailed, StoreEvent
 from clustercore.sync.clock import HybridLogicalClock
-from clustercore.sync.collecting import collect
+from clustercore.sync.collecting import CollectReport, collect_part
 from clustercore.sync.conflict_log import ConflictLog
 from clustercore.sync.journal import Journal
 from clustercore.sync.kinds import MAX_NAME_BYTES, Authority, EntityKind
@@ -353,25 +354,35 @@ class EntityStore(Entities):
 
     async def collect_tombstones(
         self, acknowledged: Mapping[NodeId, int], *, grace_s: float = GRACE_S, now_ms: int | None = None
-    ) -> int:
-        """Drop deletions, and what is left of the deleted, that every peer has seen and that are old; return how many.
+    ) -> CollectReport:
+        """Drop deletions, and what is left of the deleted, that every peer has seen and that are old.
 
-        A peer that was not known, and has the entity still, is refused (``MergeOutcome.ZOMBIE``), and ``rebuttals`` of
-        the report are what it should be told.
+        ``SyncService`` does it by itself. A peer that was not known, and has the entity still, is refused
+        (``MergeOutcome.ZOMBIE``), and ``rebuttals`` of the report are what it should be told.
 
         Args:
             acknowledged: For every known peer, the seq of this store, in its present epoch, up to which the peer has
-                applied all changes. One that is left out is taken for gone for good.
-            grace_s: How old a deletion has to be.
+                applied all changes; what it did before it had must have been fetched from it. One that is left out is
+                taken for gone for good.
+            grace_s: How old a deletion has to be, in seconds.
             now_ms: The wall clock, in ms since 1970 UTC; None for the store's.
 
-        Durability, Cancellation: as ``apply``.
+        Durability: on return. It goes part by part, and others run in between; each part is in one transaction.
+        Cancellation: the parts that are done stay so.
+        Raises: StorageError.
         """
-        self._opened()
         now_ms = self.clock.wall() if now_ms is None else now_ms
-        gone = collect(self._replica, acknowledged, older_than_ms=now_ms - int(grace_s * 1000))
-        await self._commit()
-        return gone
+        older_than_ms, since, has_more = now_ms - int(grace_s * 1000), 0, True
+        collected, waiting_for, epoch = 0, Counter[NodeId](), self.epoch
+        # What was acknowledged, was in this epoch.
+        while has_more and self.epoch == epoch:
+            self._opened()
+            part = collect_part(self._replica, since, acknowledged, older_than_ms=older_than_ms)
+            since, has_more = part.next_seq, part.has_more
+            collected += part.collected
+            waiting_for += part.waiting_for
+            await self._commit()
+        return CollectReport(collected, dict(waiting_for))
 
     def is_held(self, kind: str, entity_id: str, group: str) -> bool:
         """Whether something of a group waits until its time is no longer ahead of this node's clock."""

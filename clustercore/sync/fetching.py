@@ -129,6 +129,11 @@ class Fetching:
         """Whether anything was ever fetched from this peer, as far as the store knows."""
         return self._stored() is not None
 
+    @property
+    def holds_all(self) -> bool:
+        """Whether the last session, if it succeeded, left nothing with the peer of what that had when it began."""
+        return not self._must_compare and not self._cursor.kept_back
+
     def _stored(self) -> Checkpoint | None:
         return read_checkpoint(self._store.checkpoint(self._checkpoint_name), self._store.epoch)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import Any, Literal, TypeVar
@@ -30,6 +30,7 @@ from clustercore.interfaces import (
 from clustercore.sync._proto.sync import FILE_DESCRIPTOR
 from clustercore.sync.changes import Change, MergeOutcome
 from clustercore.sync.checkpoints import outgoing_name, read_checkpoint
+from clustercore.sync.collector import CollectionStatus, TombstoneCollector
 from clustercore.sync.comparison import BucketsRequest, CompareRequest, FetchRequest
 from clustercore.sync.entities import EntityStore
 from clustercore.sync.fetching import Fetching, SessionResult
@@ -104,6 +105,9 @@ class SyncService(NodeCompanion):
         self._trees = DigestTrees(store)
         self._source: Source | None = None
         self._peers: dict[NodeId, _Peer] = {}
+        self._collector = TombstoneCollector(
+            store, self._config, Random(self._rng.getrandbits(64)), passed=self._passed, forget=self._forget
+        )
         self._is_started = trio.Event()
         if start:
             self._is_started.set()
@@ -119,7 +123,7 @@ class SyncService(NodeCompanion):
         """
         if node.node_id != self._store.node_id:
             raise ConfigError(f"the entity store is of node {self._store.node_id!r}, and this is {node.node_id!r}")
-        source = self._source = Source(self._store, self._trees, self._config, self._rng)
+        source = self._source = Source(self._store, self._trees, self._config, self._rng, remembers=self._is_member)
         return [
             Service(
                 SERVICE,
@@ -142,6 +146,7 @@ class SyncService(NodeCompanion):
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 await self._is_started.wait()
+                nursery.start_soon(self._collector.run, site)
                 while True:
                     self._follow(site.peers())
                     await trio.sleep(_LOOK_S)
@@ -229,8 +234,13 @@ class SyncService(NodeCompanion):
 
     async def _session(self, peer: _Peer, kind: SyncKind) -> SessionResult:
         async with peer.turn:
+            epoch, acknowledged = self._store.epoch, self._acknowledged(peer.node_id)
             try:
-                return await peer.fetching.run(kind, partial(self._call, peer.node_id))
+                result = await peer.fetching.run(kind, partial(self._call, peer.node_id))
+                if peer.fetching.holds_all and self._store.epoch == epoch:
+                    # All that the peer had when it had acknowledged so much is here.
+                    peer.passed_epoch, peer.passed_seq = epoch, acknowledged
+                return result
             except (TransportError, MalformedMessage) as error:
                 peer.statistics.failures += 1
                 peer.statistics.last_error = str(error)
@@ -369,12 +379,46 @@ class SyncService(NodeCompanion):
 
     def acknowledged(self, peers: Sequence[NodeId]) -> dict[NodeId, int]:
         """Return up to which of this store's changes each of these peers durably holds all; 0 if it never synced."""
-        found: dict[NodeId, int] = {}
-        for peer in peers:
-            name = outgoing_name(peer, filter_hash(()))
-            checkpoint = read_checkpoint(self._store.checkpoint(name), self._store.epoch)
-            found[peer] = 0 if checkpoint is None else checkpoint.cursor.floor
-        return found
+        return {peer: self._acknowledged(peer) for peer in peers}
+
+    def _acknowledged(self, peer: NodeId) -> int:
+        # What it has fetched of some kinds by hand says nothing of the others.
+        name = outgoing_name(peer, filter_hash(()))
+        checkpoint = read_checkpoint(self._store.checkpoint(name), self._store.epoch)
+        return 0 if checkpoint is None else checkpoint.cursor.floor
+
+    # --- Deletions ---
+
+    @property
+    def collection(self) -> CollectionStatus:
+        """What became of deletions: how many were forgotten, and for whom others wait. It never blocks."""
+        return self._collector.status
+
+    async def collect_tombstones(self) -> CollectionStatus:
+        """Forget the deletions that all members know of and that are older than ``grace_s``, now; and say what was.
+
+        The service does it by itself, each ``collect_interval_s``.
+
+        Cancellation: what was forgotten stays so. Raises: NodeStopped; StorageError.
+        """
+        return await self._collector.collect(self._running())
+
+    def _passed(self, peer_id: NodeId) -> int:
+        """Return up to which change a peer holds all of this store, with all it had then fetched from it since."""
+        peer = self._peers.get(peer_id)
+        if peer is None or peer.passed_epoch != self._store.epoch:
+            return 0
+        # It may have lost its store since, and said so.
+        return min(peer.passed_seq, self._acknowledged(peer_id))
+
+    def _is_member(self, peer_id: NodeId) -> bool:
+        members = None if self._site is None else self._site.members()
+        return members is not None and peer_id in members
+
+    def _forget(self, strangers: Collection[NodeId]) -> None:
+        """Answer who is no member any more as one that is new."""
+        assert self._source is not None
+        self._source.forget(strangers)
 
 
 @attrs.define(eq=False)
@@ -392,6 +436,9 @@ class _Peer:
     # Set when the peer asks for a session out of turn, of this kind.
     asked: trio.Event = attrs.field(factory=trio.Event)
     asked_for: SyncKind | None = None
+    # Up to which change of this store, of which epoch, it held all before a session in which all it had was fetched.
+    passed_epoch: str = ""
+    passed_seq: int = 0
 
 
 async def _answer(kind: type[M], handler: Callable[[M], Awaitable[SyncMessage]], request: bytes) -> bytes:

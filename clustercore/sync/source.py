@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from hashlib import blake2b
 from random import Random
 
@@ -83,12 +83,28 @@ class _Session:
 
 
 class Source:
-    """Answers the receivers of one node."""
+    """Answers the receivers of one node.
 
-    def __init__(self, store: EntityStore, trees: DigestTrees, config: SyncConfig, rng: Random) -> None:
+    Args:
+        store, trees, config: The node's.
+        rng: Draws the name of this run.
+        remembers: Returns whether what a receiver acknowledges is kept on disk. Else it compares everything in each new
+            session: whoever asks under ever new names leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        store: EntityStore,
+        trees: DigestTrees,
+        config: SyncConfig,
+        rng: Random,
+        *,
+        remembers: Callable[[NodeId], bool] = lambda receiver: True,
+    ) -> None:
         self._store = store
         self._trees = trees
         self._config = config
+        self._remembers = remembers
         # Sessions of this run begin with it. What an earlier run told beyond what it found on disk is not known here.
         self._run = rng.getrandbits(8 * _RUN_BYTES).to_bytes(_RUN_BYTES, "big")
         self._last_session = 0
@@ -160,12 +176,15 @@ class Source:
             return ResyncReason.EPOCH
         if self.has_lost(request.source_epoch, cursor.seq, request.session_id):
             return ResyncReason.WENT_BACK
-        if ours is not None and ours.peer_epoch != request.epoch:
+        if ours is None:
+            # It was forgotten, as no member: what it told of itself, and may have lost, nobody knows any more.
+            return ResyncReason.NOT_COMPARED
+        if ours.peer_epoch != request.epoch:
             return ResyncReason.RECEIVER_EPOCH
-        if ours is not None and ours.must_compare and ours.session_id != request.session_id:
+        if ours.must_compare and ours.session_id != request.session_id:
             # It was told so before, and the answer was lost, or it did not get to the end of it.
             return ResyncReason.NOT_COMPARED
-        if ours is not None and not ours.cursor.is_within(cursor):
+        if not ours.cursor.is_within(cursor):
             return ResyncReason.RECEIVER_WENT_BACK
         if cursor.floor < store.floor:
             return ResyncReason.BEHIND_FLOOR
@@ -185,6 +204,11 @@ class Source:
             self._sessions.popitem(last=False)
         return session
 
+    def forget(self, receivers: Collection[NodeId]) -> None:
+        """End the sessions of some receivers."""
+        for session in [session for session in self._sessions.values() if session.peer in receivers]:
+            del self._sessions[session.session_id]
+
     def _find(self, session_id: bytes) -> _Session | None:
         session = self._sessions.get(session_id)
         if session is not None:
@@ -197,10 +221,10 @@ class Source:
         return ResyncReason.NONE if session.own_epoch == self._store.epoch else ResyncReason.EPOCH
 
     async def _acknowledge(self, session: _Session, cursor: Cursor, *, must_compare: bool = False) -> None:
-        """Remember durably what a receiver holds: nobody keeps for it what it has."""
+        """Remember durably what a member holds: nobody keeps for it what it has."""
         session.acked = cursor
         checkpoint = Checkpoint(cursor, session.peer_epoch, session.own_epoch, session.session_id, must_compare)
-        if session.saved == checkpoint:
+        if session.saved == checkpoint or not self._remembers(session.peer):
             await trio.lowlevel.checkpoint()
             return
         name = outgoing_name(session.peer, filter_hash(session.kinds))

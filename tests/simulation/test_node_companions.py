@@ -16,6 +16,7 @@ from clustercore.interfaces import (
     Link,
     NodeCompanion,
     NodeHandle,
+    NodeId,
     NodeSite,
     Service,
     ServiceTransport,
@@ -37,6 +38,7 @@ class Greeter(NodeCompanion):
         self.error = error
         self.greetings: dict[str, bytes] = {}
         self.has_ended = False
+        self.site: NodeSite | None = None
 
     def services(self, node: NodeHandle) -> Sequence[Service]:
         async def greet(request: bytes) -> bytes:
@@ -47,6 +49,7 @@ class Greeter(NodeCompanion):
 
     async def run(self, site: NodeSite) -> None:
         assert isinstance(site.transport, ServiceTransport)
+        self.site = site
         if self.error is not None:
             raise self.error
         try:
@@ -69,6 +72,11 @@ def make_node(name: str, network: MemoryNetwork, companion: NodeCompanion) -> No
     )
 
 
+def names(letters: str) -> frozenset[NodeId]:
+    """The ids of some nodes."""
+    return frozenset(map(NodeId, letters))
+
+
 async def test_companion_serves_on_the_nodes_listener_and_knows_its_peers(autojump_clock: MockClock) -> None:
     """It is called at the node's address, finds the other members there, and is cancelled when the node stops."""
     network, first, second = MemoryNetwork(), Greeter(is_shy=True), Greeter()
@@ -80,6 +88,34 @@ async def test_companion_serves_on_the_nodes_listener_and_knows_its_peers(autoju
         assert second.greetings == {"a": b"hello from a"}
         assert second.has_ended
         assert not first.has_ended
+
+
+async def test_companion_knows_all_other_members_once_there_is_a_cluster(autojump_clock: MockClock) -> None:
+    """Also learners, and those that nobody knows where to find; a node that is no member knows of none."""
+    network, first, second = MemoryNetwork(), Greeter(is_shy=True), Greeter(is_shy=True)
+
+    async with make_node("a", network, first) as a:
+        await trio.sleep(1)
+        here = first.site
+        assert here is not None
+        assert here.members() is None
+        assert set(here.peers()) == {"b"}
+        async with make_node("b", network, second):
+            await a.wait_leader()
+            await trio.sleep(1)
+            there = second.site
+            assert there is not None
+            assert here.members() == names("b")
+            assert there.members() == names("a")
+
+            await a.members.add_learner("d")
+            await trio.sleep(1)
+            assert here.members() == names("bd")
+            assert there.members() == names("ad")
+            assert set(here.peers()) == {"b"}
+
+            await a.members.remove("b")
+            assert here.members() == names("d")
 
 
 async def test_error_of_a_companion_ends_the_node_with_it(autojump_clock: MockClock) -> None:

@@ -2,77 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from random import Random
-
-import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from clustercore import Node
 from clustercore.interfaces import ConfigError, NodeId, NodeStopped, PeerTimeout, PeerUnreachable
-from clustercore.sync import EntityStore, HybridLogicalClock, SyncConfig, SyncService
+from clustercore.sync import EntityStore, SyncConfig, SyncService
 from clustercore.sync.source import Source
 from clustercore_memory import MemoryNetwork, MemoryRecords, MemoryStorage, MemoryTransport
 from clustercore_retry import CategoryRetryPolicy
 from clustercore_static import StaticDiscovery
 from tests.simulation.cluster import Journal
+from tests.simulation.sync_members import NAMES, are_equal, open_cluster
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav
 
 pytestmark = pytest.mark.slow
-
-NAMES = ("a", "b", "c")
-
-
-@attrs.define(eq=False)
-class Member:
-    """A running node, its store and its service."""
-
-    store: EntityStore
-    service: SyncService
-    stop: Callable[[], None]
-
-
-@asynccontextmanager
-async def open_cluster(**options: object) -> AsyncIterator[dict[str, Member]]:
-    """Three nodes with a store and a service each; one of them can be stopped."""
-    network = MemoryNetwork()
-    members: dict[str, Member] = {}
-    async with trio.open_nursery() as nursery:
-        for name in NAMES:
-            members[name] = await nursery.start(_live, name, network, options)
-        yield members
-        nursery.cancel_scope.cancel()
-
-
-async def _live(
-    name: str, network: MemoryNetwork, options: dict[str, object], *, task_status: trio.TaskStatus[Member]
-) -> None:
-    clock = HybridLogicalClock(lambda: 1_700_000_000_000 + int(trio.current_time() * 1000))
-    with trio.CancelScope() as scope:
-        async with AsyncExitStack() as stack:
-            store = EntityStore(NodeId(name), [MISSION, UAV], MemoryRecords(), clock=clock)
-            await stack.enter_async_context(store)
-            service = SyncService(store, rng=Random(name), **options)  # type: ignore[arg-type]  # the service's own
-            node = Node(
-                name,
-                machine=Journal(),
-                transport=MemoryTransport(network, name),
-                storage=MemoryStorage(),
-                discovery=StaticDiscovery({each: each for each in NAMES}),
-                companions=[service],
-                rng=Random(name),
-            )
-            await stack.enter_async_context(node)
-            task_status.started(Member(store, service, scope.cancel))
-            await trio.sleep_forever()
-
-
-def are_equal(members: dict[str, Member], names: str = "abc") -> bool:
-    """Whether these members hold the same."""
-    return len({members[name].store.canonical_bytes() for name in names}) == 1
 
 
 async def test_members_are_in_step_after_the_first_session_and_after_each_interval(autojump_clock: MockClock) -> None:

@@ -33,6 +33,21 @@ def test_history_knows_what_counts_at_each_index() -> None:
     assert (known.latest, known.latest_index, known.previous) == (THIRD, 5, SECOND)
 
 
+def test_history_names_all_who_may_turn_out_to_be_members() -> None:
+    """A removal after the index may be cut off, and so may an addition: whoever is named counts."""
+    known = history()
+    known.append([entry(6, Configuration.of("ad", cluster_id="test"))])
+
+    assert [known.members_since(LogIndex(index)) for index in (0, 4, 5, 6)] == [
+        set("abcd"),
+        set("abcd"),
+        set("abcd"),
+        set("ad"),
+    ]
+    known.truncate_from(LogIndex(6))
+    assert known.members_since(LogIndex(3)) == set("abc")
+
+
 @pytest.mark.parametrize(
     ("index", "latest", "latest_index", "previous"),
     [(6, THIRD, 5, SECOND), (5, SECOND, 3, FIRST), (4, SECOND, 3, FIRST), (3, FIRST, 0, FIRST), (1, FIRST, 0, FIRST)],

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import trio
 
 from clustercore.interfaces import NodeId
-from clustercore.sync import Change, GroupState, MergeOutcome, StoreEvent, ZombieRefused, replica
+from clustercore.sync import (
+    Change,
+    CollectReport,
+    GroupState,
+    MergeOutcome,
+    StoreEvent,
+    ZombieRefused,
+    collecting,
+    entities,
+    replica,
+)
 from clustercore_memory import MemoryRecords
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall, exchange, make_store
 
@@ -22,15 +35,15 @@ async def test_tombstone_waits_for_every_peer_and_its_age() -> None:
         await a.put(MISSION, "m2", Mission("PLANNED", 0))
 
         wall.now_ms += DAY_MS + 1
-        assert await a.collect_tombstones({B: a.seq, C: 2}) == 0
-        assert await a.collect_tombstones({B: a.seq, C: a.seq}, now_ms=wall.now_ms - 10) == 0
+        assert (await a.collect_tombstones({B: a.seq, C: 2})).collected == 0
+        assert (await a.collect_tombstones({B: a.seq, C: a.seq}, now_ms=wall.now_ms - 10)).collected == 0
         assert a.floor == 0
-        assert await a.collect_tombstones({B: a.seq, C: a.seq}) == 1
+        assert (await a.collect_tombstones({B: a.seq, C: a.seq})).collected == 1
 
         assert [change.entity_id for change in a.states()] == ["m2", "m2"]
         # Whoever has not seen the deletion cannot learn of it from the log of changes any more.
         assert a.floor == 3
-        assert await a.collect_tombstones({B: a.seq}) == 0
+        assert (await a.collect_tombstones({B: a.seq})).collected == 0
 
 
 async def test_deleted_entity_does_not_come_back_from_a_peer_that_was_away() -> None:
@@ -88,7 +101,7 @@ async def test_collected_tombstone_still_decides_as_if_it_were_there() -> None:
         await c.put(UAV, "anew", Uav("new"))
         await c.update(UAV, "anew", last_heartbeat=5)
         wall.now_ms += DAY_MS + 1
-        assert await a.collect_tombstones({}) == 2
+        assert (await a.collect_tombstones({})).collected == 2
 
         # Heartbeats first: they are in the background, and known to follow the deletion.
         for change in sorted(c.changes().changes, key=lambda change: change.group != "heartbeat"):
@@ -115,7 +128,7 @@ async def test_created_anew_after_the_collection_is_there_where_the_tombstone_st
         await (a if who_deletes == "a" else b).delete(UAV, "u1")
         await exchange(a, b)
         wall.now_ms += 2 * DAY_MS
-        assert await a.collect_tombstones({B: a.seq}) == 1
+        assert (await a.collect_tombstones({B: a.seq})).collected == 1
 
         await a.put(UAV, "u1", Uav("new"))
         await exchange(a, b)
@@ -123,7 +136,7 @@ async def test_created_anew_after_the_collection_is_there_where_the_tombstone_st
         assert not list(b.conflicts)
 
         # Also when that one is gone everywhere, or the entity is deleted once more.
-        assert await b.collect_tombstones({A: b.seq}) == 1
+        assert (await b.collect_tombstones({A: b.seq})).collected == 1
         await exchange(a, b)
         assert b.get(UAV, "u1") == Uav("new")
         assert a.canonical_bytes() == b.canonical_bytes()
@@ -143,7 +156,7 @@ async def test_tombstone_of_what_was_created_anew_is_collected_alone() -> None:
         await a.put(MISSION, "m1", Mission("PLANNED", 1))
         await exchange(a, b)
         wall.now_ms += DAY_MS + 1
-        assert await a.collect_tombstones({B: a.seq}) == 1
+        assert (await a.collect_tombstones({B: a.seq})).collected == 1
         await a.update(MISSION, "m1", progress=2)
         await exchange(a, b)
 
@@ -152,7 +165,7 @@ async def test_tombstone_of_what_was_created_anew_is_collected_alone() -> None:
         assert held is not None
         assert held.progress == 2
         assert len(b.conflicts) == 0
-        assert await b.collect_tombstones({A: b.seq}) == 1
+        assert (await b.collect_tombstones({A: b.seq})).collected == 1
         assert a.canonical_bytes() == b.canonical_bytes()
 
 
@@ -167,11 +180,11 @@ async def test_deletion_that_lost_is_kept_until_somebody_knew_of_it() -> None:
             await b.update(UAV, "u1", status=status)
         await exchange(a, b)
         wall.now_ms += DAY_MS + 1
-        assert await a.collect_tombstones({B: a.seq}) == 0
+        assert (await a.collect_tombstones({B: a.seq})).collected == 0
 
         await a.put(UAV, "u1", Uav("3", 3, "m1"))
         # Of the groups, all were written now but none is in the background.
-        assert await a.collect_tombstones({B: a.seq}) == 1
+        assert (await a.collect_tombstones({B: a.seq})).collected == 1
         assert a.get(UAV, "u1") == Uav("3", 3, "m1")
 
 
@@ -194,6 +207,83 @@ async def test_ledger_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert outcomes == {"old": MergeOutcome.ZOMBIE, "young": MergeOutcome.NEW}
         assert report.rebuttals == ()
         assert a.get(UAV, "young") == Uav("idle")
+
+
+async def test_many_are_collected_part_by_part_and_others_run_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stretch looks at more than a part; what changes meanwhile stays, and is waited for the next time."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a:
+        for number in range(3 * collecting.TOMBSTONES_PER_PART):
+            await a.put(UAV, f"u{number}", Uav("idle"))
+            await a.delete(UAV, f"u{number}")
+        wall.now_ms += 2 * DAY_MS
+        acknowledged, parts = {B: a.seq}, list[int]()
+        collect_part = collecting.collect_part
+
+        def count(*args: Any, **options: Any) -> collecting.CollectedPart:
+            part = collect_part(*args, **options)
+            parts.append(part.collected)
+            return part
+
+        monkeypatch.setattr(entities, "collect_part", count)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.put, UAV, "new", Uav("idle"))
+            report = await a.collect_tombstones(acknowledged)
+
+        assert report == CollectReport(3 * collecting.TOMBSTONES_PER_PART, {})
+        assert len(parts) >= 3
+        assert max(parts) <= collecting.TOMBSTONES_PER_PART
+        assert {change.entity_id for change in a.states()} == {"new"}
+
+
+async def test_report_says_who_is_waited_for_and_for_how_much() -> None:
+    """Of deletions that are old enough; one that lost to an edit waits for nobody, but for an edit."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a:
+        for name in ("m1", "m2"):
+            await a.put(MISSION, name, Mission("PLANNED", 0))
+            await a.delete(MISSION, name)
+        middle = 3
+        wall.now_ms += DAY_MS
+        await a.put(MISSION, "m3", Mission("PLANNED", 0))
+        await a.delete(MISSION, "m3")
+        wall.now_ms += 1
+
+        assert await a.collect_tombstones({B: middle, C: 0}) == CollectReport(0, {B: 1, C: 2})
+        assert await a.collect_tombstones({B: middle, C: middle}) == CollectReport(1, {B: 1, C: 1})
+        assert await a.collect_tombstones({B: a.seq, C: a.seq}) == CollectReport(1, {})
+
+
+async def test_tombstones_of_broken_nodes_without_a_deletion_are_left_alone() -> None:
+    """Two that each claim to know the other's leave none: there is no age to tell, and nobody to tell it to."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a:
+        await a.put(MISSION, "m1", Mission("PLANNED", 0))
+        await a.apply([Change("mission", "m1", "", GroupState((), {"x#1": 5}))])
+        wall.now_ms += 2 * DAY_MS
+
+        assert await a.collect_tombstones({}) == CollectReport(0, {})
+        assert a.get(MISSION, "m1") is not None
+
+
+async def test_what_waits_for_its_time_keeps_the_entity_it_is_of() -> None:
+    """It may outlive the deletion when its time comes."""
+    wall, far = Wall(), Wall()
+    far.now_ms += 10 * DAY_MS
+    async with make_store("a", wall=wall) as a, make_store("b", wall=far) as b:
+        await a.put(UAV, "u1", Uav("idle"))
+        await b.apply(a.changes().changes, A)
+        await b.update(UAV, "u1", status="busy")
+        await a.delete(UAV, "u1")
+        report = await a.apply(b.changes().changes, B)
+        assert report.count(MergeOutcome.HELD) == 1
+        wall.now_ms += 2 * DAY_MS
+
+        assert (await a.collect_tombstones({B: a.seq})).collected == 0
+
+        wall.now_ms += 10 * DAY_MS
+        await a.release_held()
+        assert a.get(UAV, "u1") == Uav("busy")
 
 
 def test_state_without_heads_is_bearable() -> None:
