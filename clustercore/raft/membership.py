@@ -122,6 +122,11 @@ def _not_so(state: RaftState, target: Configuration, now: float) -> Configuratio
                 f"learner {voter!r} lacks {state.log.last_index - progress.match_index} entries, or takes longer than "
                 f"{timeout_s} s for what is new; ask again when it has caught up, or let it be promoted by itself",
             )
+        if not _knows_its_storage(state, voter):
+            return ConfigurationRefused(
+                ChangeRefusal.NOT_CAUGHT_UP,
+                f"learner {voter!r} does not know yet that it is counted with the storage that it has; ask again",
+            )
     wiped = sorted(voter for voter in target.voters if state.is_wiped(voter))
     if wiped and 2 * len(wiped) >= len(target.voters):
         return ConfigurationRefused(
@@ -185,7 +190,7 @@ def maybe_leave(state: RaftState, now: float) -> None:
 
 
 def maybe_promote_or_readmit(state: RaftState, now: float) -> None:
-    """As leader, make learners of voters that lost their disk, and voters of learners that have caught up."""
+    """As leader, name members that lost their disk anew, and make voters of learners that have caught up."""
     if state.configuration.is_joint or not _is_free_to_change(state):
         return
     for target in (_without_wiped(state), _with_promoted(state, now)):
@@ -223,12 +228,37 @@ def _is_free_to_change(state: RaftState) -> bool:
 
 
 def _without_wiped(state: RaftState) -> Configuration | None:
-    """Return the configuration in which the first voter known to have lost its disk is a learner; None without one."""
-    wiped = min((voter for voter in state.configuration.voters if state.is_wiped(voter)), default=None)
+    """Return the configuration in which the first member known to have lost its disk has another; None without one.
+
+    A voter is a learner in it, which is promoted when it has caught up. A learner stays what it is: it is named anew so
+    that it may vote once it is a voter (``_knows_its_storage``).
+    """
+    servers = state.configuration.servers
+    wiped = min(
+        (server for server in servers if state.is_wiped(server.node_id)),
+        key=lambda server: (not server.is_voter, server.node_id),
+        default=None,
+    )
     if wiped is None:
         return None
-    readmitted = Server(wiped, is_voter=False, is_promoted=True, incarnation=state.incarnations[wiped])
-    return _with_changed(state, {wiped: readmitted})
+    readmitted = attrs.evolve(
+        wiped,
+        is_voter=False,
+        is_promoted=wiped.is_voter or wiped.is_promoted,
+        incarnation=state.incarnations[wiped.node_id],
+    )
+    return _with_changed(state, {wiped.node_id: readmitted})
+
+
+def _knows_its_storage(state: RaftState, learner: NodeId) -> bool:
+    """Say whether a learner has the members that name the storage it has now: until then it votes for nobody.
+
+    As a voter it may be the one whose vote decides, before the leader has sent it anything more. Were it to wait for a
+    leader then, and a leader for its vote, there would never be one again.
+    """
+    named = state.configuration.incarnations.get(learner, "")
+    is_named = named in ("", _incarnation_of(state, learner))
+    return is_named and state.progress[learner].match_index >= state.configurations.latest_index
 
 
 def _with_promoted(state: RaftState, now: float) -> Configuration | None:
@@ -237,7 +267,9 @@ def _with_promoted(state: RaftState, now: float) -> Configuration | None:
     due = {
         server.node_id: Server(server.node_id, incarnation=_incarnation_of(state, server.node_id))
         for server in state.configuration.servers
-        if server.is_promoted and state.progress[server.node_id].has_caught_up(timeout_s, now)
+        if server.is_promoted
+        and state.progress[server.node_id].has_caught_up(timeout_s, now)
+        and _knows_its_storage(state, server.node_id)
     }
     return _with_changed(state, due) if due else None
 

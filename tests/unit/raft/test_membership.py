@@ -398,6 +398,54 @@ def test_identity_of_a_stranger_is_not_noted() -> None:
     assert picture(core) == before
 
 
+def test_learner_with_another_storage_is_named_anew_before_it_votes_issue_4() -> None:
+    """Until it has the members that name the new one it votes for nobody, and its vote may be the one that decides.
+
+    Seed 301901 at the protocol level: it was the only voter of the change under way when its leader fell silent, had
+    the members before that, and refused its vote until a leader would send it more.
+    """
+    known = {"a": "A", "b": "B", "c": "C"}
+    core = committed_leader(members("ab", promoted="c", incarnations=known), incarnation="A")
+    core.peer_identified(C, "new")
+    committed(core, "bc", 1.0)
+    anew = members("ab", promoted="c", incarnations=known | {"c": "new"})
+
+    refused = refusal(core, members("abc"))
+    core.time_passed(1.25)
+    told = last_members(core)
+    committed(core, "b", 1.25)
+    core.time_passed(1.3)
+
+    assert refused.reason is ChangeRefusal.NOT_CAUGHT_UP
+    assert "learner 'c' does not know yet that it is counted with the storage that it has" in refused.detail
+    assert attrs.evolve(told, index=anew.index) == anew
+    assert core.state.configuration == anew
+
+    committed(core, "bc", 1.4)
+    core.time_passed(1.55)
+
+    assert core.state.configuration == members("abc", incarnations=known | {"c": "new"})
+
+
+def test_voter_with_another_storage_is_named_before_such_a_learner() -> None:
+    """It counts in majorities."""
+    known = {"a": "A", "b": "B", "c": "C", "d": "D"}
+    core = committed_leader(members("abd", learners="c", incarnations=known), incarnation="A")
+    core.peer_identified(C, "new")
+    core.peer_identified(D, "new")
+    answer(core, "b", 1.0)
+
+    core.time_passed(1.25)
+
+    assert core.state.configuration == members("ab", learners="c", promoted="d", incarnations=known | {"d": "new"})
+
+    committed(core, "b", 1.25)
+    core.time_passed(1.5)
+
+    named = known | {"c": "new", "d": "new"}
+    assert core.state.configuration == members("ab", learners="c", promoted="d", incarnations=named)
+
+
 def test_wiped_voter_is_no_target_of_a_transfer() -> None:
     """It may not stand before it is a voter again; whoever asked hears so at once."""
     core = committed_leader(members("abc", incarnations={"a": "A", "b": "B", "c": "C"}), incarnation="A")
