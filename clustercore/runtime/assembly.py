@@ -582,15 +582,11 @@ class Assembly:
         self.hand_overs.given_up(target, failure)
 
     def _role_changed(self, before: RoleChange, after: RoleChange, cause: Cause) -> None:
-        logger.log(
-            logging.WARNING if cause.is_trouble else logging.INFO,
-            "node %s: %s in term %d, leader %s%s",
-            self._node_id,
-            after.role.value,
-            after.term,
-            after.leader_id,
-            f"; {cause.text}" if cause.text else "",
-        )
+        # The simulator, and whoever else follows who leads, reads this line.
+        logger.info("node %s: %s in term %d, leader %s", self._node_id, after.role.value, after.term, after.leader_id)
+        if cause.text:
+            level = logging.WARNING if cause.is_trouble else logging.INFO
+            logger.log(level, "node %s changed its role: %s", self._node_id, cause.text)
         if before.leader_id is not None and (before.leader_id, before.term) != (after.leader_id, after.term):
             self._forwarder.leader_left(before.leader_id)
         if after.leader_id not in (None, self._node_id):
