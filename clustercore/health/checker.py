@@ -43,7 +43,7 @@ class HealthChecker:
     inside, from the block's own event loop, also by its callbacks. A block that is left or cancelled in the middle of a
     check has learned nothing from it.
 
-    A node that stops to answer is unhealthy after ``config.worst_case_detection`` seconds at the latest, unless the
+    A node that stops to answer is unhealthy after ``config.worst_case_detection_s`` at the latest, unless the
     checker is over its own limits (``max_concurrent_checks``, ``max_checks_per_s``) or finds that it is itself not well
     (``own_score``): then timeouts are longer.
     """

@@ -1,8 +1,8 @@
 """ClusterHealth: the checker tied to discovery. Who is registered is monitored; who is not well gets no work.
 
 An unhealthy node leaves the *view*, which says who should get work, at once. It is taken out of discovery, where others
-look, only by the leader, only after it has been unhealthy for ``deregister_after`` seconds without a break, and only if
-no guard (``guards``) stands in the way. Its registration is kept here, and given back when the node is well again. Who
+look, only by the leader, only after it has been unhealthy for ``deregister_after_s`` without a break, and only if no
+guard (``guards``) stands in the way. Its registration is kept here, and given back when the node is well again. Who
 belongs to the cluster is Raft's alone: nothing here changes it.
 """
 
@@ -323,7 +323,7 @@ class ClusterHealth(NodeCompanion):
         since = self._registered_since.get(node_id)
         if since is None:
             return wake_at
-        left_s = self.config.deregister_after - min(unhealthy_s, now - since)
+        left_s = self.config.deregister_after_s - min(unhealthy_s, now - since)
         if left_s > 0:
             return min(wake_at, now + left_s)
         return min(wake_at, await self._deregister(node_id, now))
@@ -383,7 +383,7 @@ class ClusterHealth(NodeCompanion):
             self._tell(HealthEventKind.FAILED, node_id, detail=detail)
 
     def _suggest_replacement(self, node_id: NodeId, unhealthy_s: float, now: float) -> float:
-        left_s = self.config.suggest_replacement_after - unhealthy_s
+        left_s = self.config.suggest_replacement_after_s - unhealthy_s
         if left_s > 0:
             return now + left_s
         if self._leading_term is not None and node_id in self._members and node_id not in self._suggested:
@@ -406,7 +406,7 @@ class ClusterHealth(NodeCompanion):
             fell = {each for each, at in self._fell_at.items() if at >= now - interval}
             if len(fell) > self.config.cliff_share * (len(self.checker.monitored) + 1):
                 for each in fell:
-                    self._cliff_until[each] = now + self.config.cliff_hold
+                    self._cliff_until[each] = now + self.config.cliff_hold_s
         elif change.new is not HealthStatus.MAINTENANCE:
             self._fell_at.pop(node_id, None)
             self._cliff_until.pop(node_id, None)

@@ -98,7 +98,7 @@ class Monitored:
             return self._config.check_interval
         over = self._tracker.failures - self._config.patience
         # The exponent is bounded only so that it does not grow without limit; long before, the maximum counts.
-        return min(self._config.check_interval * 2.0 ** min(over + 1, 30), self._config.max_check_interval)
+        return min(self._config.check_interval * 2.0 ** min(over + 1, 30), self._config.max_check_interval_s)
 
     def take(self, result: CheckResult, now: float, latency: float, *, is_reported: bool) -> str | None:
         """Count an answer; return why the node is taken for something else now, or None."""
@@ -123,8 +123,8 @@ class Monitored:
 
     def is_stale(self, now: float) -> bool:
         """Whether there was no answer, good or bad, for longer than any check may take to come."""
-        longest = self._config.max_check_interval * (1 + self._config.jitter) + self._config.timeout
-        return now - self._last_at > max(longest, self._config.worst_case_detection)
+        longest = self._config.max_check_interval_s * (1 + self._config.jitter) + self._config.timeout
+        return now - self._last_at > max(longest, self._config.worst_case_detection_s)
 
     def snapshot(self, now: float, with_history: bool) -> dict[str, Any]:
         """Return everything as what JSON can hold."""

@@ -135,21 +135,21 @@ class StatusTracker:
         is_flapping = self.is_flapping(now)
         if is_flapping and (not was_flapping or not is_good):
             self.flap_count += 1
-            self._flap_decays_at = now + self._config.flap_window
+            self._flap_decays_at = now + self._config.flap_window_s
         if is_flapping or self.is_held(now):
-            self._held_until = now + self.flap_hold
+            self._held_until = now + self.flap_hold_s
         return is_flapping and not was_flapping
 
     def is_flapping(self, now: float) -> bool:
         """Whether the node turned between good and bad too often of late."""
-        while self._turns and self._turns[0] < now - self._config.flap_window:
+        while self._turns and self._turns[0] < now - self._config.flap_window_s:
             self._turns.popleft()
         return len(self._turns) >= self._config.flap_changes
 
     @property
-    def flap_hold(self) -> float:
+    def flap_hold_s(self) -> float:
         """How long the node must be well before it gets work again, in seconds."""
-        return min(self._config.flap_hold * self.flap_count, self._config.max_flap_hold)
+        return min(self._config.flap_hold_s * self.flap_count, self._config.max_flap_hold_s)
 
     def is_held(self, now: float) -> bool:
         """Whether the node is well, and gets no work yet because it flapped."""
@@ -163,4 +163,4 @@ class StatusTracker:
     def _decay(self, now: float) -> None:
         while self.flap_count and now >= self._flap_decays_at:
             self.flap_count -= 1
-            self._flap_decays_at += self._config.flap_window
+            self._flap_decays_at += self._config.flap_window_s

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class ConsulDiscovery(FollowingDiscovery):
     """Finds the nodes in Consul's catalog, and registers this one there through the agent of its machine.
 
-    A node says every third of ``ttl`` that it lives. One that does not is critical after ``ttl``: it is told in
-    ``members`` still, for its address has not changed, and is not ``in_service``. After ``deregister_after`` its agent
+    A node says every third of ``ttl_s`` that it lives. One that does not is critical after ``ttl_s``: it is told in
+    ``members`` still, for its address has not changed, and not ``in_service``. After ``deregister_after_s`` its agent
     takes it out. One that lives and was taken out, or that Consul has lost, registers itself again with its next beat.
 
     The members are those of the last answer that could be believed, for however long Consul is away.
@@ -46,16 +46,16 @@ class ConsulDiscovery(FollowingDiscovery):
         datacenter: Which to ask for the members; the agent's own by default.
         tags: To be given to this node's service, beside those that say its cluster, role and protocol.
         checks: How Consul learns whether the node is well: "ttl" (it says so), "grpc" or "http" (its agent asks).
-        ttl: Seconds, at least 10.
+        ttl_s: How long a node that says nothing counts as alive, in seconds, at least 10.
         http_check: The URL to ask, for the check "http".
         grpc_check_tls: Whether the agent is to use TLS for the check "grpc".
-        check_interval: How often the agent asks, in seconds.
-        check_timeout: How long it waits for an answer, in seconds.
-        deregister_after: When the agent takes out a node that is critical, in seconds, at least 60.
+        check_interval_s: How often the agent asks, in seconds.
+        check_timeout_s: How long it waits for an answer, in seconds.
+        deregister_after_s: When the agent takes out a node that is critical, in seconds, at least 60.
         consistency: Of the watch: "stale" (any server answers), "default" (the leader) or "consistent".
-        max_stale: How long a server may not have heard its leader for its answer to be believed, in seconds.
-        wait: How long one blocking query waits for a change, in seconds.
-        timeout: How long every other request may take, in seconds; a beat at most a sixth of ``ttl``.
+        max_stale_s: How long a server may not have heard its leader for its answer to be believed, in seconds.
+        wait_s: How long one blocking query waits for a change, in seconds.
+        timeout_s: How long every other request may take, in seconds; a beat at most a sixth of ``ttl_s``.
 
     Raises:
         ConfigError: an option is not what it has to be.
@@ -76,16 +76,16 @@ class ConsulDiscovery(FollowingDiscovery):
         datacenter: str = "",
         tags: Sequence[str] = (),
         checks: Sequence[CheckKind] = ("ttl",),
-        ttl: float = 30.0,
+        ttl_s: float = 30.0,
         http_check: str = "",
         grpc_check_tls: bool = False,
-        check_interval: float = 10.0,
-        check_timeout: float = 2.0,
-        deregister_after: float = 3600.0,
+        check_interval_s: float = 10.0,
+        check_timeout_s: float = 2.0,
+        deregister_after_s: float = 3600.0,
         consistency: ConsistencyMode = "stale",
-        max_stale: float = 10.0,
-        wait: float = 60.0,
-        timeout: float = 5.0,
+        max_stale_s: float = 10.0,
+        wait_s: float = 60.0,
+        timeout_s: float = 5.0,
     ) -> None:
         super().__init__("consul")
         self._options = ConsulOptions.checked(
@@ -99,16 +99,16 @@ class ConsulDiscovery(FollowingDiscovery):
             datacenter=datacenter,
             tags=tags,
             checks=checks,
-            ttl=ttl,
+            ttl_s=ttl_s,
             http_check=http_check,
             grpc_check_tls=grpc_check_tls,
-            check_interval=check_interval,
-            check_timeout=check_timeout,
-            deregister_after=deregister_after,
+            check_interval_s=check_interval_s,
+            check_timeout_s=check_timeout_s,
+            deregister_after_s=deregister_after_s,
             consistency=consistency,
-            max_stale=max_stale,
-            wait=wait,
-            timeout=timeout,
+            max_stale_s=max_stale_s,
+            wait_s=wait_s,
+            timeout_s=timeout_s,
         )
         self._rng = Random()
         self._watch = CatalogWatch(self._options, self._known, self._rng, self._see)

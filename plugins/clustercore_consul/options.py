@@ -33,7 +33,7 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 @attrs.frozen
 class ConsulOptions:
-    """The options, in the units used inside. What they mean is in docs/reference/consul.md."""
+    """The options. What they mean is in docs/reference/consul.md."""
 
     url: str
     service: str
@@ -82,16 +82,16 @@ class ConsulOptions:
         datacenter: str,
         tags: Iterable[str],
         checks: Iterable[CheckKind],
-        ttl: float,
+        ttl_s: float,
         http_check: str,
         grpc_check_tls: bool,
-        check_interval: float,
-        check_timeout: float,
-        deregister_after: float,
+        check_interval_s: float,
+        check_timeout_s: float,
+        deregister_after_s: float,
         consistency: ConsistencyMode,
-        max_stale: float,
-        wait: float,
-        timeout: float,
+        max_stale_s: float,
+        wait_s: float,
+        timeout_s: float,
     ) -> ConsulOptions:
         """Check the values as they came from a user.
 
@@ -110,7 +110,6 @@ class ConsulOptions:
             raise ConfigError(f"grpc_check_tls = {grpc_check_tls!r}: expected true or false")
         if consistency not in get_args(ConsistencyMode):
             raise ConfigError(f"consistency = {consistency!r}: expected one of {', '.join(get_args(ConsistencyMode))}")
-        check_interval_s = _check_seconds("check_interval", check_interval, 1)
         return cls(
             url=url.rstrip("/"),
             service=_check_text("service", service),
@@ -119,16 +118,16 @@ class ConsulOptions:
             datacenter=_check_text("datacenter", datacenter, may_be_empty=True),
             tags=tuple(_check_text("tags", tag) for tag in _check_list("tags", tags)),
             checks=kinds,
-            ttl_s=_check_seconds("ttl", ttl, MIN_TTL_S),
+            ttl_s=_check_seconds("ttl_s", ttl_s, MIN_TTL_S),
             http_check=http_check,
             grpc_check_tls=grpc_check_tls,
-            check_interval_s=check_interval_s,
-            check_timeout_s=_check_seconds("check_timeout", check_timeout, 0.1, check_interval_s),
-            deregister_after_s=_check_seconds("deregister_after", deregister_after, MIN_DEREGISTER_S),
+            check_interval_s=_check_seconds("check_interval_s", check_interval_s, 1),
+            check_timeout_s=_check_seconds("check_timeout_s", check_timeout_s, 0.1, check_interval_s),
+            deregister_after_s=_check_seconds("deregister_after_s", deregister_after_s, MIN_DEREGISTER_S),
             consistency=consistency,
-            max_stale_s=_check_seconds("max_stale", max_stale, 0),
-            wait_s=_check_seconds("wait", wait, 1, MAX_WAIT_S),
-            timeout_s=_check_seconds("timeout", timeout, 0.1, 60),
+            max_stale_s=_check_seconds("max_stale_s", max_stale_s, 0),
+            wait_s=_check_seconds("wait_s", wait_s, 1, MAX_WAIT_S),
+            timeout_s=_check_seconds("timeout_s", timeout_s, 0.1, 60),
         )
 
 

@@ -32,7 +32,7 @@ class DnsDiscovery(FollowingDiscovery):
         hosts: Instead of it: the full names of hosts, which are asked for A records, and for AAAA if they have none.
         port: Where each of the hosts serves.
         server: The name server to ask, as "address:port"; by default those of this machine.
-        timeout: Seconds for one question, with all its repetitions.
+        timeout_s: Seconds for one question, with all its repetitions.
         min_interval_s: The shortest time between two questions, whatever the time to live, in seconds.
         max_interval_s: The longest.
         rng: Spreads the questions of many nodes.
@@ -49,7 +49,7 @@ class DnsDiscovery(FollowingDiscovery):
         hosts: Sequence[str] = (),
         port: int = 0,
         server: str = "",
-        timeout: float = 2.0,
+        timeout_s: float = 2.0,
         min_interval_s: float = 1.0,
         max_interval_s: float = 30.0,
         rng: Random | None = None,
@@ -58,13 +58,13 @@ class DnsDiscovery(FollowingDiscovery):
             raise ConfigError("give either service, the name of SRV records, or hosts, a list of names")
         if hosts and not 0 < port < 65536:
             raise ConfigError(f"port = {port}: expected the port at which the hosts serve, from 1 to 65535")
-        if not timeout > 0:
-            raise ConfigError(f"timeout = {timeout!r}: expected a number of seconds above 0")
+        if not timeout_s > 0:
+            raise ConfigError(f"timeout_s = {timeout_s!r}: expected a number of seconds above 0")
         super().__init__("dns")
         self._min_s, self._max_s = min_interval_s, max_interval_s
         self._rng = rng if rng is not None else Random()
         self._backoff = Backoff(min_interval_s, 2.0, max_interval_s, self._rng)
-        self._lookup = Lookup(service, hosts, port, server=server, timeout_s=timeout)
+        self._lookup = Lookup(service, hosts, port, server=server, timeout_s=timeout_s)
 
     async def begin(self) -> None:
         self._lookup.open()

@@ -273,7 +273,7 @@ class RaftClient:
         deadline: float,
     ) -> MessageT:
         """Ask once, within the time that one attempt may take."""
-        limit_s = self._config.attempt_timeout
+        limit_s = self._config.attempt_timeout_s
         ends_at = deadline if limit_s is None else min(deadline, trio.current_time() + limit_s)
         with trio.move_on_at(ends_at):
             return await self._ask(NodeId(target), lane, NodeId(speaker), request, response_type)

@@ -44,15 +44,15 @@ class RaftClientConfig:
     # Seconds for one call: for its turn, connecting, all attempts and the waits between them.
     timeout: float = attrs.field(default=2.0, validator=_check_above_0)
     # Seconds for one attempt, after which the next is made; None: as long as the call may take.
-    attempt_timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(_check_above_0))
+    attempt_timeout_s: float | None = attrs.field(default=None, validator=attrs.validators.optional(_check_above_0))
     # Attempts after the first.
     max_retries: int = attrs.field(default=3, validator=_check_count)
     # Seconds before the first retry; each wait after that is ``retry_backoff`` times as long, up to
-    # ``max_retry_delay``. All are drawn from 0.8 to 1.2 times that (gRFC A6), or with ``jitter = "full"`` from 0 to
+    # ``max_retry_delay_s``. All are drawn from 0.8 to 1.2 times that (gRFC A6), or with ``jitter = "full"`` from 0 to
     # once. What the node says about coming back wins, and the waits begin anew after it.
     retry_delay: float = attrs.field(default=0.1, validator=_check_above_0)
     retry_backoff: float = attrs.field(default=2.0, validator=_check_factor)
-    max_retry_delay: float = attrs.field(default=5.0, validator=_check_above_0)
+    max_retry_delay_s: float = attrs.field(default=5.0, validator=_check_above_0)
     jitter: str = attrs.field(default="spread", validator=_check_jitter)
     # The rest is the transport's.
     keepalive_time_ms: int = 2_000
@@ -71,5 +71,5 @@ class RaftClientConfig:
         """Return how long to wait before retry number ``retry``, from 1, in seconds."""
         # Compared by logarithms: the power of a large number would overflow.
         grown = math.log(self.retry_delay) + (retry - 1) * math.log(self.retry_backoff)
-        delay_s = self.max_retry_delay if grown >= math.log(self.max_retry_delay) else math.exp(grown)
+        delay_s = self.max_retry_delay_s if grown >= math.log(self.max_retry_delay_s) else math.exp(grown)
         return delay_s * rng.uniform(*_JITTERS[self.jitter])

@@ -22,7 +22,7 @@ class FakedConsul(ConsulDiscovery):
         for node_id, address in members.items():
             self.fake.put(instance(node_id, address))
         # It is as quick as it may be: the kit waits for what it finds out.
-        super().__init__(self.fake.url, wait=1, timeout=1)
+        super().__init__(self.fake.url, wait_s=1, timeout_s=1)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:

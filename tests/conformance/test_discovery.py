@@ -57,7 +57,7 @@ class TestDns(DiscoveryConformance):
 
     def make(self, members: Mapping[str, str]) -> Discovery:
         DnsSource(self.server).set(members)
-        return DnsDiscovery(DnsSource.SERVICE, server=self.server.address, timeout=0.3, min_interval_s=0.01)
+        return DnsDiscovery(DnsSource.SERVICE, server=self.server.address, timeout_s=0.3, min_interval_s=0.01)
 
     def source(self, discovery: Discovery) -> DiscoverySource:
         return DnsSource(self.server)

@@ -70,7 +70,7 @@ class OnRealConsul(ConsulDiscovery):
     """One whose source the kit may change."""
 
     def __init__(self, source: RealConsul) -> None:
-        super().__init__(source.agent.url, source.service, token=TOKEN, wait=1, timeout=1)
+        super().__init__(source.agent.url, source.service, token=TOKEN, wait_s=1, timeout_s=1)
         self.source = source
 
 
@@ -113,7 +113,7 @@ async def test_names_that_consul_does_not_like_survive(agent: ConsulAgent) -> No
 
 def opened(agent: ConsulAgent, service: str, *, token: str = TOKEN, token_file: Path | str = "") -> ConsulDiscovery:
     """Return a discovery that is as quick as it may be."""
-    return ConsulDiscovery(agent.url, service, token=token, token_file=token_file, ttl=10, wait=1, timeout=1)
+    return ConsulDiscovery(agent.url, service, token=token, token_file=token_file, ttl_s=10, wait_s=1, timeout_s=1)
 
 
 async def test_anonymous_learns_nothing_and_loses_nothing(agent: ConsulAgent, tmp_path: Path) -> None:

@@ -125,14 +125,14 @@ def write_config(folder: Path, name: str, address: str, agent: ConsulAgent) -> P
         storage = {{ plugin = "sqlite", path = "{name}.db" }}
         machine = {{ plugin = "kv" }}
         raft = {{ election_timeout_s = 1.0 }}
-        health = {{ check_interval = 1.0, timeout = 0.5, deregister_after = 3.0 }}
+        health = {{ check_interval = 1.0, timeout = 0.5, deregister_after_s = 3.0 }}
         [discovery]
         plugin = "consul"
         url = "{agent.url}"
         token_file = "{token.name}"
-        ttl = 10
-        wait = 1
-        timeout = 1
+        ttl_s = 10
+        wait_s = 1
+        timeout_s = 1
         """
     )
     return path
@@ -155,7 +155,7 @@ async def formed(folder: Path, servers: ConsulServers) -> AsyncIterator[World]:
         transport = GrpcTransport()
         async with (
             transport,
-            ConsulDiscovery(servers.agents[0].url, token=TOKEN, ttl=10, wait=1, timeout=1) as discovery,
+            ConsulDiscovery(servers.agents[0].url, token=TOKEN, ttl_s=10, wait_s=1, timeout_s=1) as discovery,
             trio.open_nursery() as nursery,
         ):
             world = World(servers, nodes, addresses, discovery, KeyValueClient(transport, addresses), nursery)

@@ -162,7 +162,7 @@ async def test_server_that_is_killed_costs_no_member(knot: Knot) -> None:
     """Until it is back, what it told last holds, as stale; a zone that is empty then is no reason to forget anybody."""
     knot.set_pods("kv-0", "kv-1")
     with trio.fail_after(LIMIT_S):
-        options = {"server": knot.address, "min_interval_s": 0.1, "max_interval_s": 0.5, "timeout": 0.5}
+        options = {"server": knot.address, "min_interval_s": 0.1, "max_interval_s": 0.5, "timeout_s": 0.5}
         async with DnsDiscovery(SERVICE, **options) as found:  # type: ignore[arg-type]  # one type for all values
             await until(found, lambda snapshot: len(snapshot.members) == 2)
             knot.stop()
@@ -214,7 +214,7 @@ async def test_pods_form_one_cluster_that_the_end_of_dns_does_not_end(knot: Knot
             machine=Nothing(),
             transport=MemoryTransport(network, f"{name}.kv.example:7101"),
             storage=MemoryStorage(),
-            discovery=DnsDiscovery(SERVICE, server=knot.address, min_interval_s=0.1, timeout=0.5),
+            discovery=DnsDiscovery(SERVICE, server=knot.address, min_interval_s=0.1, timeout_s=0.5),
             founding=Founding(expect=3),
         )
 

@@ -186,7 +186,7 @@ async def test_timeout_covers_all_attempts() -> None:
 
 async def test_no_wait_goes_beyond_the_timeout() -> None:
     """Where the next attempt would come too late, the last error is raised at once."""
-    async with asking(Peer(), timeout=20.0, retry_delay=30.0, max_retry_delay=30.0) as client:
+    async with asking(Peer(), timeout=20.0, retry_delay=30.0, max_retry_delay_s=30.0) as client:
         started = trio.current_time()
         with pytest.raises(PeerUnreachable) as caught:
             await client.request_vote("gone", "n2", 2, 5, 1)
@@ -197,10 +197,10 @@ async def test_no_wait_goes_beyond_the_timeout() -> None:
 
 
 async def test_attempt_that_is_not_answered_is_made_again_after_its_own_time() -> None:
-    """``attempt_timeout`` leaves time for another; the errors before are counted as timeouts."""
+    """``attempt_timeout_s`` leaves time for another; the errors before are counted as timeouts."""
     peer = Peer()
     peer.ignores = 2
-    async with asking(peer, timeout=20.0, attempt_timeout=0.1, max_retries=2) as client:
+    async with asking(peer, timeout=20.0, attempt_timeout_s=0.1, max_retries=2) as client:
         assert (await client.request_vote("n1", "n2", 2, 5, 1)).vote_granted
         told = client.statistics()["n1"]
         assert (told.requests, told.retries, told.failed) == (3, 2, {"PeerTimeout": 2})
@@ -326,8 +326,8 @@ async def test_unknown_node_and_closed_client_are_errors() -> None:
         ("max_retries", 1.5),
         ("retry_delay", 0),
         ("retry_backoff", 0.5),
-        ("max_retry_delay", float("nan")),
-        ("attempt_timeout", -1),
+        ("max_retry_delay_s", float("nan")),
+        ("attempt_timeout_s", -1),
         ("jitter", "none"),
     ],
 )
@@ -339,7 +339,7 @@ def test_config_out_of_range_names_the_field(field: str, value: Any) -> None:
 
 def test_waits_grow_by_the_factor_up_to_the_limit() -> None:
     """delay, delay * backoff, ..., each between 0.8 and 1.2 times that; also after a million retries."""
-    config, rng = RaftClientConfig(retry_delay=0.1, retry_backoff=2.0, max_retry_delay=1.0), Random(1)
+    config, rng = RaftClientConfig(retry_delay=0.1, retry_backoff=2.0, max_retry_delay_s=1.0), Random(1)
 
     for retry, expected in ((1, 0.1), (2, 0.2), (3, 0.4), (4, 0.8), (5, 1.0), (1_000_000, 1.0)):
         drawn = [config.delay_s(retry, rng) for _ in range(50)]

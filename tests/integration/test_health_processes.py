@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 COMMAND = [sys.executable, "-P", "-m", "clustercore.cli"]
 # Generous: it only ends a test that hangs.
 LIMIT_S = 90
-CONFIG = HealthConfig(check_interval=1.0, timeout=0.5, max_check_interval=1.0)
+CONFIG = HealthConfig(check_interval=1.0, timeout=0.5, max_check_interval_s=1.0)
 
 
 @attrs.define(eq=False)
@@ -175,7 +175,7 @@ async def _freeze(configs: list[Path]) -> None:
                 change = checker.history(name).changes[-1]
                 # Each beginning and the last timeout may be late by what the machine makes them.
                 late_s = (CONFIG.failure_threshold + 1) * lateness.worst_s
-                assert change.at - frozen_at <= CONFIG.worst_case_detection + late_s
+                assert change.at - frozen_at <= CONFIG.worst_case_detection_s + late_s
                 assert change.reason.startswith(f"{CONFIG.failure_threshold} failed checks in a row")
             await trio.testing.wait_all_tasks_blocked()
             for name in all_well:
@@ -194,8 +194,8 @@ async def test_served_cluster_takes_a_frozen_node_out_and_back(tmp_path: Path) -
             [health]
             check_interval = 1.0
             timeout = 0.5
-            max_check_interval = 2.0
-            deregister_after = 2.0
+            max_check_interval_s = 2.0
+            deregister_after_s = 2.0
     """
     with closing(PortReservation(3)) as reserved:
         await _take_out(write_cluster(tmp_path, reserved.ports, health))

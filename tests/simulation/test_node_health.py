@@ -34,7 +34,7 @@ from clustercore_memory import (
 from tests.simulation.cluster import Journal
 
 CONFIG = HealthConfig(jitter=0.0)
-GONE_S = CONFIG.worst_case_detection + CONFIG.deregister_after
+GONE_S = CONFIG.worst_case_detection_s + CONFIG.deregister_after_s
 
 
 class HaltingStorage(MemoryStorage):
@@ -113,11 +113,11 @@ async def test_node_that_answers_nobody_is_taken_out_and_comes_back(autojump_clo
         registration = on.registry.members
         on.network.isolate(victim)
 
-        await trio.sleep(CONFIG.worst_case_detection)
+        await trio.sleep(CONFIG.worst_case_detection_s)
         for name in others:
             assert victim not in [member.node_id for member in on.health[name].view]
         assert on.registered == "abc"
-        await trio.sleep(CONFIG.deregister_after + 1)
+        await trio.sleep(CONFIG.deregister_after_s + 1)
         assert on.registered == "".join(others)
         assert [event.kind.value for event in on.health[on.leader].events] == ["deregistered"]
         term = on.nodes[on.leader].status().term
@@ -127,7 +127,7 @@ async def test_node_that_answers_nobody_is_taken_out_and_comes_back(autojump_clo
             assert on.nodes[name].status().configuration.voters == frozenset("abc")
 
         on.network.heal()
-        await trio.sleep(CONFIG.max_check_interval + 30)
+        await trio.sleep(CONFIG.max_check_interval_s + 30)
         assert on.registry.members == registration
         for name in others:
             assert [member.node_id for member in on.health[name].view] == list("abc")
@@ -138,9 +138,9 @@ async def test_checker_that_is_cut_off_takes_nobody_out(autojump_clock: MockCloc
     async with cluster() as on:
         alone = on.leader
         on.network.isolate(alone)
-        await trio.sleep(CONFIG.worst_case_detection)
+        await trio.sleep(CONFIG.worst_case_detection_s)
         assert on.health[alone].checker.own_score.score > 0
-        await trio.sleep(CONFIG.deregister_after + 30)
+        await trio.sleep(CONFIG.deregister_after_s + 30)
 
         assert {event.kind.value for event in on.health[alone].events} == {"deregistration blocked"}
         others = [name for name in "abc" if name != alone]
@@ -174,7 +174,7 @@ async def test_dead_node_is_found_as_soon_with_indirect_probes(autojump_clock: M
     async with cluster(attrs.evolve(CONFIG, indirect_probes=2)) as on:
         victim = next(name for name in "abc" if name != on.leader)
         on.network.isolate(victim)
-        await trio.sleep(CONFIG.worst_case_detection)
+        await trio.sleep(CONFIG.worst_case_detection_s)
 
         assert on.health[on.leader].checker.status(victim) is HealthStatus.UNHEALTHY
 

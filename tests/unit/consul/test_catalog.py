@@ -44,7 +44,7 @@ def entry(node_id: str = "a", **more: Any) -> CatalogEntry:
 
 def test_registration_has_all_that_consul_is_told() -> None:
     """Id, address for Consul's own DNS, metadata and tags under our prefix, the user's tags, and a TTL check."""
-    options = options_of(service="fleet", tags=["blue"], ttl=15, deregister_after=90)
+    options = options_of(service="fleet", tags=["blue"], ttl_s=15, deregister_after_s=90)
 
     body = to_registration(options, Member(NodeId("a"), "[::1]:7001", TOLD), NodeId("a"))
 
@@ -79,7 +79,7 @@ def test_registration_has_all_that_consul_is_told() -> None:
 
 def test_agent_may_ask_the_node() -> None:
     """The checks "grpc" and "http" say what to ask, how often and how long, and when it is critical for too long."""
-    options = options_of(checks=["grpc", "http"], http_check="http://h/status", grpc_check_tls=True, check_interval=3)
+    options = options_of(checks=["grpc", "http"], http_check="http://h/status", grpc_check_tls=True, check_interval_s=3)
 
     grpc, http = to_registration(options, Member(NodeId("a"), "h:7001"), NodeId("a"))["Checks"]
 

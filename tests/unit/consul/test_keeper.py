@@ -25,7 +25,7 @@ def beats(world: Opened) -> list[str]:
 
 async def test_beats_every_third_of_the_ttl(clock: MockClock) -> None:
     """A node registers, with its checks in place of older ones, and says that it lives, over one connection."""
-    async with opened(clock, ttl=30) as world:
+    async with opened(clock, ttl_s=30) as world:
         await world.discovery.register(A)
         await world.settle()
         assert beats(world) == []
@@ -58,7 +58,7 @@ async def test_registering_anew_tells_only_what_is_new(clock: MockClock) -> None
 
 async def test_slow_beat_is_given_up_and_made_again(clock: MockClock) -> None:
     """A beat that takes 12 s (hashicorp/consul#3852) ends within a sixth of the TTL, so there is time for more."""
-    async with opened(clock, ttl=30) as world:
+    async with opened(clock, ttl_s=30) as world:
         await world.discovery.register(A)
         for _ in range(3):
             world.fake.script(Reply(after_s=12), UPDATE)
@@ -80,7 +80,7 @@ async def test_slow_beat_is_given_up_and_made_again(clock: MockClock) -> None:
 )
 async def test_node_that_was_forgotten_registers_again_at_once(clock: MockClock, forgotten: Reply | None) -> None:
     """By an agent that lost its data, or that was told to deregister it: the next beat finds out."""
-    async with opened(clock, ttl=30) as world:
+    async with opened(clock, ttl_s=30) as world:
         await world.discovery.register(A)
         if forgotten is None:
             world.fake.drop("clustercore-a")
@@ -96,7 +96,7 @@ async def test_node_that_was_forgotten_registers_again_at_once(clock: MockClock,
 
 async def test_agent_that_forgets_each_time_is_not_asked_without_limit(clock: MockClock) -> None:
     """Registered and unknown with every beat, it is tried again with pauses that grow."""
-    async with opened(clock, ttl=30) as world:
+    async with opened(clock, ttl_s=30) as world:
         await world.discovery.register(A)
         for _ in range(200):
             world.fake.script(Reply(404), UPDATE)
@@ -147,7 +147,7 @@ async def test_cancelled_registration_is_known_or_not(clock: MockClock) -> None:
 async def test_node_says_how_it_is(clock: MockClock) -> None:
     """What it knows of itself is said with each beat, and at once where it registers itself and is not well."""
     health = NodeHealth(degraded="early")
-    async with opened(clock, ttl=30) as world:
+    async with opened(clock, ttl_s=30) as world:
         world.discovery.use_health(lambda: health)
         await world.discovery.register(A)
         await world.settle()
@@ -173,7 +173,7 @@ async def test_node_says_how_it_is(clock: MockClock) -> None:
 
 async def test_node_is_not_asked_how_another_is(clock: MockClock) -> None:
     """Whoever is registered on behalf was found well: what this node knows of itself is nothing to it."""
-    async with opened(clock, ttl=30) as world:
+    async with opened(clock, ttl_s=30) as world:
         world.discovery.use_health(lambda: NodeHealth(not_serving="the disk is slow"))
         await world.discovery.register(A)
         await world.discovery.register(B)

@@ -36,16 +36,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"http_check": "http://x/"}, "http_check = 'http://x/': expected the URL"),
     ({"checks": ["http"], "http_check": "x"}, "http_check = 'x': expected a URL"),
     ({"grpc_check_tls": 1}, "grpc_check_tls = 1: expected true or false"),
-    ({"ttl": 9.9}, "ttl = 9.9: expected seconds from 10 to"),
-    ({"ttl": True}, "ttl = True: expected a number of seconds"),
-    ({"ttl": float("nan")}, "ttl = nan: expected seconds from 10 to"),
-    ({"deregister_after": 59}, "deregister_after = 59: expected seconds from 60 to"),
-    ({"check_interval": 0.5}, "check_interval = 0.5: expected seconds from 1 to"),
-    ({"check_timeout": 11}, "check_timeout = 11: expected seconds from 0.1 to 10"),
+    ({"ttl_s": 9.9}, "ttl_s = 9.9: expected seconds from 10 to"),
+    ({"ttl_s": True}, "ttl_s = True: expected a number of seconds"),
+    ({"ttl_s": float("nan")}, "ttl_s = nan: expected seconds from 10 to"),
+    ({"deregister_after_s": 59}, "deregister_after_s = 59: expected seconds from 60 to"),
+    ({"check_interval_s": 0.5}, "check_interval_s = 0.5: expected seconds from 1 to"),
+    ({"check_timeout_s": 11}, "check_timeout_s = 11: expected seconds from 0.1 to 10"),
     ({"consistency": "eventual"}, "consistency = 'eventual': expected one of stale, default, consistent"),
-    ({"max_stale": -1}, "max_stale = -1: expected seconds from 0 to"),
-    ({"wait": 601}, "wait = 601: expected seconds from 1 to 600"),
-    ({"timeout": "5"}, "timeout = '5': expected a number of seconds"),
+    ({"max_stale_s": -1}, "max_stale_s = -1: expected seconds from 0 to"),
+    ({"wait_s": 601}, "wait_s = 601: expected seconds from 1 to 600"),
+    ({"timeout_s": "5"}, "timeout_s = '5': expected a number of seconds"),
     ({"tls_authority": "ca.pem"}, "tls_authority = 'ca.pem': is of no use with a url that is not https"),
     ({"tls_key": 7}, "tls_key = 7: expected the path of a file"),
     ({"url": "https://h", "tls_key": "k.pem"}, "tls_certificate is missing; a certificate and its key go together"),
@@ -82,7 +82,7 @@ def test_secrets_are_refused_without_being_shown(token: str, tmp_path: Path) -> 
 def test_defaults_keep_the_rules_of_heartbeats() -> None:
     """Three beats in a time to live, each given up after less than a sixth of it; a query outlasts Consul's wait."""
     for ttl, timeout in ((10, 5), (30, 5), (300, 2)):
-        options = ConsulDiscovery(ttl=ttl, timeout=timeout, wait=160)._options
+        options = ConsulDiscovery(ttl_s=ttl, timeout_s=timeout, wait_s=160)._options
 
         assert options.beat_interval_s == ttl / 3
         assert options.beat_timeout_s == min(timeout, 0.9 * ttl / 6) < ttl / 6
@@ -103,16 +103,16 @@ def test_options_come_from_a_file(tmp_path: Path) -> None:
         **files.options,
         "tags": ["blue"],
         "checks": ["http", "ttl"],
-        "ttl": 15,
+        "ttl_s": 15,
         "http_check": "https://h/x?y#z",
         "grpc_check_tls": True,
-        "check_interval": 5,
-        "check_timeout": 1.5,
-        "deregister_after": 7200,
+        "check_interval_s": 5,
+        "check_timeout_s": 1.5,
+        "deregister_after_s": 7200,
         "consistency": "default",
-        "max_stale": 3,
-        "wait": 30,
-        "timeout": 1,
+        "max_stale_s": 3,
+        "wait_s": 30,
+        "timeout_s": 1,
     }
 
     discovery = make_plugin(DISCOVERY, "consul", table, "node.toml: [discovery]", folder=tmp_path)
@@ -123,5 +123,5 @@ def test_options_come_from_a_file(tmp_path: Path) -> None:
     assert options.checks == ("ttl", "http")
     assert options.tags == ("blue",)
     assert repr(options.secret) == f"<a token from '{tmp_path / 'token'}'>"
-    with pytest.raises(ConfigError, match=r"node.toml: \[discovery\]: ttl = 5.0: expected seconds from 10"):
-        make_plugin(DISCOVERY, "consul", {"ttl": 5}, "node.toml: [discovery]")
+    with pytest.raises(ConfigError, match=r"node.toml: \[discovery\]: ttl_s = 5.0: expected seconds from 10"):
+        make_plugin(DISCOVERY, "consul", {"ttl_s": 5}, "node.toml: [discovery]")

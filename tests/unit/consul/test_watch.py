@@ -122,7 +122,7 @@ async def test_rate_of_asking_is_limited(clock: MockClock) -> None:
 
 async def test_query_may_take_as_long_as_consul_may_wait(clock: MockClock) -> None:
     """A question is given up after its wait, a sixteenth of it, and the time for an answer; not before."""
-    async with opened(clock, "a", wait=160, timeout=4) as world:
+    async with opened(clock, "a", wait_s=160, timeout_s=4) as world:
         await world.waits()
         world.fake.freeze()
         await world.jump(160 + 10 + 4 - 0.01)
@@ -249,7 +249,7 @@ async def test_server_without_leader_tells_where_nothing_is_known(clock: MockClo
 
 async def test_consul_that_lost_its_data_takes_nobody_away(clock: MockClock) -> None:
     """Those who are missing then hold, as stale, until each of them had the time to register again."""
-    async with opened(clock, "a", "b", ttl=30) as world:
+    async with opened(clock, "a", "b", ttl_s=30) as world:
         await world.waits()
         world.fake.services.clear()
         world.fake.index = 3
@@ -268,7 +268,7 @@ async def test_consul_that_lost_its_data_takes_nobody_away(clock: MockClock) -> 
 
 async def test_consul_that_lost_its_data_is_believed_when_all_are_back(clock: MockClock) -> None:
     """Once everybody has registered again, nothing is missing, and nothing is stale."""
-    async with opened(clock, "a", "b", ttl=30) as world:
+    async with opened(clock, "a", "b", ttl_s=30) as world:
         await world.waits()
         world.fake.services.clear()
         world.fake.index = 3

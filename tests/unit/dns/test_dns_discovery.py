@@ -30,7 +30,7 @@ def server() -> Iterator[ScriptedDns]:
 
 def discovery(server: ScriptedDns, service: str = SERVICE, **how: Any) -> DnsDiscovery:
     """A discovery that asks it, very often."""
-    options: dict[str, Any] = {"server": server.address, "min_interval_s": 0.01, "timeout": 0.3} | how
+    options: dict[str, Any] = {"server": server.address, "min_interval_s": 0.01, "timeout_s": 0.3} | how
     return DnsDiscovery(service, **options)
 
 
@@ -175,7 +175,7 @@ async def test_failures_are_asked_again_with_growing_pauses(server: ScriptedDns)
         ({"service": "a..b"}, "'a..b' is no name of the DNS"),
         ({"service": SERVICE, "server": "ns.example:53"}, "server = 'ns.example:53': expected an IP address and port"),
         ({"service": SERVICE, "server": "10.0.0.1"}, "server = '10.0.0.1': expected an IP address and port"),
-        ({"service": SERVICE, "timeout": 0}, "timeout = 0"),
+        ({"service": SERVICE, "timeout_s": 0}, "timeout_s = 0"),
         ({"service": SERVICE, "min_interval_s": 0}, "a back-off from 0 s"),
         ({"service": SERVICE, "max_interval_s": 0.5}, "to 0.5 s"),
     ],

@@ -40,8 +40,8 @@ from tests.unit.health.fakes import DRAIN, FAIL, OK, FakeProbe
 ME = NodeId("a")
 # Without jitter, and with a flap damping that is out of the way.
 CONFIG = HealthConfig(jitter=0.0)
-FOUND_S = CONFIG.worst_case_detection
-GONE_S = FOUND_S + CONFIG.deregister_after
+FOUND_S = CONFIG.worst_case_detection_s
+GONE_S = FOUND_S + CONFIG.deregister_after_s
 
 
 class FakeNode(NodeHandle):
@@ -179,13 +179,13 @@ async def test_unhealthy_node_leaves_the_view_at_once_and_discovery_after_the_ho
         node = on.health.checker.node("e")
         assert node is not None
         turned = node.since
-        await trio.sleep(turned + CONFIG.deregister_after - trio.current_time() - 0.01)
+        await trio.sleep(turned + CONFIG.deregister_after_s - trio.current_time() - 0.01)
         assert on.registered == "abcde"
         await trio.sleep(0.02)
         assert (on.view, on.registered) == ("abcd", "abcd")
 
         on.heal("e")
-        await trio.sleep(CONFIG.max_check_interval + CONFIG.check_interval * CONFIG.success_threshold)
+        await trio.sleep(CONFIG.max_check_interval_s + CONFIG.check_interval * CONFIG.success_threshold)
         assert (on.view, on.registered) == ("abcde", "abcde")
         assert on.registry.members[4] == registration
         assert on.kinds("e") == [HealthEventKind.DEREGISTERED, HealthEventKind.REGISTERED]
@@ -198,10 +198,10 @@ async def test_short_illness_leaves_the_registration(autojump_clock: MockClock) 
     async with bench() as on:
         for _ in range(3):
             on.fail("b")
-            await trio.sleep(FOUND_S + 0.2 * CONFIG.deregister_after)
+            await trio.sleep(FOUND_S + 0.2 * CONFIG.deregister_after_s)
             assert on.view == "acde"
             on.heal("b")
-            await trio.sleep(CONFIG.max_check_interval + 30)
+            await trio.sleep(CONFIG.max_check_interval_s + 30)
             assert on.view == "abcde"
 
         assert on.registered == "abcde"
@@ -258,7 +258,7 @@ async def test_new_leader_gives_back_what_the_old_one_took_out(autojump_clock: M
         on.registry.deregister(NodeId("e"))
         await wait_all_tasks_blocked()
         on.heal("e")
-        await trio.sleep(CONFIG.max_check_interval + 30)
+        await trio.sleep(CONFIG.max_check_interval_s + 30)
         assert on.registered == "abcd"
         on.node.lead(8)
         await wait_all_tasks_blocked()
@@ -289,7 +289,7 @@ async def test_node_that_registers_itself_while_unhealthy_gets_the_hold_anew(aut
         await trio.sleep(GONE_S)
         assert on.registered == "abcd"
         on.registry.register(Member(NodeId("e"), "at-e"))
-        await trio.sleep(CONFIG.deregister_after - 1)
+        await trio.sleep(CONFIG.deregister_after_s - 1)
         assert on.registered == "abcde"
         await trio.sleep(2)
         assert on.registered == "abcd"
@@ -318,7 +318,7 @@ async def test_long_illness_suggests_a_replacement_once(autojump_clock: MockCloc
     """A member that stays unhealthy is told to the operator, once; nothing is done about it."""
     async with bench() as on:
         on.fail("e")
-        await trio.sleep(FOUND_S + CONFIG.suggest_replacement_after * 3)
+        await trio.sleep(FOUND_S + CONFIG.suggest_replacement_after_s * 3)
 
         assert on.kinds("e") == [HealthEventKind.DEREGISTERED, HealthEventKind.REPLACEMENT_SUGGESTED]
         assert set(on.node.configuration.voters) == set("abcde")
@@ -328,7 +328,7 @@ async def test_view_waits_for_no_discovery(autojump_clock: MockClock) -> None:
     """While a removal waits for a discovery that does not answer, the view goes on following the checks."""
     async with bench("abcdefg", voters="a") as on:
         on.fail("g")
-        await trio.sleep(FOUND_S + CONFIG.deregister_after - 15)
+        await trio.sleep(FOUND_S + CONFIG.deregister_after_s - 15)
         on.discovery.fault = SourceFault.OUTAGE
         on.fail("f")
         with trio.fail_after(100):
@@ -347,7 +347,7 @@ async def test_discovery_that_does_not_answer_is_tried_again(autojump_clock: Moc
         on.fail("e")
         await trio.sleep(FOUND_S)
         on.discovery.fault = SourceFault.OUTAGE
-        await trio.sleep(CONFIG.deregister_after + 60)
+        await trio.sleep(CONFIG.deregister_after_s + 60)
         assert on.registered == "abcde"
         assert on.health.checker.own_score.score > 0
         assert HealthEventKind.FAILED in on.kinds("e") or Guard.OWN_HEALTH in on.kinds("e")
@@ -442,7 +442,7 @@ async def test_guard_cliff(without: Guard | None, autojump_clock: MockClock) -> 
 
         assert (on.registered == "abde") == (without is not None)
         assert (Guard.CLIFF in on.kinds("c")) == (without is None)
-        await trio.sleep(CONFIG.cliff_hold)
+        await trio.sleep(CONFIG.cliff_hold_s)
         assert on.registered == "abde"
 
 
@@ -539,5 +539,5 @@ async def test_flapping_node_is_damped(is_damped: bool, autojump_clock: MockCloc
         assert on.registered == "abcde"
         # Well again for good, it has its work back after the hold at the latest.
         on.heal("e")
-        await trio.sleep(config.max_flap_hold + 60)
+        await trio.sleep(config.max_flap_hold_s + 60)
         assert on.view == "abcde"

@@ -51,11 +51,11 @@ async def test_detection_takes_the_worst_case_and_no_longer(config: HealthConfig
 
         died_at = node.asked_at[-1]
         node.answer = None
-        await trio.sleep(2 * config.worst_case_detection)
+        await trio.sleep(2 * config.worst_case_detection_s)
 
-        assert turned[0] - died_at == config.worst_case_detection
+        assert turned[0] - died_at == config.worst_case_detection_s
         expected = config.check_interval * (1 + config.jitter) * config.failure_threshold + config.timeout
-        assert config.worst_case_detection == expected
+        assert config.worst_case_detection_s == expected
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -74,9 +74,9 @@ async def test_detection_never_takes_longer(seed: int, autojump_clock: MockClock
         died_at = trio.current_time()
 
         node.answer = None
-        await trio.sleep(2 * config.worst_case_detection)
+        await trio.sleep(2 * config.worst_case_detection_s)
 
-        assert 0 < turned[0] - died_at <= config.worst_case_detection
+        assert 0 < turned[0] - died_at <= config.worst_case_detection_s
 
 
 async def test_node_that_never_was_well_is_found_within_the_worst_case(autojump_clock: MockClock) -> None:
@@ -87,7 +87,7 @@ async def test_node_that_never_was_well_is_found_within_the_worst_case(autojump_
         checker.start_monitoring("n", node)
 
         await off_the_grid()
-        await trio.sleep(config.worst_case_detection)
+        await trio.sleep(config.worst_case_detection_s)
 
         assert checker.status("n") is UNHEALTHY
         assert len(node.asked_at) == config.failure_threshold
@@ -458,7 +458,7 @@ async def test_blocking_callback_in_a_thread_delays_no_check() -> None:
         release.wait(60)
         heard.append(change.node_id)
 
-    config = HealthConfig(check_interval=0.02, timeout=0.01, max_check_interval=0.02, failure_threshold=1)
+    config = HealthConfig(check_interval=0.02, timeout=0.01, max_check_interval_s=0.02, failure_threshold=1)
     async with HealthChecker(config, rng=Random(0)) as checker:
         checker.subscribe(block, in_thread=True)
         node = FakeProbe()
@@ -559,7 +559,7 @@ async def test_checker_does_not_doubt_itself_for_one_ill_node(autojump_clock: Mo
 
 async def test_lag_of_the_event_loop_counts_against_the_checker() -> None:
     """An event loop that is blocked for longer than half a timeout raises the score."""
-    config = HealthConfig(check_interval=0.05, timeout=0.02, max_check_interval=0.05)
+    config = HealthConfig(check_interval=0.05, timeout=0.02, max_check_interval_s=0.05)
     async with HealthChecker(config, rng=Random(0)) as checker:
         checker.start_monitoring("n", FakeProbe())
         await trio.sleep(0.01)
@@ -579,8 +579,8 @@ async def test_lag_of_the_event_loop_counts_against_the_checker() -> None:
         ({"jitter": 1.0}, "jitter is 1.0"),
         ({"flap_changes": 1}, "flap_changes is 1"),
         ({"max_removed_share": 1.5}, "max_removed_share is 1.5"),
-        ({"deregister_after": -1}, "deregister_after is -1"),
-        ({"max_check_interval": 5}, "max_check_interval is 5"),
+        ({"deregister_after_s": -1}, "deregister_after_s is -1"),
+        ({"max_check_interval_s": 5}, "max_check_interval_s is 5"),
     ],
 )
 def test_config_refuses_what_makes_no_sense(wrong: dict[str, float], says: str) -> None:

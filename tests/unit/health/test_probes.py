@@ -131,7 +131,7 @@ def test_http_probe_refuses_what_is_no_path(path: str) -> None:
 
 async def test_node_is_monitored_by_its_endpoint() -> None:
     """``start_monitoring_node`` asks where and how it is told."""
-    config = HealthConfig(check_interval=0.05, timeout=0.04, max_check_interval=0.05)
+    config = HealthConfig(check_interval=0.05, timeout=0.04, max_check_interval_s=0.05)
     async with serving(http(b"HTTP/1.1 200 OK\r\n\r\n")) as (host, port), HealthChecker(config) as checker:
         checker.start_monitoring_node("web", host, port, "/health?deep=1")
         checker.start_monitoring_node("socket", host, port)
@@ -327,7 +327,7 @@ async def test_grpc_probe_finds_a_frozen_server_that_keeps_its_watch(autojump_cl
         # As a frozen process does: no word on the stream, and no answer.
         server.status = 99
 
-        await trio.sleep(checker.config.worst_case_detection)
+        await trio.sleep(checker.config.worst_case_detection_s)
 
         assert checker.status("n") is HealthStatus.UNHEALTHY
         assert server.watches == 1

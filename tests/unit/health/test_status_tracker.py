@@ -105,14 +105,14 @@ def test_flapping_node_is_held_longer_each_time_and_forgiven() -> None:
             holds.append(tracker.held_until - now)
 
     assert became == [50.0]
-    assert holds[0] == config.flap_hold
+    assert holds[0] == config.flap_hold_s
     assert holds == sorted(holds)
-    assert holds[-1] == config.max_flap_hold
-    assert tracker.is_held(now + config.max_flap_hold - 1)
-    assert not tracker.is_held(now + config.max_flap_hold)
+    assert holds[-1] == config.max_flap_hold_s
+    assert tracker.is_held(now + config.max_flap_hold_s - 1)
+    assert not tracker.is_held(now + config.max_flap_hold_s)
 
     count = tracker.flap_count
-    later = now + config.flap_window * (count + 1)
+    later = now + config.flap_window_s * (count + 1)
     assert not tracker.is_flapping(later)
     turn(tracker, [DRAIN], later)
     assert tracker.flap_count == 0
