@@ -19,7 +19,7 @@ import dns.name
 import dns.nameserver
 import dns.resolver
 
-from clustercore.interfaces import ConfigError, Member, NodeId, format_address
+from clustercore.interfaces import ConfigError, Member, NodeId, format_address, split_address
 
 __all__ = ["Found", "Lookup", "LookupFailed", "make_resolver"]
 
@@ -49,13 +49,12 @@ def make_resolver(server: str, timeout_s: float) -> dns.asyncresolver.Resolver:
             raise ConfigError(f"server is not given, and this machine has no resolver configured: {error}") from error
     else:
         resolver = dns.asyncresolver.Resolver(configure=False)
-        host, _, port = server.rpartition(":")
         try:
-            address = str(ip_address(host.strip("[]")))
-            resolver.nameservers = [dns.nameserver.Do53Nameserver(address, int(port))]
+            host, port = split_address(server)
+            resolver.nameservers = [dns.nameserver.Do53Nameserver(str(ip_address(host)), port)]
         except ValueError as error:
             raise ConfigError(
-                f"server = {server!r}: expected an IP address and port, such as '10.0.0.10:53'"
+                f"server = {server!r}: expected an IP address and port, such as '10.0.0.10:53' or '[fd00::10]:53'"
             ) from error
     resolver.lifetime = timeout_s
     return resolver

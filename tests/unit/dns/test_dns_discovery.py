@@ -176,6 +176,7 @@ async def test_failures_are_asked_again_with_growing_pauses(server: ScriptedDns)
         ({"service": SERVICE, "server": "ns.example:53"}, "server = 'ns.example:53': expected an IP address and port"),
         ({"service": SERVICE, "server": "10.0.0.1"}, "server = '10.0.0.1': expected an IP address and port"),
         ({"service": SERVICE, "timeout_s": 0}, "timeout_s = 0"),
+        ({"service": SERVICE, "server": "fd00::10:53"}, "server = 'fd00::10:53'"),
         ({"service": SERVICE, "min_interval_s": 0}, "a back-off from 0 s"),
         ({"service": SERVICE, "max_interval_s": 0.5}, "to 0.5 s"),
     ],
