@@ -34,6 +34,7 @@ from clustercore.interfaces.node import NodeHandle
 from clustercore.interfaces.transport import Service, ServiceTransport
 from clustercore.interfaces.values import NodeStatus
 from clustercore.raft.types import NodeId, Term
+from clustercore.runtime.signals import Newest
 
 __all__ = ["ClusterHealth", "HealthEvent", "HealthEventKind"]
 
@@ -128,8 +129,7 @@ class ClusterHealth(NodeCompanion):
         # Around what is done at discovery: ends when this node leads no more.
         self._lease = trio.CancelScope()
         self._woken = trio.Event()
-        self._view: tuple[Member, ...] = ()
-        self._view_changed = trio.Event()
+        self._view: Newest[tuple[Member, ...]] = Newest(())
 
     # --- What is known ---
 
@@ -140,21 +140,21 @@ class ClusterHealth(NodeCompanion):
         Sorted by id; this node is among them if it is registered. If less than ``panic_share`` of the nodes are healthy
         it is everybody in service: then the checker is more likely wrong than they are.
         """
-        return self._view
+        return self._view.value
 
     def views(self) -> AsyncIterator[tuple[Member, ...]]:
         """Iterate over the view: as it is now, and then each time the newest. It never ends by itself.
 
         Whoever is slow misses those between. Cancellation: nothing is lost; the next step returns the newest.
         """
-        return _Views(self)
+        return aiter(self._view)
 
     async def view_changed(self, since: tuple[Member, ...]) -> tuple[Member, ...]:
         """Wait until the view is another than ``since``, and return it. Cancellation: nothing is lost."""
         await trio.lowlevel.checkpoint()
-        while self._view == since:
-            await self._view_changed.wait()
-        return self._view
+        while self._view.value == since:
+            await self._view.changed()
+        return self._view.value
 
     @property
     def events(self) -> tuple[HealthEvent, ...]:
@@ -179,7 +179,7 @@ class ClusterHealth(NodeCompanion):
             }
             for event in self._events
         ]
-        view = [member.node_id for member in self._view]
+        view = [member.node_id for member in self._view.value]
         return self.checker.snapshot() | {"view": view, "out": sorted(self._out), "events": events}
 
     # --- Life ---
@@ -447,10 +447,8 @@ class ClusterHealth(NodeCompanion):
             view = in_service
         else:
             view = tuple(member for member in in_service if self.checker.is_routable(member.node_id))
-        if view != self._view:
-            self._view = view
-            self._view_changed.set()
-            self._view_changed = trio.Event()
+        if view != self._view.value:
+            self._view.set(view)
 
     def _tell(self, kind: HealthEventKind, node_id: NodeId, *, guard: Guard | None = None, detail: str = "") -> None:
         event = HealthEvent(kind, node_id, trio.current_time(), self._leading_term, guard, detail)
@@ -468,22 +466,3 @@ class ClusterHealth(NodeCompanion):
     @property
     def _own_id(self) -> NodeId:
         return self._running_site.node.node_id
-
-
-class _Views:
-    """No generator: one that is left half-way has to be closed, and this has nothing to close."""
-
-    def __init__(self, health: ClusterHealth) -> None:
-        self._health = health
-        self._seen: tuple[Member, ...] | None = None
-
-    def __aiter__(self) -> _Views:
-        return self
-
-    async def __anext__(self) -> tuple[Member, ...]:
-        if self._seen is None:
-            await trio.lowlevel.checkpoint()
-            self._seen = self._health.view
-        else:
-            self._seen = await self._health.view_changed(self._seen)
-        return self._seen
