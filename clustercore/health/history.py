@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import attrs
 
 from clustercore.interfaces.health import CheckOutcome, CheckRecord, StatusChange
+from clustercore.interfaces.statistics import percentile
 
 __all__ = ["HISTORY", "CheckStatistics", "History", "LatencyStatistics"]
 
@@ -89,16 +90,13 @@ def _times(latencies: Sequence[float]) -> LatencyStatistics:
     for latency in latencies[1:]:
         recent += _NEWEST_WEIGHT * (latency - recent)
 
-    def percentile(hundredths: int) -> float:
-        return ordered[math.ceil(len(ordered) * hundredths / 100) - 1]
-
     return LatencyStatistics(
         len(ordered),
         ordered[0],
         math.fsum(ordered) / len(ordered),
         ordered[-1],
         recent,
-        percentile(50),
-        percentile(95),
-        percentile(99),
+        percentile(ordered, 50),
+        percentile(ordered, 95),
+        percentile(ordered, 99),
     )

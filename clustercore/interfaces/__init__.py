@@ -110,7 +110,7 @@ from clustercore.interfaces.sockets import (
     split_address,
 )
 from clustercore.interfaces.state_machine import SnapshotHandle, StateMachine
-from clustercore.interfaces.statistics import CallStatistics, Counters, Ledger
+from clustercore.interfaces.statistics import CallStatistics, Counters, Ledger, percentile
 from clustercore.interfaces.status_link import StatusLink, ask_status
 from clustercore.interfaces.storage import SnapshotReader, Storage, StorageIdentity, StoredState
 from clustercore.interfaces.tls import TlsFiles, certificate_names, check_claim
@@ -339,6 +339,7 @@ __all__ = [
     "format_address",
     "last_write",
     "leaves_of",
+    "percentile",
     "serve_sockets",
     "split_address",
     "split_fields",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +13,7 @@ import trio
 
 from clustercore.interfaces.errors import PeerTimeout, TransportError
 
-__all__ = ["CallStatistics", "Counters", "Ledger"]
+__all__ = ["CallStatistics", "Counters", "Ledger", "percentile"]
 
 # Latencies kept of each target: enough for a 99th percentile, and of the recent past.
 _LATENCIES = 1000
@@ -120,10 +121,6 @@ class Counters:
     def snapshot(self) -> CallStatistics:
         """Return the counts of this moment."""
         ordered = sorted(self.latencies_s)
-
-        def percentile(share: float) -> float | None:
-            return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
-
         return CallStatistics(
             requests=self.requests,
             streams=self.streams,
@@ -132,9 +129,9 @@ class Counters:
             cancelled=self.cancelled,
             retries=self.retries,
             in_flight=self.in_flight,
-            latency_p50_s=percentile(0.5),
-            latency_p95_s=percentile(0.95),
-            latency_p99_s=percentile(0.99),
+            latency_p50_s=percentile(ordered, 50) if ordered else None,
+            latency_p95_s=percentile(ordered, 95) if ordered else None,
+            latency_p99_s=percentile(ordered, 99) if ordered else None,
             bytes_sent=self.bytes_sent,
             bytes_received=self.bytes_received,
             connects=self.connects,
@@ -166,3 +163,13 @@ class Ledger:
     def snapshot(self) -> dict[str, CallStatistics]:
         """Return the counts of this moment, by target."""
         return {target: counters.snapshot() for target, counters in sorted(self._counters.items())}
+
+
+def percentile(ordered: Sequence[float], hundredths: int) -> float:
+    """Return the least of the values that so many hundredths of them are not above: the nearest rank.
+
+    Args:
+        ordered: The values, one or more, the least first.
+        hundredths: From 1 to 100.
+    """
+    return ordered[math.ceil(len(ordered) * hundredths / 100) - 1]

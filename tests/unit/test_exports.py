@@ -45,8 +45,8 @@ PUBLIC = {
         TimeoutNowRequest TimeoutNowResponse TlsFiles TokenSettled TooStale TransferFailed Transport
         TransportError UnaryHandler VersionNotEnabled WatchedConnection ask_status background_tasks certificate_names
         check_claim decode_body decode_configuration decode_entry decode_message dial encode_body encode_configuration
-        encode_field encode_message encode_varint format_address last_write leaves_of serve_sockets split_address
-        split_fields unwrap_group
+        encode_field encode_message encode_varint format_address last_write leaves_of percentile serve_sockets
+        split_address split_fields unwrap_group
     """,
     "clustercore.sync": """
         ApplyReport Authority Change Changes ClockReport ClockTooFarAhead CollectionStatus CollectReport Conflict
