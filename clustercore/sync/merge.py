@@ -11,7 +11,7 @@ Which value readers see (``pick``) is a function of the heads, and has no part i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from enum import Enum
 from itertools import combinations
 from typing import Any
@@ -21,7 +21,7 @@ import attrs
 from clustercore.interfaces import ConflictDecision, ConflictResolver, Edit, last_write
 from clustercore.sync.writes import GroupState, Stamp, Write
 
-__all__ = ["Joined", "Relation", "decide", "join", "pick", "precedence"]
+__all__ = ["Joined", "Relation", "decide", "join", "join_heads", "pick", "precedence"]
 
 
 class Relation(Enum):
@@ -54,28 +54,41 @@ class Joined:
 def join(here: GroupState | None, came: GroupState) -> Joined:
     """Return what is known when both are. ``here`` and ``came`` are as they were."""
     if here is None:
-        return _describe(came, Relation.NEW, came.heads)
+        if len(came.heads) == 1:
+            return Joined(came, Relation.NEW)
+        return _describe(came, Relation.NEW, {_dot(head) for head in came.heads})
     mine, theirs = here.heads, came.heads
     if len(mine) == len(theirs) == 1:
-        # What nearly always happens, told by two look-ups.
+        # What nearly always happens, told by two look-ups: whether each knew the other.
         one, other = mine[0].stamp, theirs[0].stamp
-        is_news = other.time > here.seen.get(other.writer, -1)
-        if is_news and one.time <= came.seen.get(one.writer, -1):
-            return Joined(_state(theirs, here, came), Relation.FAST_FORWARD)
+        theirs_is_news = other.time > here.seen.get(other.writer, -1)
+        mine_is_news = one.time > came.seen.get(one.writer, -1)
+        if theirs_is_news:
+            return _meet(here, came) if mine_is_news else Joined(_state(theirs, here, came), Relation.FAST_FORWARD)
         if one.time == other.time and one.writer == other.writer:
             # Of a state that was read, the bytes are there: nothing is compared part by part.
             if here.encoded == came.encoded:
                 return Joined(here, Relation.DUPLICATE)
-        elif not is_news and one.time > came.seen.get(one.writer, -1) and _has_seen(here, came):
+        elif mine_is_news and _has_seen(here, came):
             return Joined(here, Relation.STALE)
-    return _join_heads(here, came)
+    return join_heads(here, came)
 
 
-def _join_heads(here: GroupState, came: GroupState) -> Joined:
+def _meet(here: GroupState, came: GroupState) -> Joined:
+    """Return the outcome for two single heads that did not know each other. They are of different writers."""
+    mine, theirs = here.heads[0], came.heads[0]
+    pair = (mine, theirs) if mine.stamp.writer < theirs.stamp.writer else (theirs, mine)
+    conflicts = (pair,)
+    corruptions = conflicts if mine.stamp.is_like(theirs.stamp) else ()
+    return Joined(GroupState(pair, _seen_by_both(here, came)), Relation.CONCURRENT, conflicts, corruptions)
+
+
+def join_heads(here: GroupState, came: GroupState) -> Joined:
+    """Return what ``join`` does, for any number of heads. ``join`` has shorter ways to the same for what is common."""
     corruptions: list[tuple[Write, Write]] = []
     theirs = {_dot(head): head for head in came.heads}
     kept: dict[tuple[str, int], Write] = {}
-    fresh: list[Write] = []
+    fresh: set[tuple[str, int]] = set()
     for head in here.heads:
         dot = _dot(head)
         twin = theirs.pop(dot, None)
@@ -88,7 +101,7 @@ def _join_heads(here: GroupState, came: GroupState) -> Joined:
     for dot, head in theirs.items():
         if head.stamp.time > here.seen.get(head.stamp.writer, -1):
             kept[dot] = head
-            fresh.append(head)
+            fresh.add(dot)
     heads = tuple(kept[dot] for dot in sorted(kept))
     state = _state(heads, here, came)
     if state == here:
@@ -100,7 +113,7 @@ def _join_heads(here: GroupState, came: GroupState) -> Joined:
         relation = Relation.FAST_FORWARD
     else:
         relation = Relation.STALE
-    return _describe(state, relation, tuple(fresh), tuple(corruptions))
+    return _describe(state, relation, fresh, tuple(corruptions))
 
 
 def _has_seen(one: GroupState, other: GroupState) -> bool:
@@ -113,23 +126,28 @@ def _state(heads: tuple[Write, ...], here: GroupState, came: GroupState) -> Grou
     if heads is came.heads and _has_seen(came, here):
         # With the bytes that it was read from.
         return came
+    return GroupState(heads, _seen_by_both(here, came))
+
+
+def _seen_by_both(here: GroupState, came: GroupState) -> dict[str, int]:
     seen = dict(here.seen)
     for writer, time in came.seen.items():
         if seen.get(writer, -1) < time:
             seen[writer] = time
-    return GroupState(heads, seen)
+    return seen
 
 
 def _describe(
     state: GroupState,
     relation: Relation,
-    fresh: tuple[Write, ...],
+    fresh: Set[tuple[str, int]],
     corruptions: tuple[tuple[Write, Write], ...] = (),
 ) -> Joined:
-    if len(state.heads) == 1:
+    """Return the outcome with the pairs that met. ``fresh`` are the dots of the heads that are new here."""
+    if len(state.heads) == 1 or not fresh:
         return Joined(state, relation, (), corruptions)
-    pairs = [pair for pair in combinations(state.heads, 2) if pair[0] in fresh or pair[1] in fresh]
-    twins = [pair for pair in pairs if pair[0].stamp.edit_stamp == pair[1].stamp.edit_stamp]
+    pairs = [pair for pair in combinations(state.heads, 2) if _dot(pair[0]) in fresh or _dot(pair[1]) in fresh]
+    twins = [pair for pair in pairs if pair[0].stamp.is_like(pair[1].stamp)]
     return Joined(state, relation, tuple(pairs), (*corruptions, *twins))
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from clustercore.interfaces import ConflictDecision, ConflictResolver, Edit
 from clustercore.sync import GroupState, Stamp, Write, decode_group_state
-from clustercore.sync.merge import Relation, join, pick, precedence
+from clustercore.sync.merge import Relation, join, join_heads, pick, precedence
 
 WRITERS = ("a#1", "b#1", "b#2", "\u00e4#1")
 VALUES = (b"1", b"2", b"10", None)
@@ -123,6 +123,26 @@ def test_any_delivery_of_the_same_writes_makes_the_same_bytes(
         assert decode_group_state(delivered.encoded) == delivered
 
 
+def check_short_ways(here: GroupState, came: GroupState) -> None:
+    """Fail if a short way of ``join`` says anything else than the way for all states."""
+    short, general = join(here, came), join_heads(here, came)
+    assert short == general
+    assert short.state.encoded == general.state.encoded
+
+
+@cases()
+@given(HISTORIES, st.randoms(use_true_random=False))
+def test_short_ways_of_the_join_lead_where_the_long_one_does(history: list[tuple[int, object]], random: Random) -> None:
+    """What is told by two look-ups is what a comparison of all heads tells: state, bytes, relation and conflicts."""
+    states = [GroupState.of(made.write) for made in carry_out(history)]
+    if not states:
+        return
+    # Of one write each, and of several.
+    parts = [*states, *(deliver(random.choices(states, k=random.randint(1, 3)), random) for _ in range(4))]
+    for _ in range(6):
+        check_short_ways(random.choice(parts), random.choice(parts))
+
+
 @cases()
 @given(HISTORIES)
 def test_heads_are_what_nobody_overruled(history: list[tuple[int, object]]) -> None:
@@ -214,6 +234,20 @@ def test_laws_hold_for_what_broken_nodes_say(states: list[GroupState], random: R
     delivered = deliver(states, random)
     assert delivered.encoded == deliver(states, random).encoded
     assert decode_group_state(delivered.encoded) == delivered
+
+
+@cases(7)
+@given(forged_states(), forged_states())
+def test_short_ways_hold_for_what_broken_nodes_say(one: GroupState, other: GroupState) -> None:
+    """The same for single heads that no honest node makes, as they are here and as they come off the wire."""
+    check_short_ways(one, other)
+    check_short_ways(decode_group_state(one.encoded), decode_group_state(other.encoded))
+
+
+@given(STAMPS, STAMPS)
+def test_stamps_are_alike_if_resolvers_see_the_same(one: Stamp, other: Stamp) -> None:
+    """Two are alike exactly if what resolvers see of them is equal: two stores of one node are one node to them."""
+    assert one.is_like(other) == (one.edit_stamp == other.edit_stamp)
 
 
 @given(forged_states(), forged_states())
