@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import attrs
 import click
 import trio
 from rich.table import Table
 
-from clustercore.cli.exits import Exit, run
+from clustercore.cli.exits import Exit, leave, run
 from clustercore.cli.options import cluster_option, json_option, nodes_option, timeout_option, transport_option
 from clustercore.cli.output import console, print_json, print_line
 from clustercore.cli.remote import open_transport
@@ -26,7 +27,7 @@ from clustercore.interfaces import (
     ServiceTransport,
     TransportError,
 )
-from clustercore.sync.conflict_log import Conflict, ConflictSide
+from clustercore.sync.conflict_log import AmbiguousConflict, Conflict, ConflictSide, match_conflict
 from clustercore.sync.conflict_service import ConflictClient
 
 __all__ = ["conflicts", "describe", "listing", "read_file"]
@@ -34,14 +35,17 @@ __all__ = ["conflicts", "describe", "listing", "read_file"]
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+# How every entry begins in a file.
+_BEGINNING = b'{"conflict_id":'
+
 
 @click.group()
 def conflicts() -> None:
     """Read which edits met that did not know each other, and write a losing one back.
 
     Every node that saw both edits has the entry, under the same id; `list` and `show` ask the first --node that
-    answers, or read a --file that a log wrote. Exit codes: 0 done, 1 failed, 2 refused, 3 there is no such conflict,
-    4 the value may or may not be written back.
+    answers, or read a --file that a log wrote. Exit codes: 0 done, 1 failed, 2 refused (several ids begin with the
+    digits that were given), 3 there is no such conflict, 4 the value may or may not be written back.
     """
 
 
@@ -141,8 +145,10 @@ def list_conflicts(
 def show(conflict_id: str, path: Path | None, as_json: bool, **target: Any) -> None:
     """Show both sides of conflict ID, which may be the first digits of an id."""
     if path is not None:
-        found = [entry for entry in read_file(path) if entry.conflict_id.startswith(conflict_id)]
-        entry = found[0] if len({one.conflict_id for one in found}) == 1 else None
+        try:
+            entry = match_conflict(conflict_id, read_file(path))
+        except AmbiguousConflict as error:
+            leave(error)
     else:
         entry = run(_Target(**target).read, lambda client: client.show(conflict_id))
     if entry is None:
@@ -168,7 +174,7 @@ def restore(conflict_id: str, as_json: bool, **target: Any) -> None:
 
 
 def _say_that_there_is_none(conflict_id: str) -> None:
-    click.echo(f"clustercore: there is no one conflict whose id begins with {conflict_id}", err=True)
+    click.echo(f"clustercore: there is no conflict whose id begins with {conflict_id}", err=True)
     raise click.exceptions.Exit(Exit.NO)
 
 
@@ -176,18 +182,55 @@ def _say_that_there_is_none(conflict_id: str) -> None:
 
 
 def read_file(path: Path) -> Iterator[Conflict]:
-    """Yield the entries of a log's file, and of those that were moved aside, oldest first.
+    """Yield the entries of a log's file, and of those that were moved aside, oldest first and each id once.
 
     Raises: click.ClickException for a line that is no entry, but for a last one that is not finished.
     """
-    aside = [path.with_name(f"{path.name}.{number}") for number in range(99, 0, -1)]
-    for part in [older for older in aside if older.exists()] + [path]:
-        for number, line in enumerate(part.read_bytes().splitlines(keepends=True), 1):
-            try:
-                yield Conflict.from_json(json.loads(line))
-            except (KeyError, TypeError, ValueError) as error:
-                if line.endswith(b"\n"):
-                    raise click.ClickException(f"{part}:{number} is no entry of a conflict log: {error!r}") from error
+    told: set[str] = set()
+    with ExitStack() as stack:
+        for part, file in reversed(list(_open_parts(path, stack))):
+            for number, line in enumerate(file, 1):
+                entry = _read_line(part, number, line)
+                # A machine's log has an entry again for each time that the Raft log was gone through.
+                if entry is not None and entry.conflict_id not in told:
+                    told.add(entry.conflict_id)
+                    yield entry
+
+
+def _open_parts(path: Path, stack: ExitStack) -> Iterator[tuple[Path, BinaryIO]]:
+    """Open a log's file and those that were moved aside, newest first.
+
+    In this order one that is moved aside meanwhile may be opened twice, and none is missed.
+    """
+    yield path, stack.enter_context(path.open("rb"))
+    numbers = (older.name.removeprefix(f"{path.name}.") for older in path.parent.iterdir())
+    for number in sorted(int(number) for number in numbers if number.isdecimal() and number.isascii()):
+        part = path.with_name(f"{path.name}.{number}")
+        with suppress(FileNotFoundError):
+            yield part, stack.enter_context(part.open("rb"))
+
+
+def _read_line(part: Path, number: int, line: bytes) -> Conflict | None:
+    """Return the entry in a line; None if it is the beginning of one whose end has not been written."""
+    try:
+        return Conflict.from_json(json.loads(line.decode()))
+    except (KeyError, TypeError, ValueError) as error:
+        if not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line)):
+            return None
+        what = f"{part}, line {number}: no entry of a conflict log: {_why(error)}"
+        raise click.ClickException(what) from error
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case UnicodeDecodeError():
+            return f"byte {error.start + 1} is not UTF-8"
+        case json.JSONDecodeError():
+            return f"it is not JSON at column {error.colno}: {error.msg}"
+        case KeyError():
+            return f"it has no {error}"
+        case _:
+            return str(error)
 
 
 def listing(entries: Sequence[Conflict]) -> Table:

@@ -16,7 +16,7 @@ from clustercore.sync.changes import (
 from clustercore.sync.clock import ClockReport, HybridLogicalClock, OffsetPolicy
 from clustercore.sync.collecting import CollectReport
 from clustercore.sync.collector import CollectionStatus
-from clustercore.sync.conflict_log import Conflict, ConflictCount, ConflictLog, ConflictSide
+from clustercore.sync.conflict_log import AmbiguousConflict, Conflict, ConflictCount, ConflictLog, ConflictSide
 from clustercore.sync.conflict_service import ConflictClient, ConflictDesk
 from clustercore.sync.entities import EntityStore
 from clustercore.sync.fetching import SessionResult
@@ -29,6 +29,7 @@ from clustercore.sync.writes import GroupState, Stamp, Write, decode_group_state
 
 __all__ = [
     "LIFE_GROUP",
+    "AmbiguousConflict",
     "ApplyReport",
     "Authority",
     "Change",

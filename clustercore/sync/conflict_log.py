@@ -13,8 +13,10 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from io import RawIOBase
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,16 +26,31 @@ import attrs
 from clustercore.interfaces import ConfigError, NodeId
 from clustercore.sync.writes import Stamp, Write
 
-__all__ = ["Conflict", "ConflictCount", "ConflictLog", "ConflictSide", "conflict_id"]
+__all__ = ["AmbiguousConflict", "Conflict", "ConflictCount", "ConflictLog", "ConflictSide", "conflict_id"]
+__all__ += ["match_conflict"]
 
 log = logging.getLogger(__name__)
 
 # Entries in memory: with two values of a kilobyte each, 20 MB.
 RING_SIZE = 10_000
+# How many ids an error names.
+NAMED_IDS = 5
 # When the file of JSON lines is this long it is moved aside.
 ROTATE_BYTES = 16 << 20
 # How many that were moved aside are kept, beside the one that is written.
 KEPT_FILES = 4
+
+
+class AmbiguousConflict(ConfigError):
+    """The ids of several conflicts begin with what was given for one. Give more digits."""
+
+    def __init__(self, given: str, ids: Sequence[str], count: int) -> None:
+        shown = ", ".join(ids) + (", ..." if count > len(ids) else "")
+        super().__init__(f"the ids of {count} conflicts begin with {given!r}: {shown}; give more digits")
+        self.given = given
+        # Some of them, at most ``NAMED_IDS``, and how many there are.
+        self.ids = tuple(ids)
+        self.count = count
 
 
 @attrs.frozen
@@ -76,6 +93,11 @@ class Conflict:
     node_id: NodeId
     detected_at_ms: int
 
+    @cached_property
+    def encoded(self) -> bytes:
+        """The entry as one line of JSON without its end; the file and the store's records have the same."""
+        return _ENCODER.encode(self.to_json()).encode()
+
     def to_json(self) -> dict[str, Any]:
         """Return the entry as JSON can say it, and ``from_json`` reads it."""
         plain = {field: getattr(self, field) for field in _PLAIN}
@@ -88,6 +110,10 @@ class Conflict:
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Conflict:
         """Return the entry that ``to_json`` made. Raises: KeyError, TypeError, ValueError if it is none."""
+        for field in _PLAIN:
+            expected = int if field == "detected_at_ms" else str
+            if not isinstance(entry[field], expected):
+                raise TypeError(f"{field} is {entry[field]!r}; it must be of type {expected.__name__}")
         return cls(
             **{field: entry[field] for field in _PLAIN},
             winner=_side_from_json(entry["winner"]),
@@ -96,23 +122,34 @@ class Conflict:
         )
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _PLAIN = ("conflict_id", "kind", "entity_id", "group", "rule", "resolver", "node_id", "detected_at_ms")
 
 
 def _side_to_json(side: ConflictSide) -> dict[str, Any]:
     return {
-        "stamp": attrs.astuple(side.stamp),
-        "base": None if side.base is None else attrs.astuple(side.base),
+        "stamp": _stamp_to_json(side.stamp),
+        "base": None if side.base is None else _stamp_to_json(side.base),
         "value": _value_to_json(side.value),
         "is_deletion": side.is_deletion,
     }
 
 
+def _stamp_to_json(stamp: Stamp) -> tuple[int, int, str]:
+    return stamp.version, stamp.time, stamp.writer
+
+
+def _stamp_from_json(version: object, time: object, writer: object) -> Stamp:
+    if not (isinstance(version, int) and isinstance(time, int) and isinstance(writer, str)):
+        raise TypeError(f"a stamp is {[version, time, writer]}; it must be two integers and a text")
+    return Stamp(version, time, writer)
+
+
 def _side_from_json(side: dict[str, Any]) -> ConflictSide:
     base = side["base"]
     return ConflictSide(
-        Stamp(*side["stamp"]),
-        None if base is None else Stamp(*base),
+        _stamp_from_json(*side["stamp"]),
+        None if base is None else _stamp_from_json(*base),
         _value_from_json(side["value"]),
         side["is_deletion"],
     )
@@ -140,6 +177,21 @@ def conflict_id(kind: str, entity_id: str, group: str, one: Write, other: Write)
     return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).hexdigest()[:32]
 
 
+def match_conflict(given: str, entries: Iterable[Conflict]) -> Conflict | None:
+    """Return the entry whose id is given, or begins with it; None if there is none.
+
+    Args:
+        given: An id, or the first digits of one. No entry's if it is empty.
+        entries: Each id is in them once.
+
+    Raises: AmbiguousConflict if several begin with it.
+    """
+    found = [entry for entry in entries if given and entry.conflict_id.startswith(given)]
+    if len(found) > 1:
+        raise AmbiguousConflict(given, [entry.conflict_id for entry in found[:NAMED_IDS]], len(found))
+    return found[0] if found else None
+
+
 @attrs.frozen
 class ConflictCount:
     """How often a rule decided between two nodes, since the log was opened."""
@@ -153,7 +205,7 @@ class ConflictCount:
 
 
 class ConflictLog:
-    """A bounded log, newest last.
+    """A bounded log, newest last, of one store or one machine.
 
     Args:
         limit: Entries that are kept; the oldest go first.
@@ -187,7 +239,9 @@ class ConflictLog:
         self._rotate_bytes = rotate_bytes
         self._keep = keep
         self._on_conflict = on_conflict
-        self._file: RawIOBase | None = None
+        self._is_open = False
+        # None while the log is not open, and after it could not be opened anew.
+        self._file: FileIO | None = None
         self._entries: dict[str, Conflict] = {}
         self._counts: Counter[tuple[str, str, str, NodeId, NodeId]] = Counter()
         self.file_errors = 0
@@ -195,13 +249,15 @@ class ConflictLog:
     def __enter__(self) -> Self:
         """Open the file, if there is to be one. Raises: OSError."""
         if self._path is not None:
-            self._file = self._path.open("ab", buffering=0)
+            self._file = _open_to_append(self._path)
+        self._is_open = True
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the file."""
+        self._is_open = False
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -218,20 +274,24 @@ class ConflictLog:
         return conflict_id in self._entries
 
     def get(self, conflict_id: str) -> Conflict | None:
-        """Return an entry by its id, or by as many of its first digits as no other has; None if there is none."""
-        if conflict_id in self._entries:
-            return self._entries[conflict_id]
-        found = [entry for known, entry in self._entries.items() if conflict_id and known.startswith(conflict_id)]
-        return found[0] if len(found) == 1 else None
+        """Return an entry by its id, or by as many of its first digits as no other has; None if there is none.
+
+        Raises: AmbiguousConflict if several begin with these digits.
+        """
+        return self._entries.get(conflict_id) or match_conflict(conflict_id, self._entries.values())
 
     def counts(self) -> tuple[ConflictCount, ...]:
         """Return how often each rule decided between whom, most often first."""
         return tuple(ConflictCount(*key, count) for key, count in self._counts.most_common())
 
-    def take_back(self, entries: list[Conflict]) -> None:
-        """Take in what was logged before a restart; it is neither told nor counted again."""
-        for entry in sorted(entries, key=lambda entry: entry.detected_at_ms)[-self._limit :]:
+    def take_back(self, entries: Iterable[Conflict]) -> list[str]:
+        """Take in what was logged before a restart, oldest first; it is neither told nor counted again.
+
+        Returns: the ids of the entries that had to go, if there are more than are kept.
+        """
+        for entry in entries:
             self._entries[entry.conflict_id] = entry
+        return self._drop_oldest()
 
     def add(self, conflict: Conflict) -> list[str] | None:
         """Log a conflict. Return the ids of entries that had to go for it; None if it was there already."""
@@ -242,6 +302,9 @@ class ConflictLog:
         self._counts[(conflict.kind, conflict.group, conflict.rule, *sides)] += 1
         self._write(conflict)
         self._on_conflict(conflict)
+        return self._drop_oldest()
+
+    def _drop_oldest(self) -> list[str]:
         gone = []
         while len(self._entries) > self._limit:
             oldest = next(iter(self._entries))
@@ -250,11 +313,12 @@ class ConflictLog:
         return gone
 
     def _write(self, conflict: Conflict) -> None:
-        if self._file is None or self._path is None:
+        if self._path is None or not self._is_open:
             return
-        line = json.dumps(conflict.to_json(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         try:
-            self._file.write(line)
+            if self._file is None:
+                self._file = _open_to_append(self._path)
+            _append(self._file, conflict.encoded + b"\n")
             if self._file.tell() >= self._rotate_bytes:
                 self._rotate(self._path)
         except OSError:
@@ -264,10 +328,41 @@ class ConflictLog:
     def _rotate(self, path: Path) -> None:
         if self._file is not None:
             self._file.close()
+        # If something fails here, the next entry finds it so, and tries again.
+        self._file = None
         for number in range(self._keep, 0, -1):
             older = path if number == 1 else path.with_name(f"{path.name}.{number - 1}")
             if older.exists():
                 older.replace(path.with_name(f"{path.name}.{number}"))
         if self._keep == 0:
-            path.unlink()
-        self._file = path.open("ab", buffering=0)
+            path.unlink(missing_ok=True)
+        self._file = _open_to_append(path)
+
+
+def _open_to_append(path: Path) -> FileIO:
+    """Open a file of lines to write more, after its last whole line: a crash may have cut off the one after that."""
+    file = FileIO(path, "a")
+    try:
+        size = file.tell()
+        with path.open("rb") as existing:
+            if size and existing.seek(size - 1) >= 0 and existing.read() != b"\n":
+                existing.seek(0)
+                file.truncate(existing.read().rfind(b"\n") + 1)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Write a line, or nothing of it. Raises: OSError."""
+    start = file.tell()
+    try:
+        written = file.write(line)
+        if written != len(line):
+            raise OSError(f"{written} of {len(line)} bytes were written")
+    except OSError:
+        # The next line must not continue this one.
+        with suppress(OSError):
+            file.truncate(start)
+        raise

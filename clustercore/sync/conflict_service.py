@@ -24,7 +24,7 @@ from clustercore.interfaces import (
     split_fields,
 )
 from clustercore.sync._proto.conflicts import FILE_DESCRIPTOR
-from clustercore.sync.conflict_log import Conflict, ConflictLog
+from clustercore.sync.conflict_log import AmbiguousConflict, Conflict, ConflictLog
 
 __all__ = ["ConflictClient", "ConflictDesk"]
 
@@ -70,11 +70,17 @@ class ConflictDesk(NodeCompanion):
         return _wrap({"total": len(found), "conflicts": found[len(found) - limit :] if limit else [], "counts": counts})
 
     async def _show(self, request: bytes) -> bytes:
-        entry = self._log.get(_id_of(request))
+        try:
+            entry = self._log.get(_id_of(request))
+        except AmbiguousConflict as error:
+            return _wrap({"conflict": None, "several": _several(error)})
         return _wrap({"conflict": None if entry is None else entry.to_json()})
 
     async def _write_back(self, request: bytes) -> bytes:
-        return _wrap({"restored": await self._restore(_id_of(request))})
+        try:
+            return _wrap({"restored": await self._restore(_id_of(request))})
+        except AmbiguousConflict as error:
+            return _wrap({"restored": False, "several": _several(error)})
 
 
 class ConflictClient:
@@ -100,16 +106,33 @@ class ConflictClient:
         return [Conflict.from_json(entry) for entry in told["conflicts"]], told["total"], told["counts"]
 
     async def show(self, conflict_id: str) -> Conflict | None:
-        """Return a conflict by its id, or the first digits of it; None if there is none."""
-        entry = (await self._ask("Show", {"id": conflict_id}))["conflict"]
+        """Return a conflict by its id, or the first digits of it; None if there is none.
+
+        Raises: AmbiguousConflict if several begin with these digits.
+        """
+        entry = _one_of(conflict_id, await self._ask("Show", {"id": conflict_id}))["conflict"]
         return None if entry is None else Conflict.from_json(entry)
 
     async def restore(self, conflict_id: str) -> bool:
-        """Write the losing value back on that node. Return whether there is such a conflict."""
-        return bool((await self._ask("Restore", {"id": conflict_id}))["restored"])
+        """Write the losing value back on that node. Return whether there is such a conflict.
+
+        Raises: AmbiguousConflict if several begin with these digits; nothing is written.
+        """
+        return bool(_one_of(conflict_id, await self._ask("Restore", {"id": conflict_id}))["restored"])
 
     async def _ask(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
         return _read(await self._transport.call(self._address, f"{SERVICE}/{method}", _wrap(request)))
+
+
+def _several(error: AmbiguousConflict) -> dict[str, Any]:
+    return {"ids": error.ids, "count": error.count}
+
+
+def _one_of(conflict_id: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer about one conflict. Raises: AmbiguousConflict if it is about several."""
+    if several := answer.get("several"):
+        raise AmbiguousConflict(conflict_id, several["ids"], several["count"])
+    return answer
 
 
 def _wrap(value: dict[str, Any]) -> bytes:

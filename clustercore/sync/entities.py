@@ -93,7 +93,8 @@ class EntityStore(Entities):
             await stack.enter_async_context(self._records)
             stack.enter_context(self.conflicts)
             self._replica.load(await self._records.load())
-            self.conflicts.take_back(self._replica.conflicts)
+            for gone in self.conflicts.take_back(self._replica.take_conflicts()):
+                self._replica.forget_conflict(gone)
             self.clock.start_above(self._replica.clock_bound_ms)
             journal = Journal(self._replica, self._records)
             await journal.commit()
@@ -233,7 +234,8 @@ class EntityStore(Entities):
             conflict_id: As in the log, or so many of its first digits that no other begins with them.
 
         Durability, Cancellation: as ``put``. Returns whether there is such a conflict in the log.
-        Raises: ConfigError if the kind is not one of this store's. StorageError.
+        Raises: AmbiguousConflict if several begin with these digits; ConfigError if the kind is not one of this
+            store's; StorageError.
         """
         self._opened()
         conflict = self.conflicts.get(conflict_id)

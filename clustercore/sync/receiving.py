@@ -166,8 +166,9 @@ class Receiver:
         # A deletion is of the whole entity, so no group's resolver has a say in it.
         resolver = None if kind is None or is_deletion else kind.resolver_of(group)
         mine, yours = (Edit(side.stamp.edit_stamp, side.value) for side in (ours, theirs))
-        decision = decide(mine, yours, resolver, self.teller(*key, group))
-        winner, loser = (ours, theirs) if last_write(mine, yours).winner is mine else (theirs, ours)
+        latest = last_write(mine, yours)
+        decision = latest if resolver is None else decide(mine, yours, resolver, self.teller(*key, group))
+        winner, loser = (ours, theirs) if latest.winner is mine else (theirs, ours)
         conflict = Conflict(
             name,
             *key,

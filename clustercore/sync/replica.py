@@ -67,8 +67,9 @@ class Replica:
         self.forgotten_ms = 0
         self.checkpoints: dict[str, bytes] = {}
         self.clock_bound_ms = 0
-        # The conflicts that were logged before, for the log to take back.
-        self.conflicts: list[Conflict] = []
+        # For each entry of the conflict log that is kept, the number of its record, oldest first.
+        self._conflict_numbers: dict[str, int] = {}
+        self._loaded_conflicts: list[tuple[int, Conflict]] = []
         # The last number that was taken.
         self.seq = 0
         # Changes up to it may be missing from the log: tombstones that were collected.
@@ -104,6 +105,8 @@ class Replica:
         self.collected = {
             key: self.collected[key] for key in sorted(self.collected, key=self._collected_numbers.__getitem__)
         }
+        self._loaded_conflicts.sort(key=lambda entry: entry[0])
+        self._conflict_numbers = {conflict.conflict_id: number for number, conflict in self._loaded_conflicts}
         self.seq = max(self.floor, self._log[-1][0] if self._log else 0)
 
     def _load_meta(self, value: bytes) -> None:
@@ -132,7 +135,8 @@ class Replica:
         elif table == _CHECKPOINT:
             self.checkpoints[rest.decode()] = value
         elif table == _CONFLICT:
-            self.conflicts.append(Conflict.from_json(json.loads(value)))
+            # By number, as they were logged. By id, each would go to another page of the disk.
+            self._loaded_conflicts.append((int.from_bytes(rest, "big"), Conflict.from_json(json.loads(value))))
         elif table == _CLOCK:
             self.clock_bound_ms = int.from_bytes(value, "big")
 
@@ -219,12 +223,21 @@ class Replica:
 
     def log_conflict(self, conflict: Conflict) -> None:
         """Keep an entry of the conflict log."""
-        entry = json.dumps(conflict.to_json(), ensure_ascii=False, separators=(",", ":"))
-        self._stage(_CONFLICT + conflict.conflict_id.encode(), entry.encode())
+        newest = next(reversed(self._conflict_numbers), None)
+        number = 1 if newest is None else self._conflict_numbers[newest] + 1
+        self._conflict_numbers[conflict.conflict_id] = number
+        self._stage(_CONFLICT + number.to_bytes(_SEQ_BYTES, "big"), conflict.encoded)
 
     def forget_conflict(self, conflict_id: str) -> None:
         """Keep an entry of the conflict log no more."""
-        self._stage(_CONFLICT + conflict_id.encode(), None)
+        # One of another store's that has the same log is not kept here.
+        if (number := self._conflict_numbers.pop(conflict_id, None)) is not None:
+            self._stage(_CONFLICT + number.to_bytes(_SEQ_BYTES, "big"), None)
+
+    def take_conflicts(self) -> list[Conflict]:
+        """Return the conflicts that were logged before, oldest first, and keep them here no more."""
+        loaded, self._loaded_conflicts = self._loaded_conflicts, []
+        return [conflict for _, conflict in loaded]
 
     def _stage(self, key: bytes, value: bytes | None) -> None:
         self._staged[key] = value

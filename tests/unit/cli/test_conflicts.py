@@ -21,7 +21,7 @@ from clustercore.interfaces import (
     StateMachine,
     encode_field,
 )
-from clustercore.sync import Conflict, ConflictClient, ConflictDesk, ConflictLog, ConflictSide, Stamp
+from clustercore.sync import AmbiguousConflict, Conflict, ConflictClient, ConflictDesk, ConflictLog, ConflictSide, Stamp
 from clustercore.sync.conflict_service import _read
 from clustercore_memory import MemoryNetwork, MemoryStorage, MemoryTransport
 from clustercore_static import StaticDiscovery
@@ -79,7 +79,7 @@ def test_file_is_read_with_those_that_were_moved_aside(log_file: Path) -> None:
     log_file.write_bytes(b'{"conflict_id": ')
     assert [entry.entity_id for entry in read_file(log_file)] == ["m0", "m1", "m2"]
     log_file.write_bytes(b"{}\n")
-    with pytest.raises(click.ClickException, match="jsonl:1 is no entry"):
+    with pytest.raises(click.ClickException, match="jsonl, line 1: no entry"):
         list(read_file(log_file))
 
 
@@ -96,9 +96,50 @@ def test_commands_read_a_file(log_file: Path) -> None:
     assert "mission/m2" in shown.stdout
     shown = runner.invoke(root, ["conflicts", "show", f"{2:032x}", "--file", str(log_file), "--json"])
     assert json.loads(shown.stdout)["entity_id"] == "m2"
-    # Three begin with these.
-    none = runner.invoke(root, ["conflicts", "show", "000", "--file", str(log_file)])
+    several = runner.invoke(root, ["conflicts", "show", "000", "--file", str(log_file)])
+    assert (several.exit_code, several.stdout) == (2, "")
+    assert f"the ids of 3 conflicts begin with '000': {0:032x}, " in several.stderr
+    none = runner.invoke(root, ["conflicts", "show", "nonsense", "--file", str(log_file)])
     assert (none.exit_code, none.stdout) == (3, "")
+    assert "there is no conflict whose id begins with nonsense" in none.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"nonsense", "line 2: no entry of a conflict log: it is not JSON at column 1"),
+        (b"\xff\xfe\n", "line 2: no entry of a conflict log: byte 1 is not UTF-8"),
+        (b"[]\n", "line 2: no entry"),
+        (b'{"kind": 1}\n', "line 2: no entry of a conflict log: it has no 'conflict_id'"),
+        (
+            json.dumps(ENTRY.to_json() | {"detected_at_ms": "now"}).encode() + b"\n",
+            "detected_at_ms is 'now'; it must be",
+        ),
+        (json.dumps(ENTRY.to_json()).replace("[6, ", '["6", ').encode() + b"\n", "a stamp is"),
+    ],
+)
+def test_file_that_is_no_log_is_told_by_name_and_line(tmp_path: Path, text: bytes, reason: str) -> None:
+    """Whatever is wrong with a line, the command says where it is and what is expected, and shows no entries."""
+    path = tmp_path / "conflicts.jsonl"
+    path.write_bytes(ENTRY.encoded + b"\n" + text)
+    result = CliRunner().invoke(root, ["conflicts", "list", "--file", str(path)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{path}, line 2: " in result.stderr
+    assert reason in result.stderr
+
+
+def test_all_files_that_were_moved_aside_are_read_in_their_order(tmp_path: Path) -> None:
+    """However many there are, by number and not by name, each entry once; other files beside them are none of them."""
+    path = tmp_path / "conflicts.jsonl"
+    with ConflictLog(path=path, rotate_bytes=1, keep=200) as log:
+        for number in range(150):
+            log.add(attrs.evolve(ENTRY, conflict_id=f"{number:032x}", entity_id=f"m{number}"))
+    (tmp_path / "conflicts.jsonl.120.gz").write_bytes(b"no")
+    (tmp_path / "conflicts.jsonl.old").write_bytes(b"no")
+    # A gap, where somebody has taken one away; and an entry that was logged again after a restart.
+    (tmp_path / "conflicts.jsonl.100").unlink()
+    path.write_bytes(attrs.evolve(ENTRY, conflict_id=f"{7:032x}").encoded + b"\n")
+    assert [entry.entity_id for entry in read_file(path)] == [f"m{number}" for number in range(150) if number != 50]
 
 
 class Nothing(StateMachine):
@@ -139,6 +180,11 @@ async def test_node_answers_and_writes_back() -> None:
             (conflict,) = (entry for entry in a.conflicts if entry.group == "progress")
             assert await client.show(conflict.conflict_id[:8]) == conflict
             assert await client.show("none") is None
+            one, other = sorted(entry.conflict_id for entry in a.conflicts)
+            shared = next(size for size in range(33) if one[: size + 1] != other[: size + 1])
+            if shared:
+                with pytest.raises(AmbiguousConflict):
+                    await client.show(one[:shared])
 
             assert await client.restore(conflict.conflict_id)
             held = a.get(MISSION, "m1")

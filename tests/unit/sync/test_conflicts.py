@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
 from clustercore.interfaces import ConfigError, NodeId
 from clustercore.sync import (
+    AmbiguousConflict,
     Conflict,
     ConflictLog,
     ConflictSide,
@@ -299,7 +302,10 @@ def test_log_is_bounded_and_counts(tmp_path: Path) -> None:
     ]
     assert len(told) == 6
     # All begin with zeros.
-    assert log.get("0") is None
+    with pytest.raises(AmbiguousConflict, match=f"ids of 3 conflicts begin with '0': {3:032x}, ") as raised:
+        log.get("0")
+    assert (raised.value.given, raised.value.count, len(raised.value.ids)) == ("0", 3, 3)
+    assert log.get("1") is log.get("") is None
     assert log.get(f"{4:032x}") == entry(4)
     for wrong in ({"limit": 0}, {"rotate_bytes": 0}, {"keep": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -320,6 +326,90 @@ def test_file_has_every_entry_and_is_moved_aside(tmp_path: Path) -> None:
     # The oldest three went with the third file.
     assert [Conflict.from_json(json.loads(line)) for line in lines] == [entry(number) for number in range(3, 10)]
     assert log.file_errors == 0
+
+
+def test_log_takes_back_no_more_than_it_keeps() -> None:
+    """Of what was logged before, in the order in which it was, the oldest go, and are named to be forgotten."""
+    log = ConflictLog(2)
+    assert log.take_back([entry(9), entry(1), entry(5)]) == [f"{9:032x}"]
+    assert [conflict.detected_at_ms for conflict in log] == [1, 5]
+    assert log.counts() == ()
+
+
+async def test_log_keeps_its_order_over_a_restart_and_a_clock_that_was_set_back() -> None:
+    """Entries come back in the order in which they were logged; those that a smaller log drops leave the disk, too."""
+    records, wall = MemoryRecords(), Wall(NOW)
+    async with make_store("b") as b, make_store("a", records=records, wall=wall) as a:
+        for number in range(4):
+            await a.put(UAV, f"u{number}", Uav("idle"))
+            await b.put(UAV, f"u{number}", Uav("busy"))
+            await exchange(a, b)
+            wall.now_ms -= 100
+        before = list(a.conflicts)
+        assert len(before) > 3
+    async with make_store("a", records=records, wall=wall) as a:
+        assert list(a.conflicts) == before
+    store = EntityStore(NodeId("a"), [UAV], records, clock=HybridLogicalClock(wall), conflict_log=ConflictLog(2))
+    async with store:
+        assert list(store.conflicts) == before[-2:]
+    async with records:
+        kept = [value for key, value in sorted((await records.load()).items()) if key[:1] == b"l"]
+    assert kept == [conflict.encoded for conflict in before[-2:]]
+
+
+def test_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    """What a crash left of a line goes when the file is opened again, so that the next entry has a line of its own."""
+    path = tmp_path / "conflicts.jsonl"
+    for cut in (7, 10_000):
+        with ConflictLog(path=path) as log:
+            log.add(entry(1))
+        whole = path.read_bytes()
+        path.write_bytes((whole + b'{"conflict_id":')[-cut:] if cut == 7 else whole + b'{"conflict_id":')
+        with ConflictLog(path=path) as log:
+            log.add(entry(2))
+        *_, last = path.read_bytes().splitlines()
+        assert Conflict.from_json(json.loads(last)) == entry(2)
+        lines = path.read_bytes().splitlines()
+        assert [json.loads(line)["detected_at_ms"] for line in lines] == ([2] if cut == 7 else [2, 1, 2])
+
+
+def test_file_that_cannot_be_moved_aside_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An error while files are moved costs no entry and stops nothing; it is counted, and gone when its cause is."""
+    path = tmp_path / "conflicts.jsonl"
+    # Something that no file can take the place of.
+    (tmp_path / "conflicts.jsonl.1").mkdir()
+    (tmp_path / "conflicts.jsonl.1" / "x").touch()
+    with ConflictLog(path=path, rotate_bytes=1, keep=1) as log:
+        log.add(entry(1))
+        log.add(entry(2))
+        assert log.file_errors == 2
+        assert "cannot be written" in caplog.text
+        (tmp_path / "conflicts.jsonl.1" / "x").unlink()
+        (tmp_path / "conflicts.jsonl.1").rmdir()
+        log.add(entry(3))
+        assert log.file_errors == 2
+    moved = (tmp_path / "conflicts.jsonl.1").read_text().splitlines()
+    assert [json.loads(line)["detected_at_ms"] for line in moved] == [1, 2, 3]
+    assert path.read_bytes() == b""
+
+
+def test_line_that_the_disk_took_half_of_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up within a line leaves none of it."""
+
+    class Filling(FileIO):
+        def write(self, data: Any, /) -> int:
+            return super().write(data[: len(data) // 2])
+
+    path = tmp_path / "conflicts.jsonl"
+    with ConflictLog(path=path) as log:
+        log.add(entry(1))
+        whole = path.read_bytes()
+        assert log._file is not None
+        log._file.close()
+        monkeypatch.setattr(log, "_file", Filling(path, "a"))
+        log.add(entry(2))
+        assert log.file_errors == 1
+    assert path.read_bytes() == whole
 
 
 def test_file_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
