@@ -30,7 +30,7 @@ from clustercore.interfaces import (
 )
 from clustercore.sync import life
 from clustercore.sync.api import Entities
-from clustercore.sync.changes import Change, ResolverFailed, StoreEvent
+from clustercore.sync.changes import Change, MergeOutcome, ResolverFailed, StoreEvent
 from clustercore.sync.clock import HybridLogicalClock
 from clustercore.sync.conflict_log import ConflictLog
 from clustercore.sync.kinds import LIFE_GROUP, Authority, EntityKind
@@ -38,24 +38,26 @@ from clustercore.sync.merge import pick
 from clustercore.sync.receiving import Receiver
 from clustercore.sync.replica import EntityKey, Replica, join_key, split_key
 from clustercore.sync.view import EntityView
-from clustercore.sync.writes import LOGICAL_BITS, GroupState, Stamp, decode_group_state, join_time, known_by
+from clustercore.sync.writes import GroupState, Stamp, decode_group_state, join_time, known_by
 
 __all__ = ["EntityMachine", "RaftEntities", "encode_operation"]
 
 E = TypeVar("E")
 
-# Of operations and snapshots alike: one that a node does not know must not be guessed at.
-_FORMAT = b"\x01"
+# One that a node does not know must not be guessed at.
+_OPERATION_FORMAT, _SNAPSHOT_FORMAT = b"\x01", b"\x02"
 _LENGTHS = struct.Struct(">HI")
+_COUNT = struct.Struct(">H")
+_TAKEN = (MergeOutcome.NEW, MergeOutcome.FAST_FORWARD, MergeOutcome.CONCURRENT)
 # The answers, a byte for each write: whether it holds.
 _REFUSED, _APPLIED = 0, 1
 # What is read to learn how far the log is applied; it asks for nothing.
 _NOTHING = b""
 _CHUNK_BYTES = 64 * 1024
-# An operation that was proposed so long ago is in the log by now, or never will be: who made it can be forgotten.
-_PAST_MS = 24 * 3600 * 1000
-# Below so many writers of a group there is nothing to be gained by it.
-_MANY_WRITERS = 8
+# How many writers are remembered, of all groups together: those whose operations came last. Each start of a node is a
+# writer of its own, so a writer that is forgotten is one after whose last operation so many starts have made some. What
+# it proposed before is in the log by then, or never will be. No clock has a say in that.
+_MAX_WRITERS = 64
 
 
 def _encode(changes: Iterable[Change]) -> Iterator[bytes]:
@@ -66,14 +68,23 @@ def _encode(changes: Iterable[Change]) -> Iterator[bytes]:
 
 def encode_operation(changes: Iterable[Change]) -> bytes:
     """Return the command that carries the writes of one edit."""
-    return _FORMAT + b"".join(_encode(changes))
+    return _OPERATION_FORMAT + b"".join(_encode(changes))
 
 
-def _decode(data: bytes) -> list[Change]:
-    """Read what ``_encode`` wrote, after the byte of the format. Raises: MalformedMessage."""
-    if data[:1] != _FORMAT:
-        raise MalformedMessage(f"format {data[:1].hex()}; this version reads {_FORMAT.hex()}")
-    position, changes = 1, []
+def _decode_operation(data: bytes) -> list[Change]:
+    """Read what ``encode_operation`` wrote. Raises: MalformedMessage."""
+    _check_format(data, _OPERATION_FORMAT)
+    return _decode(data, 1)
+
+
+def _check_format(data: bytes, expected: bytes) -> None:
+    if data[:1] != expected:
+        raise MalformedMessage(f"format {data[:1].hex()}; this version reads {expected.hex()}")
+
+
+def _decode(data: bytes, position: int) -> list[Change]:
+    """Read what ``_encode`` wrote, from a position to the end. Raises: MalformedMessage."""
+    changes = []
     try:
         while position < len(data):
             name_size, state_size = _LENGTHS.unpack_from(data, position)
@@ -86,6 +97,23 @@ def _decode(data: bytes) -> list[Change]:
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise MalformedMessage(f"entities cannot be read: {error}") from error
     return changes
+
+
+def _decode_writers(snapshot: bytes) -> tuple[list[str], int]:
+    """Return the writers at the beginning of a snapshot, and where the states begin. Raises: MalformedMessage."""
+    _check_format(snapshot, _SNAPSHOT_FORMAT)
+    position, writers = 1 + _COUNT.size, []
+    try:
+        for _ in range(*_COUNT.unpack_from(snapshot, 1)):
+            start = position + _COUNT.size
+            (size,) = _COUNT.unpack_from(snapshot, position)
+            position = start + size
+            if position > len(snapshot):
+                raise MalformedMessage(f"{position - len(snapshot)} bytes are missing at the end")
+            writers.append(snapshot[start:position].decode())
+    except (struct.error, UnicodeDecodeError) as error:
+        raise MalformedMessage(f"the writers of a snapshot cannot be read: {error}") from error
+    return writers, position
 
 
 class EntityMachine(StateMachine):
@@ -115,12 +143,17 @@ class EntityMachine(StateMachine):
         self._on_event = on_event
         # Known before the node serves; for the conflict log.
         self._node_id = NodeId("")
-        self._fill(())
+        self._fill((), ())
 
-    def _fill(self, changes: Sequence[Change]) -> None:
+    def _fill(self, changes: Sequence[Change], writers: Iterable[str]) -> None:
+        # The last whose operations came from the log, the latest last; see ``_MAX_WRITERS``.
+        self._writers: dict[str, None] = dict.fromkeys(writers)
         self.replica = Replica(self._node_id)
         self.view = EntityView(
-            self.replica, self._kinds, lambda *where: self._on_event(ResolverFailed(*where)), past_ms=_PAST_MS
+            self.replica,
+            self._kinds,
+            lambda *where: self._on_event(ResolverFailed(*where)),
+            remembers=lambda writer: writer in self._writers,
         )
         self._receiver = Receiver(self.replica, self.view.kinds, self._on_event, self.conflicts)
         for change in changes:
@@ -136,35 +169,43 @@ class EntityMachine(StateMachine):
     def validate(self, command: bytes) -> None:
         """Refuse what is no operation."""
         try:
-            _decode(command)
+            _decode_operation(command)
         except MalformedMessage as error:
             raise InvalidCommand(f"this is no operation on entities: {error}") from error
 
     def apply(self, index: LogIndex, command: bytes) -> bytes:
         """Apply a sync operation: refuse what is older than what is here, apply the rest."""
         try:
-            changes = _decode(command)
+            changes = _decode_operation(command)
         except MalformedMessage:
             # Every node finds it so: nothing of it is applied.
             return b""
-        self._receiver.apply(changes, None)
-        for change in changes:
+        outcomes = self._receiver.apply(changes, None).outcomes
+        taken = [change for change, outcome in zip(changes, outcomes, strict=True) if outcome in _TAKEN]
+        self._remember({head.stamp.writer: None for change in taken for head in change.state.heads})
+        for change in taken:
             self._forget_old_writers((change.kind, change.entity_id), change.group)
         # Nothing of it goes to a disk of its own: the log has it.
         self.replica.take_staged()
         return bytes(_APPLIED if self._holds(change) else _REFUSED for change in changes)
 
+    def _remember(self, writers: Iterable[str]) -> None:
+        for writer in writers:
+            self._writers.pop(writer, None)
+            self._writers[writer] = None
+        while len(self._writers) > _MAX_WRITERS:
+            del self._writers[next(iter(self._writers))]
+
     def _forget_old_writers(self, key: EntityKey, group: str) -> None:
-        """Drop from what was seen of a group what is long past: each start of each node is a writer of its own."""
+        """Drop from what was seen of a group what is of writers that are not remembered, but for what heads know."""
         slot = self.replica.entities.get(key, {}).get(group)
-        if slot is None or len(slot.state.seen) <= _MANY_WRITERS:
+        if slot is None or self._writers.keys() >= slot.state.seen.keys():
             return
         state = slot.state
         said = known_by(state.heads)
-        oldest = max(state.seen.values()) - (_PAST_MS << LOGICAL_BITS)
-        seen = {writer: time for writer, time in state.seen.items() if time >= oldest or writer in said}
+        seen = {writer: time for writer, time in state.seen.items() if writer in self._writers or writer in said}
         if len(seen) < len(state.seen):
-            self.replica.set_state(key, group, GroupState(state.heads, said | seen), None)
+            self.replica.set_state(key, group, GroupState(state.heads, seen), None)
 
     def _holds(self, change: Change) -> bool:
         """Whether what a change says is what is held now, as it is or merged with what it met."""
@@ -180,11 +221,14 @@ class EntityMachine(StateMachine):
         return resolver is not None or pick(slot.state.heads)[0] in mine
 
     def snapshot(self) -> Iterator[bytes]:
-        """Return all states, in the order of their names: equal states have equal snapshots."""
+        """Return all states, in the order of their names, and the writers: equal states have equal snapshots."""
         entities = self.replica.entities
         states = sorted((join_key(key, group), key, group) for key, slots in entities.items() for group in slots)
         changes = (Change(*key, group, entities[key][group].state) for _, key, group in states)
-        part = bytearray(_FORMAT)
+        part = bytearray(_SNAPSHOT_FORMAT + _COUNT.pack(len(self._writers)))
+        for writer in self._writers:
+            name = writer.encode()
+            part += _COUNT.pack(len(name)) + name
         for encoded in _encode(changes):
             part += encoded
             if len(part) >= _CHUNK_BYTES:
@@ -194,7 +238,8 @@ class EntityMachine(StateMachine):
 
     def restore(self, snapshot: bytes) -> None:
         """Replace all states by those of a snapshot."""
-        self._fill(_decode(snapshot))
+        writers, position = _decode_writers(snapshot)
+        self._fill(_decode(snapshot, position), writers)
 
     def query(self, query: bytes) -> bytes:
         """Answer the one question there is: how far the log is applied. Entities are read on the node itself."""
@@ -233,7 +278,8 @@ class RaftEntities(Entities):
         self._clock = HybridLogicalClock() if clock is None else clock
         self._propose = propose
         # Another one at each start: what was proposed before it may still be in the log, unknown to this one.
-        self._writer_epoch = secrets.token_hex(8)
+        self._writer_epoch = ""
+        self._renew_writer()
         self._editing: dict[tuple[str, str], trio.Lock] = {}
 
     # -- Reading --
@@ -307,6 +353,9 @@ class RaftEntities(Entities):
         await self._edit(kind, conflict.entity_id, lambda view, time: view.plan_restore(conflict, time))
         return True
 
+    def _renew_writer(self) -> None:
+        self._writer_epoch = secrets.token_hex(8)
+
     async def _edit(
         self,
         kind: EntityKind[Any],
@@ -325,7 +374,13 @@ class RaftEntities(Entities):
             if not changes:
                 return True
             command = encode_operation(changes)
-            result = await (self._node.propose(command) if self._propose is None else self._propose(command))
+            try:
+                result = await (self._node.propose(command) if self._propose is None else self._propose(command))
+            except BaseException:
+                # It may come from the log yet. Whoever makes the next edit does not know it, and must not pass for one
+                # who does, as the same writer would: that one would replace it without a word.
+                self._renew_writer()
+                raise
             answer: bytes = result.result
             return len(answer) == len(changes) and all(answer)
 

@@ -16,7 +16,7 @@ from clustercore.sync.conflict_log import Conflict
 from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, EntityKind
 from clustercore.sync.merge import pick
 from clustercore.sync.replica import EntityKey, Replica, Slot
-from clustercore.sync.writes import LOGICAL_BITS, MAX_VERSION, GroupState, Stamp, Write, split_time
+from clustercore.sync.writes import MAX_VERSION, GroupState, Stamp, Write, split_time
 
 __all__ = ["EntityView"]
 
@@ -32,8 +32,8 @@ class EntityView:
         replica: Where the states are.
         kinds: Those that are read and edited.
         on_failure: Is told of a resolver that raised: kind, entity id, group and error.
-        past_ms: How far back a write's past goes, but for the heads that it replaces; None for all of it. What is older
-            must be known not to come again.
+        remembers: Whether a writer has a place in the past of new writes that do not replace a write of its own. What
+            the others wrote must be known not to come again, where it was overruled.
 
     Raises: ConfigError if two kinds have one name.
     """
@@ -44,10 +44,10 @@ class EntityView:
         kinds: Iterable[EntityKind[Any]],
         on_failure: Callable[[str, str, str, Exception], None],
         *,
-        past_ms: int | None = None,
+        remembers: Callable[[str], bool] = lambda writer: True,
     ) -> None:
         self._replica = replica
-        self._past_ms = past_ms
+        self._remembers = remembers
         self._on_failure = on_failure
         self.kinds: dict[str, EntityKind[Any]] = {}
         for kind in kinds:
@@ -222,11 +222,12 @@ class EntityView:
         past = life.past_for(slots, group, self._replica.collected.get(key))
         heads = slots[group].state.heads if group in slots else ()
         base = pick(heads, kind.resolver_of(group))[0] if heads else None
-        oldest = 0 if self._past_ms is None else max(0, time - (self._past_ms << LOGICAL_BITS))
         replaced = {head.stamp.writer for head in heads}
         known = tuple(
             sorted(
-                (name, last) for name, last in past.items() if name != writer and (last >= oldest or name in replaced)
+                (name, last)
+                for name, last in past.items()
+                if name != writer and (name in replaced or self._remembers(name))
             )
         )
         write = Write(Stamp(version, time, writer), base, known, value, is_weak)

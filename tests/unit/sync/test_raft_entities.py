@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import attrs
 import pytest
@@ -11,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from clustercore import Node
-from clustercore.interfaces import ConfigError, InvalidCommand, LogIndex, MalformedMessage, NodeId
+from clustercore.interfaces import ConfigError, InvalidCommand, LogIndex, MalformedMessage, NodeId, OutcomeUnknown
 from clustercore.sync import (
     Authority,
     Change,
@@ -21,12 +22,13 @@ from clustercore.sync import (
     EntityMachine,
     EntityStore,
     FieldGroup,
+    GroupState,
     HybridLogicalClock,
     MergeOutcome,
     RaftEntities,
 )
 from clustercore.sync.raft_entities import encode_operation
-from clustercore.sync.replica import Replica
+from clustercore.sync.replica import EntityKey, Replica
 from clustercore.sync.view import EntityView
 from clustercore_lww import MaxResolver
 from clustercore_memory import MemoryNetwork, MemoryRecords, MemoryStorage, MemoryTransport
@@ -72,6 +74,12 @@ def apply(machine: EntityMachine, *commands: bytes) -> list[bytes]:
     return [machine.apply(LogIndex(index), command) for index, command in enumerate(commands, 1)]
 
 
+def held(machine: EntityMachine) -> dict[EntityKey, dict[str, GroupState]]:
+    """Return the states of all groups."""
+    entities = machine.replica.entities
+    return {key: {group: slot.state for group, slot in slots.items()} for key, slots in entities.items()}
+
+
 def test_older_operation_is_refused_and_both_sides_are_logged() -> None:
     """Of two operations over the same version the later stamp holds, whichever comes first from the log."""
     told: list[Conflict] = []
@@ -87,7 +95,7 @@ def test_older_operation_is_refused_and_both_sides_are_logged() -> None:
 
     assert one.view.get(ORDER, "o1") == other.view.get(ORDER, "o1") == Order("PAID", 7)
     assert one.view.stamps(ORDER, "o1")["rest"].version == 2
-    assert b"".join(one.snapshot()) == b"".join(other.snapshot())
+    assert held(one) == held(other)
     (conflict,) = told
     assert list(other.conflicts) == [conflict]
     assert (conflict.rule, conflict.winner.value, conflict.loser.value) == (
@@ -116,12 +124,11 @@ def test_deletion_and_edit_meet_in_the_log() -> None:
 
 
 def test_what_is_seen_is_bounded() -> None:
-    """Every start of a node is a writer of its own; those of long ago are forgotten, on all nodes alike."""
+    """Every start of a node is a writer of its own; those before the last 64 are forgotten, on all nodes alike."""
     machine, other = EntityMachine([ORDER]), EntityMachine([ORDER])
-    hour = 3_600_000 << 16
     for start in range(200):
         machine.replica.name(NodeId("abc"[start % 3]), f"{start:016x}"[::-1])
-        changes = machine.view.plan_put(ORDER, "o1", Order("NEW", start), (1000 + start) * hour)
+        changes = machine.view.plan_put(ORDER, "o1", Order("NEW", start), 1000 + start)
         command = encode_operation(changes)
         assert apply(machine, command) == apply(other, command) == [b"\1" * len(changes)]
         if start == 100:
@@ -129,10 +136,60 @@ def test_what_is_seen_is_bounded() -> None:
             other = EntityMachine([ORDER])
             other.restore(taken)
     (state,) = (slots["rest"].state for slots in machine.replica.entities.values())
-    assert 8 < len(state.seen) <= 26
+    # And the one that the last replaced.
+    assert len(state.seen) == 65
+    assert len(state.heads[0].past) == 64
     assert state.heads[0].stamp.version == 200
     assert b"".join(machine.snapshot()) == b"".join(other.snapshot())
     assert len(machine.conflicts) == 0
+
+
+@pytest.mark.parametrize("ahead_by", [365 * 86_400_000 << 16, -(365 * 86_400_000 << 16)])
+def test_a_wrong_clock_makes_nobody_forget(ahead_by: int) -> None:
+    """What is remembered goes by the log alone: an operation that comes again is old, whatever a clock said since."""
+    now = 1_700_000_000_000 << 16
+    machine = EntityMachine([ORDER])
+    commands = []
+    for number, name in enumerate("abcdefghijkl"):
+        command = Writer(name, machine).put("o1", Order("NEW", number), now + number)
+        assert apply(machine, command) == [b"\1" * command.count(b"NEW") + b"\1" * (number == 0)]
+        commands.append(command)
+    for number in range(3):
+        (wrong,) = apply(machine, Writer("x", machine).put("o1", Order("PAID", number), now + ahead_by + number))
+        assert wrong == b"\1"
+    before = b"".join(machine.snapshot())
+
+    assert {answer[:1] for answer in apply(machine, *commands)} == {b"\0"}
+
+    assert b"".join(machine.snapshot()) == before
+    assert len(machine.conflicts) == 0
+    assert machine.view.get(ORDER, "o1") == Order("PAID", 2)
+
+
+async def test_edit_of_unknown_outcome_is_not_passed_over(autojump_clock: MockClock) -> None:
+    """What is proposed after it was made without it: if it comes from the log yet, the two are a conflict."""
+    async with three_nodes() as (a, b, _):
+        node, machine = a._node, a._machine
+        lost: list[bytes] = []
+
+        async def propose(command: bytes) -> Any:
+            if not lost:
+                lost.append(command)
+                raise OutcomeUnknown("the connection broke")
+            return await node.propose(command)
+
+        alone = RaftEntities(node, machine, clock=a._clock, propose=propose)
+        assert await b.put(ORDER, "o1", Order("NEW"))
+        with pytest.raises(OutcomeUnknown):
+            await alone.update(ORDER, "o1", state="PAID")
+        assert await alone.update(ORDER, "o1", amount=5)
+        assert len(machine.conflicts) == 0
+
+        await node.propose(lost[0])
+
+        assert await b.read(ORDER, "o1") == Order("NEW", 5)
+        (conflict,) = machine.conflicts
+        assert (conflict.rule, conflict.loser.value) == ("timestamp", b'{"amount":0,"state":"PAID"}')
 
 
 def test_snapshot_is_the_whole_state() -> None:
@@ -145,7 +202,7 @@ def test_snapshot_is_the_whole_state() -> None:
     restored.restore(b"".join(parts))
     assert b"".join(restored.snapshot()) == b"".join(parts)
     assert restored.view.get(ORDER, "o5") == Order("NEW", 5)
-    for wrong in (b"", b"\2", b"\1\0", b"".join(parts)[:-1]):
+    for wrong in (b"", b"\2", b"\1\0", b"\2\0\1\0\5a", b"\2\0\1\0\1\xff", b"".join(parts)[:-1]):
         with pytest.raises(MalformedMessage):
             EntityMachine([ORDER]).restore(wrong)
         with pytest.raises(InvalidCommand):
