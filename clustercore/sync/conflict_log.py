@@ -15,7 +15,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -93,9 +92,8 @@ class Conflict:
     node_id: NodeId
     detected_at_ms: int
 
-    @cached_property
-    def encoded(self) -> bytes:
-        """The entry as one line of JSON without its end; the file and the store's records have the same."""
+    def encode(self) -> bytes:
+        """Return the entry as a line of JSON without its end, as the file and the store's records have it."""
         return _ENCODER.encode(self.to_json()).encode()
 
     def to_json(self) -> dict[str, Any]:
@@ -293,14 +291,19 @@ class ConflictLog:
             self._entries[entry.conflict_id] = entry
         return self._drop_oldest()
 
-    def add(self, conflict: Conflict) -> list[str] | None:
-        """Log a conflict. Return the ids of entries that had to go for it; None if it was there already."""
+    def add(self, conflict: Conflict, encoded: bytes | None = None) -> list[str] | None:
+        """Log a conflict. Return the ids of entries that had to go for it; None if it was there already.
+
+        Args:
+            conflict: The entry.
+            encoded: What its ``encode`` returns, if that is known.
+        """
         if conflict.conflict_id in self._entries:
             return None
         self._entries[conflict.conflict_id] = conflict
         sides = conflict.winner.node_id, conflict.loser.node_id
         self._counts[(conflict.kind, conflict.group, conflict.rule, *sides)] += 1
-        self._write(conflict)
+        self._write(conflict, encoded)
         self._on_conflict(conflict)
         return self._drop_oldest()
 
@@ -312,13 +315,13 @@ class ConflictLog:
             gone.append(oldest)
         return gone
 
-    def _write(self, conflict: Conflict) -> None:
+    def _write(self, conflict: Conflict, encoded: bytes | None) -> None:
         if self._path is None or not self._is_open:
             return
         try:
             if self._file is None:
                 self._file = _open_to_append(self._path)
-            _append(self._file, conflict.encoded + b"\n")
+            _append(self._file, (encoded or conflict.encode()) + b"\n")
             if self._file.tell() >= self._rotate_bytes:
                 self._rotate(self._path)
         except OSError:

@@ -29,8 +29,9 @@ from clustercore.sync.conflict_log import AmbiguousConflict, Conflict, ConflictL
 __all__ = ["ConflictClient", "ConflictDesk"]
 
 SERVICE = "clustercore.v1.Conflicts"
-# Entries of one answer: at a few kilobytes each, a megabyte or so.
+# Entries of one answer, and how long they may be together: fewer of them come where values are large, but always one.
 MAX_ENTRIES = 500
+MAX_BYTES = 1 << 20
 
 
 class ConflictDesk(NodeCompanion):
@@ -59,15 +60,12 @@ class ConflictDesk(NodeCompanion):
     async def _list(self, request: bytes) -> bytes:
         asked = _unwrap(request)
         kind, entity_id = asked.get("kind"), asked.get("entity_id")
-        found = [
-            entry.to_json()
-            for entry in self._log
-            if kind in (None, entry.kind) and entity_id in (None, entry.entity_id)
-        ]
+        found = [entry for entry in self._log if kind in (None, entry.kind) and entity_id in (None, entry.entity_id)]
         limit = asked.get("limit")
         limit = MAX_ENTRIES if not isinstance(limit, int) else max(0, min(limit, MAX_ENTRIES))
         counts = [attrs.asdict(count) for count in self._log.counts()]
-        return _wrap({"total": len(found), "conflicts": found[len(found) - limit :] if limit else [], "counts": counts})
+        told = [entry.to_json() for entry in _newest(found, limit)]
+        return _wrap({"total": len(found), "conflicts": told, "counts": counts})
 
     async def _show(self, request: bytes) -> bytes:
         try:
@@ -101,7 +99,13 @@ class ConflictClient:
     async def list(
         self, *, kind: str | None = None, entity_id: str | None = None, limit: int = 50
     ) -> tuple[Sequence[Conflict], int, Sequence[dict[str, Any]]]:
-        """Return the newest conflicts, oldest first; how many there are in all; and the counts by rule and nodes."""
+        """Return the newest conflicts, oldest first; how many there are in all; and the counts by rule and nodes.
+
+        Args:
+            kind: Of this kind only.
+            entity_id: Of entities with this id only.
+            limit: How many at most. There may be fewer: an answer has at most 500, and about 1 MiB.
+        """
         told = await self._ask("List", {"kind": kind, "entity_id": entity_id, "limit": limit})
         return [Conflict.from_json(entry) for entry in told["conflicts"]], told["total"], told["counts"]
 
@@ -122,6 +126,19 @@ class ConflictClient:
 
     async def _ask(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
         return _read(await self._transport.call(self._address, f"{SERVICE}/{method}", _wrap(request)))
+
+
+def _newest(found: Sequence[Conflict], limit: int) -> Sequence[Conflict]:
+    """Return the newest of these, as many as one answer takes."""
+    # Beside the values there are a few hundred bytes.
+    taken, left = 0, MAX_BYTES
+    while taken < min(limit, len(found)):
+        entry = found[-1 - taken]
+        left -= sum(len(value or b"") for value in (entry.winner.value, entry.loser.value, entry.result))
+        if left < 0 and taken:
+            break
+        taken += 1
+    return found[len(found) - taken :]
 
 
 def _several(error: AmbiguousConflict) -> dict[str, Any]:

@@ -189,12 +189,26 @@ def pick(
     try:
         edit = heads[0].edit
         for head in heads[1:]:
-            edit = resolver.resolve(edit, head.edit).winner
+            edit = _resolve(resolver, edit, head.edit).winner
     except Exception as error:  # noqa: BLE001 - handed on; the application's function may raise anything
         if on_failure is not None:
             on_failure(error)
         return latest.stamp, latest.value
     return _stamp_of(edit, heads), edit.value
+
+
+def _resolve(resolver: ConflictResolver, one: Edit, other: Edit) -> ConflictDecision:
+    """Return what a resolver says. Raises: whatever it does, and TypeError if it says something else than it should."""
+    decision: Any = resolver.resolve(one, other)
+    if not isinstance(decision, ConflictDecision):
+        raise TypeError(f"a resolver returned {decision!r}; it must return a ConflictDecision")
+    rule: Any = decision.rule
+    winner: Any = decision.winner
+    if not (isinstance(rule, str) and isinstance(winner, Edit) and isinstance(winner.value, bytes | None)):
+        raise TypeError(
+            f"a resolver returned {decision!r}; its rule must be text, its winner an edit with bytes or None"
+        )
+    return decision
 
 
 def _stamp_of(edit: Edit, heads: tuple[Write, ...]) -> Stamp:
@@ -213,7 +227,7 @@ def decide(
     if resolver is None:
         return last_write(one, other)
     try:
-        return resolver.resolve(one, other)
+        return _resolve(resolver, one, other)
     except Exception as error:  # noqa: BLE001 - handed on; the application's function may raise anything
         on_failure(error)
         return ConflictDecision(last_write(one, other).winner, "fallback")

@@ -181,8 +181,9 @@ class Receiver:
             self._replica.node_id,
             max(one.stamp, other.stamp).hybrid_time.physical_ms if self._clock is None else self._clock.wall(),
         )
-        self._replica.log_conflict(conflict)
-        for gone in self._conflicts.add(conflict) or ():
+        encoded = conflict.encode()
+        self._replica.log_conflict(name, encoded)
+        for gone in self._conflicts.add(conflict, encoded) or ():
             self._replica.forget_conflict(gone)
         return True
 

@@ -194,7 +194,7 @@ class Replica:
             oldest = next(iter(self.collected))
             times = [head.stamp.time for head in self.collected.pop(oldest).heads]
             del self._collected_numbers[oldest]
-            self.forgotten_ms = max(self.forgotten_ms, split_time(max(times)).physical_ms)
+            self.forgotten_ms = max(self.forgotten_ms, split_time(max(times, default=0)).physical_ms)
             self._stage(_COLLECTED + join_key(oldest, ""), None)
         self._stage_meta()
 
@@ -221,12 +221,12 @@ class Replica:
         self.clock_bound_ms = bound_ms
         self._stage(_CLOCK, bound_ms.to_bytes(8, "big"))
 
-    def log_conflict(self, conflict: Conflict) -> None:
+    def log_conflict(self, conflict_id: str, encoded: bytes) -> None:
         """Keep an entry of the conflict log."""
         newest = next(reversed(self._conflict_numbers), None)
         number = 1 if newest is None else self._conflict_numbers[newest] + 1
-        self._conflict_numbers[conflict.conflict_id] = number
-        self._stage(_CONFLICT + number.to_bytes(_SEQ_BYTES, "big"), conflict.encoded)
+        self._conflict_numbers[conflict_id] = number
+        self._stage(_CONFLICT + number.to_bytes(_SEQ_BYTES, "big"), encoded)
 
     def forget_conflict(self, conflict_id: str) -> None:
         """Keep an entry of the conflict log no more."""

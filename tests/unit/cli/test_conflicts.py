@@ -121,7 +121,7 @@ def test_commands_read_a_file(log_file: Path) -> None:
 def test_file_that_is_no_log_is_told_by_name_and_line(tmp_path: Path, text: bytes, reason: str) -> None:
     """Whatever is wrong with a line, the command says where it is and what is expected, and shows no entries."""
     path = tmp_path / "conflicts.jsonl"
-    path.write_bytes(ENTRY.encoded + b"\n" + text)
+    path.write_bytes(ENTRY.encode() + b"\n" + text)
     result = CliRunner().invoke(root, ["conflicts", "list", "--file", str(path)])
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"{path}, line 2: " in result.stderr
@@ -138,7 +138,7 @@ def test_all_files_that_were_moved_aside_are_read_in_their_order(tmp_path: Path)
     (tmp_path / "conflicts.jsonl.old").write_bytes(b"no")
     # A gap, where somebody has taken one away; and an entry that was logged again after a restart.
     (tmp_path / "conflicts.jsonl.100").unlink()
-    path.write_bytes(attrs.evolve(ENTRY, conflict_id=f"{7:032x}").encoded + b"\n")
+    path.write_bytes(attrs.evolve(ENTRY, conflict_id=f"{7:032x}").encode() + b"\n")
     assert [entry.entity_id for entry in read_file(path)] == [f"m{number}" for number in range(150) if number != 50]
 
 
@@ -152,7 +152,7 @@ class Nothing(StateMachine):
         return b""
 
 
-async def test_node_answers_and_writes_back() -> None:
+async def test_node_answers_and_writes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The desk lists, shows and restores; what makes no sense is refused."""
     network = MemoryNetwork()
     async with make_store("a") as a, make_store("b") as b:
@@ -177,6 +177,11 @@ async def test_node_answers_and_writes_back() -> None:
                 ("rest", "node id", 1),
             }
             assert await client.list(entity_id="m2") == ([], 0, counts)
+            assert (await client.list(limit=0))[:2] == ([], 2)
+            with monkeypatch.context() as patched:
+                # Too much for one answer: the newest alone.
+                patched.setattr("clustercore.sync.conflict_service.MAX_BYTES", 1)
+                assert (await client.list())[:2] == (list(a.conflicts)[-1:], 2)
             (conflict,) = (entry for entry in a.conflicts if entry.group == "progress")
             assert await client.show(conflict.conflict_id[:8]) == conflict
             assert await client.show("none") is None

@@ -12,7 +12,15 @@ from typing import Any
 import attrs
 import pytest
 
-from clustercore.interfaces import ConfigError, NodeId
+from clustercore.interfaces import (
+    ConfigError,
+    ConflictDecision,
+    ConflictResolver,
+    Edit,
+    EditStamp,
+    HybridTime,
+    NodeId,
+)
 from clustercore.sync import (
     AmbiguousConflict,
     Conflict,
@@ -195,6 +203,47 @@ def fail(one: bytes, other: bytes) -> bytes:
     raise LookupError("no dictionary")
 
 
+class Babbling(ConflictResolver):
+    """A resolver that returns something else than a decision."""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def resolve(self, one: Edit, other: Edit) -> Any:
+        return self._answer
+
+
+EDIT = Edit(EditStamp(1, HybridTime(1), NodeId("a")), b"{}")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        EDIT,
+        ConflictDecision(EDIT, 7),  # type: ignore[arg-type]  # what an application may get wrong
+        ConflictDecision(attrs.evolve(EDIT, value="{}"), "text"),  # type: ignore[arg-type]  # the same
+        ConflictDecision({}, "dict"),  # type: ignore[arg-type]  # the same
+    ],
+)
+async def test_resolver_that_returns_no_decision_stops_nothing(answer: object) -> None:
+    """It is told like one that raised; the last write holds, is logged, and the changes are applied."""
+    told: list[StoreEvent] = []
+    kind = EntityKind("zone", Zone, groups={"note": FieldGroup(("phase", "tags", "note"), Babbling(answer))})
+    a, b = (
+        EntityStore(NodeId(name), [kind], MemoryRecords(), clock=HybridLogicalClock(Wall()), on_event=told.append)
+        for name in "ab"
+    )
+    async with a, b:
+        await a.put(kind, "z", Zone("OPEN", note="1"))
+        await b.put(kind, "z", Zone("OPEN", note="2"))
+        await exchange(a, b)
+
+        assert a.get(kind, "z") == b.get(kind, "z") == Zone("OPEN", note="2")
+        assert [conflict.rule for conflict in (*a.conflicts, *b.conflicts)] == ["fallback", "fallback"]
+        assert {type(event.error) for event in told if isinstance(event, ResolverFailed)} == {TypeError}
+
+
 class Failing(UnionResolver):
     """A resolver that does what its contract forbids."""
 
@@ -354,7 +403,7 @@ async def test_log_keeps_its_order_over_a_restart_and_a_clock_that_was_set_back(
         assert list(store.conflicts) == before[-2:]
     async with records:
         kept = [value for key, value in sorted((await records.load()).items()) if key[:1] == b"l"]
-    assert kept == [conflict.encoded for conflict in before[-2:]]
+    assert kept == [conflict.encode() for conflict in before[-2:]]
 
 
 def test_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
