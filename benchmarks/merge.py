@@ -12,6 +12,9 @@ entity, medians of five runs:
 * SQLite: the same with ``SqliteRecords``, in batches of 500, each durable;
 * decode: reading the changes' states from bytes before that.
 
+Then, for groups that so many different writers have written, one after the other: the bytes of the state, which travel
+with each change and are kept, and what it costs to merge the next write, one that conflicts, and to read it.
+
 SQLite is measured by the clock on the wall, the rest by the time that the process had a processor.
 """
 
@@ -36,6 +39,7 @@ from clustercore_sqlite import SqliteRecords
 
 RUNS = 5
 BATCH = 500
+WRITERS = (3, 10, 30, 100, 300)
 NOW = 1_700_000_000_000 << 16
 
 
@@ -90,7 +94,13 @@ def measure_merge(here: GroupState | None, came: GroupState, entities: int) -> f
         (None if here is None else decode_group_state(here.encoded), decode_group_state(came.encoded))
         for _ in range(entities)
     ]
-    return measure(lambda: [join(one, other) for one, other in pairs], entities)
+
+    def work() -> None:
+        # Nothing is kept: Python's garbage collector, which goes through all there is now and then, counts in "apply".
+        for one, other in pairs:
+            join(one, other)
+
+    return measure(work, entities)
 
 
 def measure_decode(came: GroupState, entities: int) -> float:
@@ -122,6 +132,32 @@ def measure_apply(here: GroupState | None, came: GroupState, entities: int, *, o
     return statistics.median(times)
 
 
+def written_by(writers: int, last: str) -> GroupState:
+    """Return the state of a write whose maker has seen those of many writers, the latest by ``last``."""
+    past = tuple((f"node-{number:04}#00000000", NOW + number) for number in range(writers))
+    version = writers + 1
+    return GroupState.of(
+        Write(Stamp(version, NOW + version, f"{last}#00000000"), None, past, b'{"battery":50,"status":"flying"}')
+    )
+
+
+def measure_writers(writers: int, states: int) -> dict[str, float | int]:
+    """Return what a group costs that so many have written."""
+    here, conflicting = written_by(writers - 1, "x"), written_by(writers - 1, "y")
+    (head,) = here.heads
+    past = tuple(sorted((*head.past, (head.stamp.writer, head.stamp.time))))
+    following = GroupState.of(
+        Write(Stamp(head.stamp.version + 1, head.stamp.time + 1, "z#00000000"), head.stamp, past, head.value)
+    )
+    return {
+        "writers": writers,
+        "state_bytes": len(here.encoded),
+        "follows_us": measure_merge(here, following, states),
+        "conflict_us": measure_merge(here, conflicting, states),
+        "decode_us": measure_decode(here, states),
+    }
+
+
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,8 +179,16 @@ def main() -> None:
         rows.append(row)
         figures = [f"{value:8.1f}" for value in row.values() if isinstance(value, float)]
         print(f"{name:14}{''.join(figures)}", flush=True)
+    print(f"\n{'writers':>14}{'bytes':>8}{'follows':>8}{'conflict':>9}{'decode':>8}")
+    by_writers = [measure_writers(writers, max(1, entities // writers)) for writers in WRITERS]
+    for several in by_writers:
+        print(
+            f"{several['writers']:14}{several['state_bytes']:8}{several['follows_us']:8.1f}"
+            f"{several['conflict_us']:9.1f}{several['decode_us']:8.1f}"
+        )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"entities": entities, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        table = {"entities": entities, "rows": rows, "by_writers": by_writers}
+        arguments.json.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

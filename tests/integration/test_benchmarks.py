@@ -79,6 +79,9 @@ def test_merge_leaves_figures(tmp_path: Path) -> None:
     told = json.loads(figures.read_text(encoding="utf-8"))
     assert [row["case"] for row in told["rows"]] == ["new", "follows", "the same", "older", "conflict"]
     assert all(row[name] > 0 for row in told["rows"] for name in ("merge_us", "apply_us", "sqlite_us", "decode_us"))
+    # What a writer adds to a state is its name and a time.
+    sizes = {row["writers"]: row["state_bytes"] for row in told["by_writers"]}
+    assert sizes[300] < 30 * 300
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads a process's memory from /proc")

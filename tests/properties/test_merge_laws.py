@@ -184,6 +184,30 @@ def test_conflicts_are_the_pairs_that_did_not_know_each_other(
         held = joined.state
 
 
+@cases()
+@given(HISTORIES)
+def test_what_was_seen_has_an_entry_for_each_writer(history: list[tuple[int, object]]) -> None:
+    """However many writes there were, a state speaks of each writer once, and of nobody else."""
+    made = carry_out(history)
+    if not made:
+        return
+    state = merge([GroupState.of(one.write) for one in made])
+    assert set(state.seen) == {one.write.stamp.writer for one in made}
+
+
+def test_a_forgotten_writer_would_come_back() -> None:
+    """Why nothing is dropped from what was seen: one entry less, and an overruled write is a head again."""
+    first = GroupState.of(Write(Stamp(1, 1, "a#1"), None, (), b"1"))
+    second = GroupState.of(Write(Stamp(2, 2, "b#1"), first.heads[0].stamp, (("a#1", 1),), b"2"))
+    third = Write(Stamp(3, 3, "c#1"), second.heads[0].stamp, (("a#1", 1), ("b#1", 2)), b"3")
+    forgetful = attrs.evolve(third, past=third.past[1:])
+
+    assert join(first, GroupState.of(third)).state.heads == (third,)
+    assert len(join(first, GroupState.of(forgetful)).state.heads) == 2
+    # And whoever was told of the second in between has one.
+    assert join(join(first, second).state, GroupState.of(forgetful)).state.heads == (forgetful,)
+
+
 def by_timestamp(one: Edit, other: Edit) -> ConflictDecision:
     """Prefer the later, and the first that came if they are equal: no join."""
     return ConflictDecision(other if other.stamp.time > one.stamp.time else one, "timestamp")

@@ -46,6 +46,28 @@ async def test_lost_store_comes_back_as_another_writer() -> None:
         assert b.canonical_bytes()
 
 
+async def test_what_was_seen_grows_with_stores_and_not_with_edits_or_starts() -> None:
+    """However often three nodes start and edit, a group speaks of three writers; of one more for each lost disk."""
+    wall = Wall()
+    records = {name: MemoryRecords() for name in "abc"}
+    sizes = []
+    for start in range(8):
+        if start == 5:
+            records["a"] = MemoryRecords()
+        wall.now_ms += 60_000
+        a, b, c = (make_store(name, records=records[name], wall=wall) for name in "abc")
+        async with a, b, c:
+            await exchange(a, b, c)
+            for number in range(5):
+                for store in (a, b, c):
+                    await store.put(UAV, "u1", Uav(f"{start}-{number}-{store.node_id}"))
+                await exchange(a, b, c)
+            (status,) = (change for change in a.states_of("uav", "u1") if change.group == "status")
+            sizes.append(len(status.state.seen))
+            assert a.canonical_bytes() == b.canonical_bytes() == c.canonical_bytes()
+    assert sizes == [3] * 5 + [4] * 3
+
+
 async def test_old_copy_of_a_store_goes_on_as_another_writer() -> None:
     """A backup that was put back hears of its own later writes: it takes a new epoch, and says so."""
     wall, told = Wall(), list[StoreEvent]()
