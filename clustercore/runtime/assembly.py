@@ -53,7 +53,7 @@ from clustercore.raft.types import (
     Term,
     TransferFailure,
 )
-from clustercore.runtime.addresses import is_for_peers
+from clustercore.runtime.address_book import AddressBook
 from clustercore.runtime.applier import Applier
 from clustercore.runtime.causes import Cause
 from clustercore.runtime.config import NodeConfig
@@ -130,37 +130,29 @@ class Assembly:
 
         Raises: LogCorrupt if what is stored contradicts itself.
         """
+        # Long because it is a list: every part once, in the order in which they need each other.
         # Set by start.
         self._nursery: trio.Nursery | None = None
-        self.presence = Presence(discovery, node.node_id, known=known, member=self._told_of_itself)
         # Where this node serves; set once it does.
         self.address = ""
         self._node_id = node.node_id
         self._config = config
-        snapshot_index = stored.snapshot.last_included_index if stored.snapshot is not None else BEFORE_LOG
+        self._transport = transport
+        self._rng = rng
+        self._label = founding.label(node.node_id) if founding is not None else ""
         self.replicated = replicated
-        machine = replicated.machine
-        label = founding.label(node.node_id) if founding is not None else ""
-        self._core = _core_of(identity, configuration, stored, config, rng, label=label)
+        self._core = _core_of(identity, configuration, stored, config, rng, label=self._label)
         self._first_voters = FirstVoters(founding.expect, lambda: self._core.state) if founding is not None else None
+        # The others, and the ways to them.
+        self.presence = Presence(discovery, node.node_id, known=known, member=self._told_of_itself)
+        self._introductions = self._make_introductions(identity)
+        self._addresses = self._make_address_book()
+        self._lanes = Lanes(self._make_lane, farewell_s=config.raft.election_timeout_s)
+        self._lanes.follow(self._core.state.configuration.peers_of(node.node_id))
+        # What is asked of this node, and waits for the cluster.
         self.proposals = Proposals(
             node_id=node.node_id, max_commands=config.max_pending_proposals, max_bytes=config.max_pending_bytes
         )
-        self._introductions = Introductions(
-            identity,
-            on_identified=self._identified,
-            election_timeout_s=config.raft.election_timeout_s,
-            command_version=machine.version,
-            founding=label,
-            is_member=lambda peer: peer in self._core.state.configuration.members,
-        )
-        self._label = label
-        self._transport = transport
-        if identity.cluster_id:
-            transport.name_cluster(identity.cluster_id)
-        self._rng = rng
-        self._lanes = Lanes(self._make_lane, farewell_s=config.raft.election_timeout_s)
-        self._lanes.follow(self._core.state.configuration.peers_of(node.node_id))
         self._forwarder = self._make_forwarder()
         self.read_indexes = self._make_read_indexes()
         # A step of the clocks of up to so much stays unnoticed, and each lease is shorter by as much: what it leaves to
@@ -168,62 +160,64 @@ class Assembly:
         self._unnoticed_step_s = config.raft.election_timeout_s * _UNNOTICED_STEP
         self._clock_guard = ClockGuard(wall_clock, tolerance_s=self._unnoticed_step_s)
         self.leaderships = Leaderships(lease_until=self.lease_until, term=lambda: self._core.state.current_term)
+        # What is stored, and what is made of it.
         self._snapshot_rng = Random(rng.getrandbits(64))
+        snapshot_index = stored.snapshot.last_included_index if stored.snapshot is not None else BEFORE_LOG
         self._writer = Writer(
             storage,
             snapshot_index=snapshot_index,
             on_durable=lambda write_id: self.engine.storage_done(write_id),
         )
         self._snapshots = self._make_snapshots()
-        self.applier = Applier(
-            self.replicated,
-            last_applied=snapshot_index,
-            snapshot_entries=config.snapshot_entries,
-            snapshot_bytes=config.snapshot_bytes,
-            on_applied=self.proposals.applied,
-            snapshots=self._snapshots,
-            on_members=self._members_committed,
-        )
-        if stored.snapshot is not None:
-            self._members_committed(stored.snapshot.configuration)
+        self.applier = self._make_applier(last_applied=snapshot_index)
+        # The core, and what is told of it.
         self.engine = self._make_engine()
         self.vitals = Vitals(self._writer, config.raft, lag_s=self.engine.lag_s)
         self.submitter = Submitter(node.node_id, self.proposals, self.engine.propose)
-        self.hand_overs = HandOvers(
-            node.node_id,
-            begin=self.engine.transfer_leadership,
-            best_successor=self.engine.best_successor,
-            limit_s=config.raft.election_timeout_s + config.raft.heartbeat_interval_s,
-        )
-        self.command_versions = CommandVersions(
-            node.node_id,
-            machine.version,
-            members=self._members,
-            is_leader=lambda: self.engine.is_leader,
-            enabled=lambda: self.replicated.command_version,
-            enable=self.engine.enable_version,
-        )
+        self.hand_overs = self._make_hand_overs()
+        self.command_versions = self._make_command_versions()
         self.members_desk = self._make_members_desk()
         self.members = MemberChanges(self.members_desk.answer)
-        self.duties = MembershipDuties(
-            transport=transport,
-            identity=lambda: self._introductions.identity,
-            state=lambda: self._core.state,
-            known=lambda: self.presence.known,
-            join=join,
-            founding=self._make_founding_watch(founding) if founding is not None else None,
-            on_removed=self.presence.look,
-            election_timeout_s=config.raft.election_timeout_s,
-        )
+        self.duties = self._make_duties(join, founding)
         self.acceptor = self._make_acceptor()
         self._companions = companions
-        self._site = NodeSite(node, transport, self._peer_addresses, self._other_members)
-        if isinstance(transport, ServiceTransport):
-            transport.offer(machine.services(node))
-            for companion in companions:
-                transport.offer(companion.services(node))
+        self._site = NodeSite(node, transport, self._addresses.of_peers, self._other_members)
+        self._join_cluster(identity, stored)
+        self._offer_services(node)
+
+    def _join_cluster(self, identity: StorageIdentity, stored: StoredState) -> None:
+        """Belong to the cluster that the storage is of, if it is of one."""
+        if identity.cluster_id:
+            self._transport.name_cluster(identity.cluster_id)
+        if stored.snapshot is not None:
+            self._members_committed(stored.snapshot.configuration)
+
+    def _offer_services(self, node: NodeHandle) -> None:
+        if isinstance(self._transport, ServiceTransport):
+            self._transport.offer(self.replicated.machine.services(node))
+            for companion in self._companions:
+                self._transport.offer(companion.services(node))
 
     # --- What the parts are made with. A callback may name a part that is made later ---
+
+    def _make_introductions(self, identity: StorageIdentity) -> Introductions:
+        return Introductions(
+            identity,
+            on_identified=self._identified,
+            election_timeout_s=self._config.raft.election_timeout_s,
+            command_version=self.replicated.machine.version,
+            founding=self._label,
+            is_member=lambda peer: peer in self._core.state.configuration.members,
+        )
+
+    def _make_address_book(self) -> AddressBook:
+        return AddressBook(
+            self._node_id,
+            own_address=lambda: self.address,
+            configuration=lambda: self._core.state.configuration,
+            known=lambda: self.presence.known,
+            reached_at=self._introductions.reached_at,
+        )
 
     def _make_forwarder(self) -> Forwarder:
         return Forwarder(
@@ -258,6 +252,17 @@ class Assembly:
             on_saved=lambda metadata, keep_from: self.engine.snapshot_saved(metadata, keep_from),
         )
 
+    def _make_applier(self, *, last_applied: LogIndex) -> Applier:
+        return Applier(
+            self.replicated,
+            last_applied=last_applied,
+            snapshot_entries=self._config.snapshot_entries,
+            snapshot_bytes=self._config.snapshot_bytes,
+            on_applied=self.proposals.applied,
+            snapshots=self._snapshots,
+            on_members=self._members_committed,
+        )
+
     def _make_engine(self) -> Engine:
         return Engine(
             self._core,
@@ -290,6 +295,24 @@ class Assembly:
             max_message_bytes=self._transport.max_message_bytes,
         )
 
+    def _make_hand_overs(self) -> HandOvers:
+        return HandOvers(
+            self._node_id,
+            begin=self.engine.transfer_leadership,
+            best_successor=self.engine.best_successor,
+            limit_s=self._config.raft.election_timeout_s + self._config.raft.heartbeat_interval_s,
+        )
+
+    def _make_command_versions(self) -> CommandVersions:
+        return CommandVersions(
+            self._node_id,
+            self.replicated.machine.version,
+            members=self._members,
+            is_leader=lambda: self.engine.is_leader,
+            enabled=lambda: self.replicated.command_version,
+            enable=self.engine.enable_version,
+        )
+
     def _make_members_desk(self) -> MembersDesk:
         return MembersDesk(
             self._node_id,
@@ -298,16 +321,28 @@ class Assembly:
             ask_core=self.read_indexes.ask_core,
             status=self.status,
             outbox_to=lambda peer: self._lanes.outbox_to(peer, Lane.CONTROL),
-            address_of=self._told_address_of,
+            address_of=self._addresses.told_of,
             whereabouts=Whereabouts(
                 self._node_id,
                 transport=self._transport,
                 introductions=self._introductions,
-                address_of=self._told_address_of,
+                address_of=self._addresses.told_of,
                 is_heard=lambda node_id: any(peer.is_heard for peer in self.status().peers if peer.node_id == node_id),
                 timeout_s=self._config.connect_timeout_s,
             ),
             timeout_s=self._config.raft.election_timeout_s,
+        )
+
+    def _make_duties(self, join: Sequence[str] | None, founding: Founding | None) -> MembershipDuties:
+        return MembershipDuties(
+            transport=self._transport,
+            identity=lambda: self._introductions.identity,
+            state=lambda: self._core.state,
+            known=lambda: self.presence.known,
+            join=join,
+            founding=self._make_founding_watch(founding) if founding is not None else None,
+            on_removed=self.presence.look,
+            election_timeout_s=self._config.raft.election_timeout_s,
         )
 
     def _make_founding_watch(self, founding: Founding) -> FoundingWatch:
@@ -461,7 +496,7 @@ class Assembly:
             lane,
             introductions=self._introductions,
             transport=self._transport,
-            addresses_of=self._addresses_of,
+            addresses_of=self._addresses.of,
             on_message=self._receive,
             on_lost=self._link_lost,
             config=self._config,
@@ -478,17 +513,6 @@ class Assembly:
         metadata = MemberMetadata(cluster_id, role if is_member else "", PROTOCOL_VERSION, OLDEST_PROTOCOL_VERSION)
         return Member(self._node_id, self.address, metadata)
 
-    def _told_address_of(self, member: NodeId) -> str | None:
-        """Return where others are told that a member is; None if this node does not know."""
-        addresses = [self.address] if member == self._node_id else self._addresses_of(member)
-        return next(filter(is_for_peers, addresses), None)
-
-    def _peer_addresses(self) -> dict[NodeId, str]:
-        """Return the other members, and where each is reached, as far as this node knows."""
-        peers = self._core.state.configuration.peers_of(self._node_id)
-        found = {peer: self._told_address_of(peer) for peer in peers}
-        return {peer: address for peer, address in found.items() if address is not None}
-
     def _other_members(self) -> frozenset[NodeId] | None:
         """Return the members but this node, and those whose removal may still be undone; None if they are not known."""
         state = self._core.state
@@ -496,16 +520,6 @@ class Assembly:
         if not newest.is_formed or self._node_id not in newest.members:
             return None
         return state.configurations.members_since(state.commit_index) - {self._node_id}
-
-    def _addresses_of(self, peer: NodeId) -> list[str]:
-        """Return where a peer may be: as discovery knows it now, as the members agreed on, and where it was last.
-
-        The last is for when discovery is wrong, and the members never had to write down where it is.
-        """
-        server = self._core.state.configuration.get(peer)
-        agreed = None if server is None else server.address
-        addresses = self.presence.known.address_of(peer), agreed, self._introductions.reached_at(peer)
-        return list(dict.fromkeys(address for address in addresses if address))
 
     def _identified(self, peer: NodeId, incarnation: str) -> None:
         self.engine.peer_identified(peer, incarnation)
