@@ -66,6 +66,7 @@ class NodeHandle(ABC):
         Raises:
             InvalidCommand: the state machine can never answer this query.
             TooStale: see ``max_lag_s``.
+            StateMachineError: the state machine raised anything else from ``query``. The node goes on.
             NodeStopped: the node is not running.
         """
 
