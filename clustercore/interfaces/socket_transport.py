@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ import trio
 import trio.abc
 
 from clustercore.interfaces.calls import OfferedServices
-from clustercore.interfaces.errors import ConfigError, PeerTimeout, PeerUnreachable, TransportError
+from clustercore.interfaces.errors import ConfigError, LinkClosed, PeerTimeout, PeerUnreachable, TransportError
 from clustercore.interfaces.socket_options import SocketOptions
 from clustercore.interfaces.sockets import IdleConnections, SocketConnection, dial, serve_sockets, split_address
 from clustercore.interfaces.statistics import CallStatistics, Counters, Ledger
@@ -220,6 +220,31 @@ class SocketTransport(HostPortTransport, Generic[ConnectionT]):
             raise
         counters.connects += 1
         return self._take_over(socket, counters, is_client=True)
+
+    async def dial_and_greet(self, address: str, greet: Callable[[ConnectionT], Awaitable[None]]) -> ConnectionT:
+        """Open a connection, and say on it what the peer has to hear and accept before it is of use.
+
+        Args:
+            address: Where.
+            greet: Says it, and waits for the answer. It raises PeerUnreachable if the peer refuses.
+
+        Cancellation: no connection is left.
+        Raises: PeerUnreachable, also if all that takes longer than ``timeout``; what ``greet`` raises.
+        """
+        limit_s = self._options.timeout_s
+        with trio.move_on_after(limit_s):
+            connection = await self.dial(address)
+            is_accepted = False
+            try:
+                await greet(connection)
+                is_accepted = True
+                return connection
+            except LinkClosed as exc:
+                raise PeerUnreachable(f"no connection to {address}: {exc}") from exc
+            finally:
+                if not is_accepted:
+                    connection.close()
+        raise PeerUnreachable(f"no connection to {address}: it did not answer within {limit_s:g} s")
 
 
 class SocketServiceTransport(SocketTransport[ConnectionT], ServiceTransport):

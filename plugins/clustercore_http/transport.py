@@ -49,24 +49,15 @@ class HttpTransport(SocketServiceTransport[HttpConnection]):
     # --- Links ---
 
     async def connect(self, address: str, lane: Lane) -> Link:
-        limit_s = self._options.timeout_s
-        with trio.move_on_after(limit_s):
-            connection = await self.dial(address)
-            is_open = False
-            try:
-                headers = [*self._headers(address), LINES, ("Transfer-Encoding", "chunked")]
-                await connection.send(h11.Request(method="POST", target=f"/links/{lane.value}", headers=headers))
-                response = await connection.next_event()
-                if response.status_code != 200:
-                    raise PeerUnreachable(f"{address} refuses the link: {await _refusal(connection, response)}")
-                is_open = connection.says_lines = connection.expects_lines = True
-                return HttpLink(connection, self._options.max_message_bytes)
-            except LinkClosed as exc:
-                raise PeerUnreachable(f"no connection to {address}: {exc}") from exc
-            finally:
-                if not is_open:
-                    connection.close()
-        raise PeerUnreachable(f"no connection to {address}: it did not answer within {limit_s:g} s")
+        async def greet(connection: HttpConnection) -> None:
+            headers = [*self._headers(address), LINES, ("Transfer-Encoding", "chunked")]
+            await connection.send(h11.Request(method="POST", target=f"/links/{lane.value}", headers=headers))
+            response = await connection.next_event()
+            if response.status_code != 200:
+                raise PeerUnreachable(f"{address} refuses the link: {await _refusal(connection, response)}")
+            connection.says_lines = connection.expects_lines = True
+
+        return HttpLink(await self.dial_and_greet(address, greet), self._options.max_message_bytes)
 
     def _headers(self, address: str) -> list[tuple[str, str]]:
         headers = [("Host", address)]

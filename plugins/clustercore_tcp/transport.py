@@ -50,24 +50,15 @@ class TcpTransport(SocketServiceTransport[Connection]):
         Cancellation: no connection is left.
         Raises: PeerUnreachable.
         """
-        limit_s = self._options.timeout_s
-        with trio.move_on_after(limit_s):
-            connection = await self.dial(address)
-            is_accepted = False
-            try:
-                await connection.send(Kind.OPEN, opening_payload(purpose, self._options), before=MAGIC)
-                kind, payload = await connection.receive()
-                if kind is not Kind.ACCEPTED:
-                    why = payload.decode(errors="replace") if kind is Kind.REFUSED else f"it answers with {kind.name}"
-                    raise PeerUnreachable(f"{address} refuses the connection: {why}")
-                is_accepted = True
-                return connection
-            except LinkClosed as exc:
-                raise PeerUnreachable(f"no connection to {address}: {exc}") from exc
-            finally:
-                if not is_accepted:
-                    connection.close()
-        raise PeerUnreachable(f"no connection to {address}: it did not answer within {limit_s:g} s")
+
+        async def greet(connection: Connection) -> None:
+            await connection.send(Kind.OPEN, opening_payload(purpose, self._options), before=MAGIC)
+            kind, payload = await connection.receive()
+            if kind is not Kind.ACCEPTED:
+                why = payload.decode(errors="replace") if kind is Kind.REFUSED else f"it answers with {kind.name}"
+                raise PeerUnreachable(f"{address} refuses the connection: {why}")
+
+        return await self.dial_and_greet(address, greet)
 
     # --- Calls ---
 
