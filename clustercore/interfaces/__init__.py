@@ -112,7 +112,7 @@ from clustercore.interfaces.sockets import (
 from clustercore.interfaces.state_machine import SnapshotHandle, StateMachine
 from clustercore.interfaces.statistics import CallStatistics, Counters, Ledger, percentile
 from clustercore.interfaces.status_link import StatusLink, ask_status
-from clustercore.interfaces.storage import SnapshotReader, Storage, StorageIdentity, StoredState
+from clustercore.interfaces.storage import BytesSnapshotReader, SnapshotReader, Storage, StorageIdentity, StoredState
 from clustercore.interfaces.tls import TlsFiles, certificate_names, check_claim
 from clustercore.interfaces.transport import (
     AcceptLink,
@@ -177,6 +177,7 @@ __all__ = [
     "Attempt",
     "Attempts",
     "Backoff",
+    "BytesSnapshotReader",
     "CallFailure",
     "CallStatistics",
     "CategoryLimits",

@@ -8,16 +8,18 @@ written in parts and read in parts.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 import attrs
+import trio
 
+from clustercore.interfaces.errors import StorageError
 from clustercore.raft.entry import Entry
 from clustercore.raft.types import HardState, LogIndex, NodeId, SnapshotId, SnapshotMetadata
 
-__all__ = ["SnapshotReader", "Storage", "StorageIdentity", "StoredState"]
+__all__ = ["BytesSnapshotReader", "SnapshotReader", "Storage", "StorageIdentity", "StoredState"]
 
 
 @attrs.frozen
@@ -77,6 +79,35 @@ class SnapshotReader(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Let go of it: once a newer one is stored, its space is free. Closing again changes nothing."""
+
+
+class BytesSnapshotReader(SnapshotReader):
+    """Holds the bytes that were stored when it was opened, for a storage that has them in memory or reads them whole.
+
+    Args:
+        metadata: What they are a snapshot of.
+        data: They themselves, which have passed their checksum.
+        begin: Called before each reading; it raises StorageError where the storage is of no use any more.
+    """
+
+    def __init__(self, metadata: SnapshotMetadata, data: bytes, begin: Callable[[], Awaitable[None]]) -> None:
+        self.metadata = metadata
+        self.size = len(data)
+        self._data = data
+        self._begin = begin
+        self._is_open = True
+
+    async def read(self, offset: int, max_bytes: int) -> bytes:
+        """See ``SnapshotReader``."""
+        await self._begin()
+        if not self._is_open:
+            raise StorageError("this snapshot is closed")
+        return self._data[offset : offset + max_bytes]
+
+    async def aclose(self) -> None:
+        """See ``SnapshotReader``."""
+        self._is_open = False
+        await trio.lowlevel.checkpoint()
 
 
 class Storage(ABC):

@@ -6,13 +6,14 @@ but one, durability, and checks what it is asked more closely than a disk could,
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 import trio
 
 from clustercore.interfaces import (
+    BytesSnapshotReader,
     Entry,
     HardState,
     InvariantError,
@@ -104,7 +105,7 @@ class MemoryStorage(Storage):
 
     async def open_snapshot(self) -> SnapshotReader | None:
         await self._begin()
-        return None if self._snapshot is None else _Reader(self._snapshot, self._snapshot_data, self._begin)
+        return None if self._snapshot is None else BytesSnapshotReader(self._snapshot, self._snapshot_data, self._begin)
 
     def _draft_of(self, metadata: SnapshotMetadata) -> bytearray:
         draft = self._drafts.get(metadata.snapshot_id)
@@ -151,24 +152,3 @@ class MemoryStorage(Storage):
                 f"keeping the log from {keep_from} beside a snapshot up to {covered} would leave a gap: "
                 f"the log ends at {self._last_index}"
             )
-
-
-class _Reader(SnapshotReader):
-    """Holds the bytes that were stored when it was opened."""
-
-    def __init__(self, metadata: SnapshotMetadata, data: bytes, begin: Callable[[], Awaitable[None]]) -> None:
-        self.metadata = metadata
-        self.size = len(data)
-        self._data = data
-        self._begin = begin
-        self._is_open = True
-
-    async def read(self, offset: int, max_bytes: int) -> bytes:
-        await self._begin()
-        if not self._is_open:
-            raise StorageError("this snapshot is closed")
-        return self._data[offset : offset + max_bytes]
-
-    async def aclose(self) -> None:
-        self._is_open = False
-        await trio.lowlevel.checkpoint()

@@ -24,8 +24,8 @@ PUBLIC = {
     """,
     "clustercore.interfaces": """
         CheckOutcome CheckRecord CheckResult HealthStatus LocalCall NodeHealth Probe StatusChange
-        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts Backoff CallFailure
-        CallStatistics CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused
+        AcceptLink AppendEntriesRequest AppendEntriesResponse Applied Attempt Attempts Backoff BytesSnapshotReader
+        CallFailure CallStatistics CategoryLimits CategoryStatistics ChangeMembers ChangeRefusal ChangeRefused
         Classification ClusterError ConfigError Configuration ConflictDecision ConflictResolver Consistency
         Counters Discovery DiscoverySnapshot Edit EditStamp Entry EntryKind ErrorCategory ErrorStatistics
         FollowingDiscovery ForwardFailure ForwardProposals HardState Hello HelloResponse HostPortTransport HybridTime

@@ -38,7 +38,7 @@ Faults that are no crash: ``fail_fsync_at``, ``fill_at``, ``stall``, ``flip_bit`
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from types import TracebackType
@@ -48,6 +48,7 @@ import attrs
 import trio
 
 from clustercore.interfaces import (
+    BytesSnapshotReader,
     Entry,
     HardState,
     InvariantError,
@@ -451,7 +452,11 @@ class SimulatedStorage(Storage):
     async def open_snapshot(self) -> SnapshotReader | None:
         await self._read()
         metadata = self._state.snapshot
-        return None if metadata is None else _Reader(metadata, self._content.snapshot_data, self._read_from_disk)
+        return (
+            None
+            if metadata is None
+            else BytesSnapshotReader(metadata, self._content.snapshot_data, self._read_from_disk)
+        )
 
     def _draft_of(self, metadata: SnapshotMetadata) -> bytes:
         draft = self._drafts.get(metadata.snapshot_id)
@@ -484,27 +489,6 @@ class SimulatedStorage(Storage):
             raise StorageError("the simulated storage is not open")
         if self._failure is not None:
             raise StorageError(f"the simulated storage failed before: {self._failure}") from self._failure
-
-
-class _Reader(SnapshotReader):
-    """Holds the bytes that were stored when it was opened."""
-
-    def __init__(self, metadata: SnapshotMetadata, data: bytes, begin: Callable[[], Awaitable[None]]) -> None:
-        self.metadata = metadata
-        self.size = len(data)
-        self._data = data
-        self._begin = begin
-        self._is_open = True
-
-    async def read(self, offset: int, max_bytes: int) -> bytes:
-        await self._begin()
-        if not self._is_open:
-            raise StorageError("this snapshot is closed")
-        return self._data[offset : offset + max_bytes]
-
-    async def aclose(self) -> None:
-        self._is_open = False
-        await trio.lowlevel.checkpoint()
 
 
 def _covered_index(state: StoredState) -> int:
