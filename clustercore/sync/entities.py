@@ -148,6 +148,12 @@ class EntityStore(Entities):
         return self._opened().durable_seq
 
     @property
+    def staged_seq(self) -> int:
+        """The number of the last change, on disk or on its way there."""
+        self._opened()
+        return self._replica.seq
+
+    @property
     def floor(self) -> int:
         """Whoever has not seen the changes up to here may lack deletions, and needs a full sync."""
         return self._replica.floor
@@ -274,6 +280,7 @@ class EntityStore(Entities):
         *,
         exclude: NodeId | None = None,
         wanted: Callable[[Change], bool] = lambda change: True,
+        is_staged_told: bool = False,
     ) -> Changes:
         """Return the groups that changed after ``since``, each once with its newest state, in the order of change.
 
@@ -282,10 +289,13 @@ class EntityStore(Entities):
             limit: How many changes at most; 1 or more.
             exclude: A peer: what is held exactly as it came from there is left out.
             wanted: Leaves out what it returns False for. ``next_seq`` goes past it.
+            is_staged_told: Whether also what is on its way to the disk is told: then the caller tells nobody before a
+                ``settle`` that it calls at once has returned. Otherwise a group that is edited without a pause is never
+                told of: there is always a newer edit under way, in whose place the one before it is not told.
         """
-        journal = self._opened()
+        last_seq = self._opened().durable_seq if not is_staged_told else self.staged_seq
         taken: list[Change] = []
-        for (kind, entity_id), group, slot in self._replica.changed_since(since, journal.durable_seq):
+        for (kind, entity_id), group, slot in self._replica.changed_since(since, last_seq):
             if exclude is not None and slot.source == exclude:
                 continue
             change = Change(kind, entity_id, group, slot.state, slot.seq)
@@ -294,7 +304,7 @@ class EntityStore(Entities):
             if len(taken) == limit:
                 return Changes(tuple(taken), taken[-1].seq, True, self.floor, self.epoch)
             taken.append(change)
-        return Changes(tuple(taken), max(since, journal.durable_seq), False, self.floor, self.epoch)
+        return Changes(tuple(taken), max(since, last_seq), False, self.floor, self.epoch)
 
     async def apply(
         self,

@@ -257,8 +257,8 @@ class Source:
     async def _settled(self, answer: SyncMessage) -> SyncMessage:
         """Let an answer out when all that it is made of is on disk, and so what it goes past.
 
-        A change that another one replaces while that is on its way to the disk is told by neither number. Should this
-        node lose its power then, the first is what it holds again, and the receiver would be past it.
+        A change that another one replaces while that is on its way to the disk is told by the number of that one only.
+        Should this node lose its power then, the first is what it holds again, and the receiver would be past it.
         """
         await self._store.settle()
         return answer
@@ -287,22 +287,23 @@ class Source:
                 request.max_changes,
                 exclude=session.peer,
                 wanted=lambda change: session.wants(change.kind) and not is_kept_back(change),
+                is_staged_told=True,
             )
             end = part.next_seq
             for change in part.changes:
                 if not batch.take(change):
                     end = batch.last_seq(start.seq)
                     break
-        has_more = end < self._store.seq or batch.is_full
+        has_more = end < self._store.staged_seq or batch.is_full
         cursor = Cursor(end, tuple(sorted(seq for seq in kept_back if seq <= end)))
         if not is_windowed and not has_more:
             session.flushed_at = now
-        behind = self._store.seq - end + len(cursor.kept_back)
+        behind = self._store.staged_seq - end + len(cursor.kept_back)
         end_cursor = None if cursor == start else cursor
         return PullResponse(start=start, end=end_cursor, changes=tuple(batch.changes), behind=behind, has_more=has_more)
 
     def _change_at(self, seq: int) -> Change | None:
-        found = self._store.changes(seq - 1, 1).changes
+        found = self._store.changes(seq - 1, 1, is_staged_told=True).changes
         return found[0] if found and found[0].seq == seq else None
 
     def _is_for_later(self, change: Change) -> bool:
@@ -342,12 +343,16 @@ class Source:
         return await self._settled(CompareResponse(seq=self._trees.seq, buckets=differing))
 
     async def buckets(self, request: BucketsRequest) -> SyncMessage:
-        """Answer with the digests of the leaves of the buckets. Cancellation: nothing happened."""
+        """Answer with the digests of the leaves of the buckets.
+
+        Cancellation: nothing happened. Raises: StorageError.
+        """
         await trio.lowlevel.checkpoint()
         if reason := self._reason_to_open(self._find(request.session_id)):
             return Resync(reason)
         tree = self._trees.of(request.kind)
-        return BucketsResponse(tuple(b"".join(tree.leaves(bucket, request.salt)) for bucket in request.buckets))
+        answer = BucketsResponse(tuple(b"".join(tree.leaves(bucket, request.salt)) for bucket in request.buckets))
+        return await self._settled(answer)
 
     async def fetch(self, request: FetchRequest) -> SyncMessage:
         """Answer with what is in some leaves and not at the receiver, as much as it takes.
@@ -371,9 +376,9 @@ class Source:
                     continue
                 change = self._store.state(request.kind, entity_id, group)
                 if change is not None and not batch.take(change):
-                    return FetchResponse(changes=tuple(batch.changes), done=done, seq=self._store.seq)
+                    return FetchResponse(changes=tuple(batch.changes), done=done, seq=self._store.staged_seq)
             after = None
-        return FetchResponse(changes=tuple(batch.changes), done=len(request.leaves), seq=self._store.seq)
+        return FetchResponse(changes=tuple(batch.changes), done=len(request.leaves), seq=self._store.staged_seq)
 
 
 class _Batch:

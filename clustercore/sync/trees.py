@@ -34,7 +34,10 @@ class _Built:
 
 
 class DigestTrees:
-    """What a store holds durably, as digests. They follow it when they are asked for, and cost nothing until then."""
+    """What a store holds, as digests. They follow it when they are asked for, and cost nothing until then.
+
+    What is on its way to the disk is among it: whoever tells of them calls the store's ``settle`` before.
+    """
 
     def __init__(self, store: EntityStore) -> None:
         self._store = store
@@ -54,7 +57,7 @@ class DigestTrees:
                 self._building = _Built(self._store.epoch, self._store.floor)
             building = self._building
             while True:
-                part = self._store.changes(building.seq, _CHANGES_PER_CHECKPOINT)
+                part = self._store.changes(building.seq, _CHANGES_PER_CHECKPOINT, is_staged_told=True)
                 for change in part.changes:
                     tree = building.trees.setdefault(change.kind, DigestTree())
                     tree.set(change.entity_id, change.group, change.state.encoded)
