@@ -72,11 +72,18 @@ class _Session:
     peer_epoch: str
     own_epoch: str
     kinds: tuple[str, ...]
-    # When it was last sent all that there was, without the window.
+    # When it was last sent all that there was, without the window, and has said that it holds it.
     flushed_at: float
+    # Such an answer that it has not acknowledged, and may never have got: when it was made, and to where it leads.
+    flush: tuple[float, Cursor] | None = None
     # What it holds, by its own word, and what of that is on disk here.
     acked: Cursor = START
     saved: Checkpoint | None = None
+
+    def hear(self, cursor: Cursor) -> None:
+        """Take note of what it holds by its last word."""
+        if self.flush is not None and self.flush[1].is_within(cursor):
+            self.flushed_at, self.flush = self.flush[0], None
 
     def wants(self, kind: str) -> bool:
         return not self.kinds or kind in self.kinds
@@ -193,12 +200,13 @@ class Source:
     def _begin(self, request: OpenRequest) -> _Session:
         self._last_session += 1
         session_id = self._run + self._last_session.to_bytes(_NUMBER_BYTES, "big")
-        flushed_at = trio.current_time()
+        flushed_at, flush = trio.current_time(), None
         for old in list(self._sessions.values()):
             if (old.peer, old.kinds) == (request.node_id, request.kinds):
-                flushed_at = old.flushed_at
+                flushed_at, flush = old.flushed_at, old.flush
                 del self._sessions[old.session_id]
-        session = _Session(session_id, request.node_id, request.epoch, self._store.epoch, request.kinds, flushed_at)
+        epochs = request.epoch, self._store.epoch
+        session = _Session(session_id, request.node_id, *epochs, request.kinds, flushed_at, flush)
         self._sessions[session_id] = session
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
@@ -247,6 +255,7 @@ class Source:
         if reason or session is None:
             await trio.lowlevel.checkpoint()
             return Resync(reason)
+        session.hear(request.cursor)
         # A question that was long on its way says less than is known by now.
         if session.acked.is_within(request.cursor):
             await self._acknowledge(session, request.cursor)
@@ -297,7 +306,7 @@ class Source:
         has_more = end < self._store.staged_seq or batch.is_full
         cursor = Cursor(end, tuple(sorted(seq for seq in kept_back if seq <= end)))
         if not is_windowed and not has_more:
-            session.flushed_at = now
+            session.flush = now, cursor
         behind = self._store.staged_seq - end + len(cursor.kept_back)
         end_cursor = None if cursor == start else cursor
         return PullResponse(start=start, end=end_cursor, changes=tuple(batch.changes), behind=behind, has_more=has_more)
