@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -114,12 +115,16 @@ class DemoCluster:
         self._ports = PortReservation(len(NODE_IDS), hold=hold_ports)
         addresses = {node_id: f"127.0.0.1:{port}" for node_id, port in zip(NODE_IDS, self._ports.ports, strict=True)}
         self.nodes = tuple(
-            NodeProcess(node_id, address, self._write_config(node_id, addresses))
+            self._make_node(node_id, address, self._write_config(node_id, addresses))
             for node_id, address in addresses.items()
         )
         self._probes = {
             node.node_id: StatusProbe(self._transport, node.address, timeout_s=_ASK_LIMIT_S) for node in self.nodes
         }
+
+    def _make_node(self, node_id: str, address: str, config: Path) -> NodeProcess:
+        serve = [sys.executable, "-P", "-m", "clustercore.cli", "serve", "--exit-with-stdin", "--config", str(config)]
+        return NodeProcess(node_id, address, serve, config.with_suffix(".log"))
 
     def _write_config(self, node_id: str, addresses: dict[str, str]) -> Path:
         # A JSON string is a TOML string.

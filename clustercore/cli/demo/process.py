@@ -1,14 +1,14 @@
-"""One node of the demo: a ``clustercore serve`` process of its own, which never outlives the demo.
+"""One node of the demo: a process of its own, which never outlives the demo.
 
 Its standard input is a pipe that only the demo holds. When the demo ends in whatever way, also by SIGKILL, the kernel
-closes the pipe, and the node stops.
+closes the pipe, and the node, which has to look at it, stops.
 """
 
 from __future__ import annotations
 
 import signal
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
@@ -24,24 +24,35 @@ _TAIL_BYTES = 16 * 1024
 
 
 class NodeProcess:
-    """A node's process: started, killed and started again, with one log."""
+    """A node's process: started, killed and started again, with one log.
 
-    def __init__(self, node_id: str, address: str, config_path: Path) -> None:
+    Args:
+        node_id: Whose it is.
+        address: Where it serves.
+        command: The program and its arguments. It ends when its standard input does.
+        log_path: The file that gets what it says, after what is in it.
+        folder: Where it runs; None for the folder of this process.
+    """
+
+    def __init__(
+        self, node_id: str, address: str, command: Sequence[str], log_path: Path, folder: Path | None = None
+    ) -> None:
         self.node_id = node_id
         self.address = address
-        self.log_path = config_path.with_suffix(".log")
-        self._config_path = config_path
+        self.log_path = log_path
+        self._command = command
+        self._folder = folder
         self._process: trio.Process | None = None
         # The processes that the demo has ended itself.
         self._ended: set[trio.Process] = set()
 
     async def start(self) -> None:
         """Start the process. It is not serving yet."""
-        command = [sys.executable, "-P", "-m", "clustercore.cli", "serve", "--exit-with-stdin", "--config"]
         with self.log_path.open("ab") as log:
             # A session of its own: a Ctrl-C at the terminal is for the demo, which then ends its nodes in order.
             self._process = await trio.lowlevel.open_process(
-                [*command, str(self._config_path)],
+                self._command,
+                cwd=self._folder,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
