@@ -5,12 +5,18 @@ import attrs
 from clustercore.sync import EntityKind, FieldGroup
 from clustercore_lww import MaxResolver
 
+# What operators may order, and how the mission ends then.
+ORDERS = {"ABORT": "ABORTED", "RECALL": "RECALLED"}
+ENDED = {"COMPLETED", *ORDERS.values()}
+
 
 @attrs.frozen
 class Mission:
-    # PLANNED, RUNNING, COMPLETED or ABORTED. In one group with progress: no mission is COMPLETED at 40 %.
+    # PLANNED, RUNNING, or one of ENDED. In one group with progress: no mission is COMPLETED at 40 %.
     state: str = "PLANNED"
     progress: int = 0
+    # One of ORDERS. Not in the group of what the scheduler reports: a report is no conflict with an order.
+    order: str = ""
     area: str = ""
     updated_at: int = 0
 
@@ -27,8 +33,9 @@ class Uav:
 MISSION = EntityKind(
     "mission",
     Mission,
-    key_fields=("state", "progress", "updated_at"),
-    groups={"progress": ("state", "progress")},
+    # Sent at once, also while the mission changes all the time; its area can wait.
+    key_fields=("state", "progress", "order", "updated_at"),
+    groups={"progress": ("state", "progress"), "order": ("order",)},
     updated_field="updated_at",
 )
 UAV = EntityKind(

@@ -1,97 +1,86 @@
-"""The page: what each server knows, what the sync sends, and what it saves."""
+"""The page: what each server tells, what the sync sends, and what it saves. Live on a terminal, else lines."""
 
-from collections.abc import Sequence
+import time
 
-from rich.console import Group
+import trio
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
-from clustercore.interfaces import NodeStopped
-from clustercore.sync.blocks import encode_block
+from .center import LOOK_S, Center, Server
+from .kinds import ENDED
 
-from .kinds import MISSION, UAV
-from .server import Server
+LINES = 10
 
 
 class Page:
-    def __init__(self, servers: Sequence[Server]) -> None:
-        self._servers = servers
-        self.lines: list[str] = []
-        # Of services that have ended with their servers.
-        self._past_bytes = self._past_sessions = 0
-        self.full_bytes = 0
+    def __init__(self, center: Center, console: Console, *, is_live: bool) -> None:
+        self._center = center
+        self._console = console
+        # It is drawn by ``keep_drawing``: a thread of its own would outlive a story that ends early.
+        self._live = Live(console=console, auto_refresh=False, transient=True) if is_live else None
+        self._began_at = time.monotonic()
+        self._lines: list[str] = []
+        # How long all that a server holds is on the wire.
+        self._packed_bytes = 0
 
     def say(self, line: str) -> None:
-        self.lines.append(line)
+        line = f"{time.monotonic() - self._began_at:5.1f} s  {line}"
+        self._lines.append(line)
+        if self._live is None:
+            self._console.print(line, soft_wrap=True, highlight=False)
 
-    def keep(self, server: Server) -> None:
-        """Remember what a server's sync sent, before it goes off."""
-        sent, sessions = traffic(server)
-        self._past_bytes += sent
-        self._past_sessions += sessions
+    async def keep_drawing(self) -> None:
+        if self._live is None:
+            return
+        with self._live:
+            while True:
+                self._live.update(self.render(), refresh=True)
+                await trio.sleep(LOOK_S)
 
-    def measure(self) -> None:
+    async def measure(self) -> None:
         """Find out what a transfer of everything would send: what each session would, were there no increments."""
-        store = next(server.store for server in self._servers if server.store is not None)
-        changes = list(store.states())
-        self.full_bytes = sum(len(encode_block(changes[start : start + 500])) for start in range(0, len(changes), 500))
-
-    @property
-    def sent_bytes(self) -> int:
-        return self._past_bytes + sum(traffic(server)[0] for server in self._servers)
-
-    @property
-    def sessions(self) -> int:
-        return self._past_sessions + sum(traffic(server)[1] for server in self._servers)
+        self._packed_bytes = (await self._center.servers[0].client.ask("Hold"))["packed_bytes"]
 
     @property
     def saved_bytes(self) -> int:
-        return self.sessions * self.full_bytes - self.sent_bytes
+        return self._center.total("sessions") * self._packed_bytes - self._center.total("sync_bytes")
 
     @property
     def conflicts(self) -> int:
         """Conflicts that were resolved, each counted once, whichever servers noticed it."""
-        stores = [server.store for server in self._servers if server.store is not None]
-        return len({conflict.conflict_id for store in stores for conflict in store.conflicts})
+        return len({conflict for told in self._center.told for conflict in told["conflicts"]})
 
     def render(self) -> Group:
-        table = Table(
-            "server", "role", "healthy", "missions", "UAVs flying", "in step", "fetched", title="Cluster Center"
-        )
-        for server in self._servers:
+        table = Table(title="Cluster Center", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for name in ("", "role", "healthy"):
+            table.add_column(name, no_wrap=True)
+        for name in ("running", "ended", "flying", "heartbeats", "lag", "conflicts"):
+            table.add_column(name, no_wrap=True, justify="right")
+        for server in self._center.servers:
             table.add_row(server.name, *_cells(server))
-        numbers = (
-            f"conflicts resolved: {self.conflicts}   sync: {self.sessions} sessions, {self.sent_bytes / 1e6:.2f} MB   "
-            f"saved by increments: {self.saved_bytes / 1e6:.2f} MB"
+        center = self._center
+        figures = (
+            f" sync: {center.total('sessions')} sessions, {center.total('sync_bytes') / 1e6:.2f} MB; "
+            f"{self.saved_bytes / 1e6:.2f} MB saved by increments; {self.conflicts} conflicts resolved"
         )
-        return Group(table, numbers, Panel("\n".join(self.lines[-12:]), title="what happens"))
-
-
-def traffic(server: Server) -> tuple[int, int]:
-    statuses = [] if server.sync is None else list(server.sync.status().values())
-    sent = sum(status.bytes_sent + status.bytes_received for status in statuses)
-    return sent, sum(sum(status.sessions.values()) for status in statuses)
+        return Group(table, figures, Panel("\n".join(self._lines[-LINES:]), title="what happens"))
 
 
 def _cells(server: Server) -> tuple[str, ...]:
-    try:
-        return _cells_of_running(server)
-    except NodeStopped:
-        # It is just going off.
-        return "off", "", "", "", "", ""
-
-
-def _cells_of_running(server: Server) -> tuple[str, ...]:
-    node, store, sync, health = server.node, server.store, server.sync, server.health
-    if node is None or store is None or sync is None or health is None:
-        raise NodeStopped(f"server {server.name} is off")
-    status = node.status()
-    role = f"leads term {status.term}" if server.leads_in is not None else status.role.value
-    others = ", ".join(f"{member.node_id}" for member in health.view)
-    states = [mission.state for each in store.ids(MISSION) if (mission := store.get(MISSION, each)) is not None]
-    missions = ", ".join(f"{states.count(state)} {state.lower()}" for state in sorted(set(states)))
-    flying = sum(uav.status == "FLYING" for each in store.ids(UAV) if (uav := store.get(UAV, each)) is not None)
-    peers = sync.status()
-    lag = max((status.lag_s for status in peers.values()), default=0.0)
-    fetched = sum(status.received for status in peers.values())
-    return role, others, missions, str(flying), f"{lag:.0f} s ago" if lag < 1e6 else "not yet", f"{fetched:,}"
+    told = server.told
+    if told is None:
+        return ("silent" if server.process.is_running else "off", *[""] * 7)
+    states = told["missions"]
+    return (
+        f"leads {told['term']}" if told["leads"] else "cut off" if server.is_cut_off else "follows",
+        " ".join(told["healthy"]),
+        str(states.count("RUNNING")),
+        str(sum(state in ENDED for state in states)),
+        str(told["flying"]),
+        f"{server.total('heartbeats'):,}",
+        "" if told["lag_s"] is None else f"{told['lag_s']:.0f} s",
+        str(len(told["conflicts"])),
+    )

@@ -1,138 +1,114 @@
-"""One server of the Cluster Center: a Raft node, the entities, their sync, and the health of the others."""
+"""One server of the Cluster Center: a node, the entities, their sync, and the health of the others. All of it on disk.
 
-from collections.abc import Callable
+python -m cluster_center.server a a=127.0.0.1:7101 b=127.0.0.1:7102 c=127.0.0.1:7103 --data DIR
+"""
 
-import attrs
+import argparse
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
 import trio
 
 from clustercore import ClusterHealth, HealthConfig, Node
-from clustercore.interfaces import Discovery, LogIndex, NodeId, NodeStopped, StateMachine, Term
-from clustercore.sync import EntityStore, SyncConfig, SyncService
-from clustercore_grpc import GrpcTransport
-from clustercore_memory import MemoryRecords, MemoryStorage
+from clustercore.cli.exits import run
+from clustercore.interfaces import Discovery, NodeId
+from clustercore.sync import ConflictDesk, EntityStore, SyncConfig, SyncService
 from clustercore_retry import CategoryRetryPolicy
+from clustercore_sqlite import SqliteRecords, SqliteStorage
+from clustercore_static import StaticDiscovery
 
-from .cable import Cable
+from .cable import CableTransport
+from .desk import Desk
 from .kinds import MISSION, UAV
+from .scheduler import Ledger, schedule_missions
 
-# The real system syncs every 30 seconds, and compares everything every 5 minutes; a story is shorter.
-SYNC = SyncConfig(incremental_interval_s=3.0, full_interval_s=30.0, window_s=1.0, window_limit_s=6.0)
+# The real system syncs every 30 seconds, compares everything every 5 minutes, and checks health every 10 seconds; those
+# are the defaults. A story is shorter.
+SYNC = SyncConfig(incremental_interval_s=2.0, full_interval_s=30.0, window_s=1.0, window_limit_s=6.0)
 HEALTH = HealthConfig(check_interval=1.0, timeout=0.5)
 
 
-class Ledger(StateMachine):
-    """What the servers agree on by Raft: here, only how often a leader took over the missions."""
+def make_discovery(members: Mapping[str, str], consul: str | None) -> Discovery:
+    """How the servers find each other: by what the command line says, or by telling Consul, and asking it."""
+    if consul is None:
+        return StaticDiscovery(members)
+    from clustercore_consul import ConsulDiscovery
 
-    takeovers = 0
-
-    def apply(self, index: LogIndex, command: bytes) -> bytes:
-        self.takeovers += 1
-        return self.snapshot()
-
-    def snapshot(self) -> bytes:
-        return str(self.takeovers).encode()
-
-    def restore(self, snapshot: bytes) -> None:
-        self.takeovers = int(snapshot)
+    # The variable is the one that Consul's own commands read; without ACLs there is no token.
+    return ConsulDiscovery(consul, "cluster-center", ttl_s=10.0, token=os.environ.get("CONSUL_HTTP_TOKEN", ""))
 
 
-@attrs.define(eq=False)
-class Server:
-    """A machine: what is on its disks outlives the processes on it. A real one has SQLite there."""
-
-    name: str
-    address: str
-    make_discovery: Callable[[], Discovery]
-    storage: MemoryStorage = attrs.field(factory=MemoryStorage)
-    records: MemoryRecords = attrs.field(factory=MemoryRecords)
-    # Of the running process; None while it is off.
-    node: Node | None = None
-    store: EntityStore | None = None
-    sync: SyncService | None = None
-    health: ClusterHealth | None = None
-    cable: Cable | None = None
-    leads_in: Term | None = None
-    _power: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    _is_off: trio.Event = attrs.field(factory=trio.Event)
-
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Be on until ``kill``."""
-        self._power, self._is_off = trio.CancelScope(), trio.Event()
-        discovery = self.make_discovery()
-        self.cable = Cable(GrpcTransport(self.address))
-        self.health = ClusterHealth(discovery, HEALTH)
-        try:
-            with self._power:
-                async with EntityStore(NodeId(self.name), [MISSION, UAV], self.records) as self.store:
-                    self.sync = SyncService(self.store, config=SYNC, retry=CategoryRetryPolicy())
-                    async with Node(
-                        self.name,
-                        machine=Ledger(),
-                        transport=self.cable,
-                        storage=self.storage,
-                        discovery=discovery,
-                        voters="abc",
-                        companions=[self.sync, self.health],
-                    ) as self.node:
-                        task_status.started()
-                        await self._schedule_missions(self.node, self.store)
-        finally:
-            self.node = self.store = self.sync = self.health = self.cable = self.leads_in = None
-            self._is_off.set()
-
-    async def kill(self) -> None:
-        self._power.cancel()
-        await self._is_off.wait()
-
-    # --- The mission scheduler: on the leader only ---
-
-    async def _schedule_missions(self, node: Node, store: EntityStore) -> None:
-        while True:
-            try:
-                async with node.leading() as self.leads_in:
-                    await node.propose(b"takeover")
-                    await keep_assigning(store)
-            finally:
-                self.leads_in = None
+async def serve(options: argparse.Namespace) -> None:
+    name, data = options.name, options.data
+    discovery, transport = make_discovery(options.members, options.consul), CableTransport(options.members[name])
+    ledger = Ledger()
+    # The entities outlive the node: they are opened before it, and closed after it.
+    async with EntityStore(NodeId(name), [MISSION, UAV], SqliteRecords(data / f"{name}-entities.db")) as store:
+        sync = SyncService(store, config=SYNC, retry=CategoryRetryPolicy())
+        health = ClusterHealth(discovery, HEALTH)
+        async with Node(
+            name,
+            machine=ledger,
+            transport=transport,
+            storage=SqliteStorage(data / f"{name}-raft.db"),
+            discovery=discovery,
+            voters=options.members,
+            # They run in the node's nursery, and answer on its listener.
+            companions=[
+                sync,
+                health,
+                ConflictDesk(store.conflicts, store.restore),
+                Desk(store, sync, health, ledger, transport),
+            ],
+        ) as node:
+            print(f"server {name} serves at {node.address}", flush=True)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_at_signal, nursery.cancel_scope)
+                if options.exit_with_stdin:
+                    nursery.start_soon(_stop_at_end_of_stdin, nursery.cancel_scope)
+                await schedule_missions(node, store)
+            # The block is left in peace: a leader hands over first.
 
 
-async def keep_assigning(store: EntityStore) -> None:
-    """Look after the missions, until cancelled: when another server leads."""
-    while True:
-        await assign_missions(store)
-        await trio.sleep(0.5)
+async def _stop_at_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
 
 
-async def assign_missions(store: EntityStore) -> None:
-    """Give each planned mission an idle UAV, and let those that run make progress."""
-    idle = iter([uav_id for uav_id in sorted(store.ids(UAV)) if _is_idle(store, uav_id)])
-    for mission_id in sorted(store.ids(MISSION)):
-        mission = store.get(MISSION, mission_id)
-        if mission is None:
-            continue
-        if mission.state == "PLANNED" and (uav_id := next(idle, None)) is not None:
-            await store.update(MISSION, mission_id, state="RUNNING", progress=0)
-            await store.update(UAV, uav_id, status="FLYING", current_mission_id=mission_id)
-        elif mission.state == "RUNNING":
-            progress = min(mission.progress + 5, 100)
-            await store.update(
-                MISSION, mission_id, state="COMPLETED" if progress == 100 else "RUNNING", progress=progress
-            )
-    for uav_id in sorted(store.ids(UAV)):
-        uav = store.get(UAV, uav_id)
-        if uav is not None and uav.current_mission_id is not None:
-            flown = store.get(MISSION, uav.current_mission_id)
-            if flown is not None and flown.state in ("COMPLETED", "ABORTED"):
-                await store.update(UAV, uav_id, status="IDLE", current_mission_id=None)
+async def _stop_at_end_of_stdin(scope: trio.CancelScope) -> None:
+    """Whoever started this process holds the other end of the pipe, and takes it along, however it ends."""
+    await trio.lowlevel.wait_readable(0)
+    while os.read(0, 1024):
+        await trio.lowlevel.wait_readable(0)
+    scope.cancel()
 
 
-def _is_idle(store: EntityStore, uav_id: str) -> bool:
-    uav = store.get(UAV, uav_id)
-    return uav is not None and uav.status == "IDLE"
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="cluster_center.server")
+    parser.add_argument("name", help="of this server")
+    parser.add_argument(
+        "members", nargs="+", metavar="NAME=HOST:PORT", help="all servers; with --consul the others' names are enough"
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="where its files are, or will be")
+    parser.add_argument("--consul", metavar="URL", help="find each other by this Consul")
+    parser.add_argument("--exit-with-stdin", action="store_true", help="stop when standard input ends")
+    options = parser.parse_args()
+    options.members = {name: address for name, _, address in (each.partition("=") for each in options.members)}
+    if not options.members.get(options.name):
+        parser.error(f"there is no {options.name}=HOST:PORT among the members")
+    missing = [name for name, address in options.members.items() if not address]
+    if missing and options.consul is None:
+        parser.error(f"there is no address of {', '.join(missing)}; it is not needed with --consul")
+    options.data.mkdir(parents=True, exist_ok=True)
+    return options
 
 
-async def edit(server: Server, mission_id: str, state: str, progress: int) -> None:
-    """What an operator does at the server that is reached."""
-    if server.store is None:
-        raise NodeStopped(f"server {server.name} is off")
-    await server.store.update(MISSION, mission_id, state=state, progress=progress)
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # It logs every request to Consul.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    run(serve, arguments())
