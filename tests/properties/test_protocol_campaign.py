@@ -32,6 +32,22 @@ def test_campaign_is_clean_and_reaches_what_it_is_to_test() -> None:
     assert result.events > 300 * SEEDS
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # A learner was made the only voter before it knew that it was counted with the disk that it has.
+        301901,
+        # The quorum that was healed had a log in it which kept everybody from being elected: no fault of the core.
+        303679,
+    ],
+)
+def test_seed_that_found_something_is_clean(seed: int) -> None:
+    """Found by campaigns of a few thousand seeds."""
+    run = run_seed(seed)
+
+    assert run.error is None, run.error
+
+
 @pytest.mark.slow
 def test_seed_gives_the_same_run_each_time() -> None:
     """Nothing but the seed decides a run."""

@@ -11,7 +11,7 @@ from typing import NoReturn
 import attrs
 
 from clustercore.raft.messages import AppendEntriesRequest, AppendEntriesResponse
-from clustercore.raft.types import Configuration, NodeId, ReadId, Role
+from clustercore.raft.types import Configuration, LogIndex, NodeId, ReadId, Role, Term
 from clustercore.testing.protocol.spells import settle_writes
 from clustercore.testing.protocol.world import Node, World
 from clustercore.testing.violation import PropertyViolated
@@ -60,19 +60,52 @@ def heal(world: World, seed: int = 0) -> bool:
 
 
 def _choose_quorum(world: World, rng: random.Random) -> set[NodeId] | None:
-    """Return nodes that can elect a leader among them, whichever members any of them counts; None if none can."""
+    """Return nodes that can elect a leader among them, whichever members any of them counts; None if none can.
+
+    If in each such set somebody's log is in everybody's way, the smallest is returned: they have to show it.
+    """
     names = list(world.nodes)
     rng.shuffle(names)
     chosen: set[NodeId] = set()
     counted: list[Configuration] = []
+    smallest: set[NodeId] | None = None
     for name in names:
         chosen.add(name)
         counted += _counted_by(world.nodes[name])
         if any(configuration.voters for configuration in counted) and all(
             _is_quorum(world, configuration, chosen) for configuration in counted
         ):
-            return chosen
-    return None
+            if _could_elect(world, chosen):
+                return chosen
+            smallest = smallest or set(chosen)
+    return smallest
+
+
+def _could_elect(world: World, chosen: set[NodeId]) -> bool:
+    """Say whether one of these may stand, and has a log as new as a majority of those it counts (Raft §5.4.1).
+
+    A majority is not enough while some count other members than the rest. Seed 303679: an old leader needs the vote of
+    a learner that it wants to promote, which has entries of the next leader, and that one is not among them.
+    """
+
+    def end(name: NodeId) -> tuple[Term, LogIndex]:
+        node = world.nodes[name]
+        if not node.is_up:
+            return node.disk.end
+        log = node.core.state.log
+        return log.last_term, log.last_index
+
+    for name in chosen:
+        node = world.nodes[name]
+        members = node.core.state.configuration if node.is_up else node.disk.configuration or node.configuration
+        willing = {other for other in chosen if end(other) <= end(name)}
+        if (
+            name in members.voters | members.old_voters
+            and _has_its_disk(members, node)
+            and _is_quorum(world, members, willing)
+        ):
+            return True
+    return False
 
 
 def _counted_by(node: Node) -> list[Configuration]:
