@@ -54,7 +54,8 @@ class SeedResult:
     seconds: float
     # How often each kind of thing happened, by its name.
     coverage: Mapping[str, int]
-    # The property that broke, by its name, and what was seen; None if all held.
+    # The property that broke, by its name, and what was seen; None if all held. Several that broke at once have commas
+    # between them.
     violated: str | None = None
     text: str = ""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["PropertyViolated", "RunUseless"]
+from clustercore.interfaces.groups import leaves_of
+
+__all__ = ["PropertyViolated", "RunUseless", "what_broke"]
 
 
 class PropertyViolated(AssertionError):
@@ -34,3 +36,19 @@ class RunUseless(PropertyViolated):
     """A run exercised too little to say anything."""
 
     kind: ClassVar[str] = "useless"
+
+
+def what_broke(error: BaseException) -> tuple[str, str]:
+    """Return what a run broke that ended in an error: the properties by their names, and what was seen of each.
+
+    Checks that fail at the same time are in one group; each is named once, in the order of the alphabet, which does not
+    depend on which task was first. Where no property is concerned, it is the kind of the error.
+    """
+    told: dict[str, list[str]] = {}
+    for leaf in leaves_of(error):
+        name = leaf.name if isinstance(leaf, PropertyViolated) else type(leaf).__name__
+        told.setdefault(name, []).append(str(leaf))
+    if len(told) == 1:
+        [(name, texts)] = told.items()
+        return name, texts[0]
+    return ", ".join(sorted(told)), "\n".join(f"{name}: {texts[0]}" for name, texts in sorted(told.items()))

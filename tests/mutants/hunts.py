@@ -55,7 +55,9 @@ def nodes(order: Mapping[str, Any]) -> Iterator[Finding]:
     level = NodeLevel()
     for seed in range(max(1, order["seeds"] // 30)):
         found = level.run(seed)
-        yield Finding(found.violated or "", found.text.partition("\n")[0], found.events)
+        names = (found.violated or "").split(", ")
+        for name in names:
+            yield Finding(name, found.text.partition("\n")[0], found.events if name is names[0] else 0)
 
 
 class _Failures:

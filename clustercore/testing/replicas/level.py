@@ -9,14 +9,13 @@ from pathlib import Path
 import attrs
 import trio
 
-from clustercore.interfaces.groups import unwrap_group
 from clustercore.testing.campaign import Level, SeedResult
 from clustercore.testing.replicas.run import ReplicaRun
 from clustercore.testing.replicas.worlds import SyncWorld, draw_sync_world
 from clustercore.testing.shrink import shrink_list
 from clustercore.testing.trace import Event, Recorder, TraceHeader, write_trace
 from clustercore.testing.trace.failures import with_violation
-from clustercore.testing.violation import PropertyViolated, RunUseless
+from clustercore.testing.violation import PropertyViolated, RunUseless, what_broke
 
 __all__ = ["SyncLevel"]
 
@@ -100,9 +99,7 @@ def _run(seed: int, world: SyncWorld, recorder: Recorder | None) -> SeedResult:
         if not run.coverage["acknowledged edits"] or not run.coverage["applied"]:
             raise RunUseless("a run is of use", f"{dict(run.coverage)}")
     except Exception as group:  # noqa: BLE001 - whatever breaks a run is its result
-        error = unwrap_group(group)
-        violated = error.name if isinstance(error, PropertyViolated) else type(error).__name__
-        text = str(error)
+        violated, text = what_broke(group)
     coverage = dict(run.coverage) | {"simulated seconds": int(run.simulated_s)}
     seconds = time.process_time() - began_at
     return SeedResult(seed, world.describe(), run.steps, seconds, coverage, violated, text)

@@ -9,7 +9,6 @@ from pathlib import Path
 import attrs
 import trio
 
-from clustercore.interfaces.groups import unwrap_group
 from clustercore.testing.campaign import Level, SeedResult
 from clustercore.testing.shrink import shrink_list
 from clustercore.testing.simulation.clients import MapClients
@@ -18,7 +17,7 @@ from clustercore.testing.simulation.simulating import SimulationRun
 from clustercore.testing.simulation.worlds import SimulatedWorld, draw_world
 from clustercore.testing.trace import Event, Recorder, TraceHeader, write_trace
 from clustercore.testing.trace.failures import with_violation
-from clustercore.testing.violation import PropertyViolated, RunUseless
+from clustercore.testing.violation import PropertyViolated, RunUseless, what_broke
 
 __all__ = ["NodeLevel"]
 
@@ -111,9 +110,7 @@ def _run(seed: int, world: SimulatedWorld, recorder: Recorder | None) -> SeedRes
         run.go(recorder)
         _check_useful(run, clients)
     except Exception as group:  # noqa: BLE001 - whatever breaks a run is its result
-        error = unwrap_group(group)
-        violated = error.name if isinstance(error, PropertyViolated) else type(error).__name__
-        text = str(error)
+        violated, text = what_broke(group)
     coverage = run.coverage
     coverage["operations"] = clients.done
     coverage["operations of unknown outcome"] = clients.unknown
