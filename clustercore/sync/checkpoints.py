@@ -33,6 +33,7 @@ __all__ = [
     "decode_cursor",
     "encode_cursor",
     "incoming_name",
+    "is_incoming",
     "outgoing_name",
     "peer_of",
     "read_checkpoint",
@@ -153,6 +154,11 @@ def incoming_name(peer: NodeId, filter_hash: str) -> str:
 def outgoing_name(peer: NodeId, filter_hash: str) -> str:
     """Return the name of the checkpoint of what a peer has fetched from here."""
     return f"out/{filter_hash}/{peer}"
+
+
+def is_incoming(name: str) -> bool:
+    """Whether a checkpoint of this name is of what was fetched."""
+    return name.startswith("in/")
 
 
 def peer_of(name: str) -> NodeId:

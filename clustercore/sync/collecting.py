@@ -4,7 +4,8 @@ A tombstone may go when every known peer has it, and it is old: then nobody who 
 telling of it. A peer that was not known then may (scylladb#8970): one that was away, or restored from a backup. So the
 store keeps what it collected in a ledger that is no part of what is replicated. What a peer tells of such an entity is
 refused, unless it was made in knowledge of the deletion or would have won over it, exactly as if the tombstone were
-still there; and the peer is given the tombstone.
+still there; and the peer is given the tombstone. If it would have won without knowing of it, the tombstone is held
+again, since those that have it still keep it, too, and what was collected or refused of the entity is fetched anew.
 
 "Has it" is not enough. A peer may have made an edit before it heard of the deletion, one that outlives it, and not have
 told of it yet: then the entity comes back, and what was collected of it would be missing here alone. So a peer counts
@@ -24,7 +25,7 @@ from clustercore.sync.kinds import LIFE_GROUP
 from clustercore.sync.replica import EntityKey, Replica, Slot
 from clustercore.sync.writes import GroupState, split_time
 
-__all__ = ["CollectReport", "CollectedPart", "collect_part", "is_zombie"]
+__all__ = ["CollectReport", "CollectedPart", "collect_part", "is_against", "is_zombie"]
 
 # What is looked at without letting other tasks run: changes, and tombstones among them, some ten us each. A few ms.
 CHANGES_PER_PART = 2000
@@ -117,9 +118,13 @@ def is_zombie(replica: Replica, key: EntityKey, group: str, state: GroupState) -
     if collected is None:
         is_old = all(split_time(head.stamp.time).physical_ms <= replica.forgotten_ms for head in state.heads)
         return is_old and key not in replica.entities
-    if group == LIFE_GROUP:
-        # The tombstone itself, or one that it was made in knowledge of.
-        return all(head.stamp.time <= collected.seen.get(head.stamp.writer, -1) for head in state.heads)
-    if key in replica.entities:
+    if group == LIFE_GROUP or key in replica.entities:
         return False
     return not any(life.outlives(head, collected.heads) for head in state.heads)
+
+
+def is_against(state: GroupState, deletions: GroupState) -> bool:
+    """Whether a state has writes that keep their entity alive and were made without knowing of its deletions."""
+    return any(
+        not head.is_weak and not head.knows(deletion.stamp) for deletion in deletions.heads for head in state.heads
+    )

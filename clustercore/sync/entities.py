@@ -15,6 +15,7 @@ from clustercore.interfaces import ConfigError, HybridTime, NodeId, NodeStopped,
 from clustercore.sync import life
 from clustercore.sync.api import Entities
 from clustercore.sync.changes import ApplyReport, Change, Changes, ResolverFailed, StoreEvent
+from clustercore.sync.checkpoints import is_incoming
 from clustercore.sync.clock import HybridLogicalClock
 from clustercore.sync.collecting import CollectReport, collect_part
 from clustercore.sync.conflict_log import ConflictLog
@@ -23,7 +24,7 @@ from clustercore.sync.kinds import MAX_NAME_BYTES, Authority, EntityKind
 from clustercore.sync.receiving import Receiver
 from clustercore.sync.replica import Replica, join_key
 from clustercore.sync.view import EntityView
-from clustercore.sync.writes import Stamp, join_time
+from clustercore.sync.writes import GroupState, Stamp, join_time
 
 __all__ = ["EntityStore"]
 
@@ -327,9 +328,13 @@ class EntityStore(Entities):
         Raises: InvalidCommand if a change's names are too long; nothing is applied. StorageError.
         """
         self._opened()
+        revivals = self._replica.revivals
         report = self._receiver.apply(changes, source)
         for name, value in (checkpoints or {}).items():
             self._replica.set_checkpoint(name, value)
+        if self._replica.revivals != revivals:
+            for name in filter(is_incoming, self.checkpoints()):
+                self._replica.set_checkpoint(name, None)
         await self._commit()
         return report
 
@@ -395,6 +400,19 @@ class EntityStore(Entities):
             waiting_for += part.waiting_for
             await self._commit()
         return CollectReport(collected, dict(waiting_for))
+
+    @property
+    def revivals(self) -> int:
+        """How often since the store was opened an entity came back against a deletion that was collected here.
+
+        What was collected or refused of it is fetched by comparing with all peers: what says how far the increments
+        have come is dropped with it.
+        """
+        return self._replica.revivals
+
+    def collected(self, kind: str, entity_id: str) -> GroupState | None:
+        """Return the deletions of an entity that were collected here, as far as they are remembered."""
+        return self._replica.collected.get((kind, entity_id))
 
     def is_held(self, kind: str, entity_id: str, group: str) -> bool:
         """Whether something of a group waits until its time is no longer ahead of this node's clock."""

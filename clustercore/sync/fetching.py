@@ -115,6 +115,8 @@ class Fetching:
         self._session_id = b""
         self._source_epoch = ""
         self._own_epoch = ""
+        # How many entities had come back to the store when the session began; see ``EntityStore.revivals``.
+        self._revivals = 0
         self._cursor = START
         # Until everything was compared, increments would leave out what this node once told of itself.
         self._must_compare = True
@@ -169,12 +171,14 @@ class Fetching:
     async def _run(self, kind: SyncKind) -> SyncKind:
         for _ in range(_MAX_RESYNCS):
             try:
-                if not self._session_id or self._own_epoch != self._store.epoch:
+                if not self._session_id or not self._goes_on:
                     await self._open()
                 if self._must_compare:
                     kind = SyncKind.FULL
                 if kind is SyncKind.INCREMENTAL or await self._compare():
                     await self._pull()
+                if self._revivals != self._store.revivals:
+                    raise _MustResync(ResyncReason.NOT_COMPARED)
             except _MustResync as resync:
                 self._statistics.resync(resync.reason)
                 self._session_id = b""
@@ -184,12 +188,17 @@ class Fetching:
             f"{self._peer} cannot be synced from: it has refused {_MAX_RESYNCS} sessions, one after another"
         )
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether what this node has fetched counts still: its store is the same, and nothing came back to it."""
+        return (self._own_epoch, self._revivals) == (self._store.epoch, self._store.revivals)
+
     # --- Sessions ---
 
     async def _open(self) -> None:
         """Open a session, and learn whether one can go on from the checkpoint."""
         stored = self._stored()
-        own_epoch = self._store.epoch
+        own_epoch, self._revivals = self._store.epoch, self._store.revivals
         request = OpenRequest(
             node_id=self._store.node_id,
             epoch=own_epoch,
@@ -252,7 +261,7 @@ class Fetching:
     async def _apply(self, changes: tuple[Change, ...], end: Cursor | None) -> None:
         """Apply changes and, in the same transaction, move on to ``end``."""
         checkpoints = None
-        if end is not None:
+        if end is not None and self._revivals == self._store.revivals:
             checkpoint = Checkpoint(end, self._source_epoch, self._own_epoch, self._session_id)
             checkpoints = {self._checkpoint_name: checkpoint.encode()}
         report = await self._store.apply(changes, self._peer, checkpoints)

@@ -19,7 +19,7 @@ from clustercore.sync.changes import (
     ZombieRefused,
 )
 from clustercore.sync.clock import HybridLogicalClock
-from clustercore.sync.collecting import is_zombie
+from clustercore.sync.collecting import is_against, is_zombie
 from clustercore.sync.conflict_log import Conflict, ConflictLog, ConflictSide, conflict_id
 from clustercore.sync.kinds import LIFE_GROUP, MAX_NAME_BYTES, Authority, EntityKind, FieldResolver
 from clustercore.sync.merge import Relation, decide, join
@@ -64,6 +64,10 @@ class Receiver:
         self._conflicts = conflicts
         # Of the batch that is being applied: up to where times are beyond doubt, and the newest of those.
         self._timely = self._newest = 0
+        # Entities whose deletion, which was collected here, it tells of; and that at the end of the last from each
+        # peer, of which there may be more in the next.
+        self._told: set[EntityKey] = set()
+        self._last_told: dict[NodeId, EntityKey] = {}
 
     def teller(self, kind: str, entity_id: str, group: str) -> Callable[[Exception], None]:
         """Return what tells that a group's resolver raised."""
@@ -82,6 +86,7 @@ class Receiver:
         if self._clock is not None:
             self._timely = (self._clock.wall() + self._clock.max_offset_ms) << LOGICAL_BITS
             self._release_held(self._clock)
+        self._told = self._told_before(changes, source)
         conflicts = 0
         outcomes = []
         rebuttals: dict[EntityKey, Change] = {}
@@ -92,9 +97,15 @@ class Receiver:
             conflicts += met
             if outcome is MergeOutcome.ZOMBIE and key in self._replica.collected:
                 rebuttals[key] = Change(*key, LIFE_GROUP, self._replica.collected[key])
+        if source is not None and changes and (last := (changes[-1].kind, changes[-1].entity_id)) in self._told:
+            self._last_told[source] = last
         if self._clock is not None and self._newest:
             self._clock.observe(split_time(self._newest))
         return ApplyReport(tuple(outcomes), conflicts, tuple(rebuttals.values()))
+
+    def _told_before(self, changes: Sequence[Change], source: NodeId | None) -> set[EntityKey]:
+        told = None if source is None else self._last_told.pop(source, None)
+        return {told} if told is not None and changes and told == (changes[0].kind, changes[0].entity_id) else set()
 
     def _release_held(self, clock: HybridLogicalClock) -> None:
         for (key, group), state in list(self._replica.held.items()):
@@ -108,15 +119,23 @@ class Receiver:
         kind = self._kinds.get(key[0])
         if kind is not None and (kind.authority is Authority.RAFT) is (self._clock is not None):
             return MergeOutcome.REFUSED, 0
-        if (self._replica.collected or self._replica.forgotten_ms) and is_zombie(self._replica, key, group, state):
-            if group == LIFE_GROUP:
+        collected = self._replica.collected.get(key)
+        if (collected or self._replica.forgotten_ms) and is_zombie(self._replica, key, group, state):
+            if key in self._told:
                 # Whoever tells of the deletion has not collected it yet.
                 return MergeOutcome.STALE, 0
             self._on_event(ZombieRefused(*key, group, tuple(head.stamp for head in state.heads)))
             return MergeOutcome.ZOMBIE, 0
         slot = self._replica.entities.get(key, {}).get(group)
         here = None if slot is None else slot.state
+        if group == LIFE_GROUP and collected is not None:
+            here = collected if slot is None else here
+            if join(state, collected).state == state:
+                self._told.add(key)
         joined = join(here, state)
+        if joined.state is here and slot is None:
+            # Nothing that the ledger does not know.
+            return MergeOutcome.STALE, 0
         if joined.state is here:
             self._tell_corruptions(key, group, joined.corruptions)
             return _OUTCOMES[joined.relation], 0
@@ -134,6 +153,8 @@ class Receiver:
         self._replica.set_state(key, group, joined.state, source if is_theirs else None)
         met = sum(self._log(key, group, one, other) for one, other in joined.conflicts)
         slots = self._replica.entities[key]
+        if collected is not None and LIFE_GROUP not in slots and is_against(joined.state, collected):
+            self._replica.hold_again(key)
         if LIFE_GROUP in slots:
             met += self._look_for_deletions(key, slots, [group] if group != LIFE_GROUP else list(slots))
         return _OUTCOMES[joined.relation], met

@@ -65,6 +65,8 @@ class Replica:
         self.collected: dict[EntityKey, GroupState] = {}
         # Tombstones up to this moment, in ms since 1970 UTC, may have been dropped from there too.
         self.forgotten_ms = 0
+        # How often since then one of those had to be held again.
+        self.revivals = 0
         self.checkpoints: dict[str, bytes] = {}
         self.clock_bound_ms = 0
         # For each entry of the conflict log that is kept, the number of its record, oldest first.
@@ -197,6 +199,14 @@ class Replica:
             self.forgotten_ms = max(self.forgotten_ms, split_time(max(times, default=0)).physical_ms)
             self._stage(_COLLECTED + join_key(oldest, ""), None)
         self._stage_meta()
+
+    def hold_again(self, key: EntityKey) -> None:
+        """Hold a tombstone that was collected, as the newest change: the ledger's entity came back against it."""
+        state = self.collected.pop(key)
+        del self._collected_numbers[key]
+        self._stage(_COLLECTED + join_key(key, ""), None)
+        self.set_state(key, LIFE_GROUP, state, None)
+        self.revivals += 1
 
     def hold(self, key: EntityKey, group: str, state: GroupState | None) -> None:
         """Keep a state aside, or no more if it is None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -19,8 +20,12 @@ from clustercore.sync import (
     entities,
     replica,
 )
+from clustercore.sync.checkpoints import incoming_name
+from clustercore.sync.schedule import SyncKind
+from clustercore.sync.source import filter_hash
 from clustercore_memory import MemoryRecords
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall, exchange, make_store
+from tests.unit.sync.pairs import open_replica, plain_config
 
 DAY_MS = 86_400_000
 A, B, C = map(NodeId, "abc")
@@ -207,6 +212,121 @@ async def test_ledger_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert outcomes == {"old": MergeOutcome.ZOMBIE, "young": MergeOutcome.NEW}
         assert report.rebuttals == ()
         assert a.get(UAV, "young") == Uav("idle")
+
+
+async def test_deletion_is_held_again_where_an_edit_comes_back_against_it() -> None:
+    """An old copy of a disk has an edit that wins: who collected the deletion ends like who holds it still."""
+    wall = Wall()
+    async with open_replica("a", wall=wall) as a, open_replica("b", wall=wall) as b, open_replica("c", wall=wall) as c:
+        await a.store.put(UAV, "u1", Uav("idle", 7, "m1"))
+        for one, other in ((b, a), (c, a)):
+            await one.fetch_from(other)
+        await a.store.delete(UAV, "u1")
+        await b.fetch_from(a)
+        wall.now_ms += 2 * DAY_MS
+        # a takes c for gone; b has not come to collect yet.
+        assert (await a.store.collect_tombstones({B: a.store.seq})).collected == 1
+        for number in range(3):
+            await c.store.update(UAV, "u1", status=f"busy {number}")
+
+        # What alone would not win comes first, and is refused; then everything is compared once more.
+        small = plain_config(max_batch_changes=1)
+        a.config = small
+        await a.fetch_from(c)
+
+        assert a.store.get(UAV, "u1") == Uav("busy 2", 7, "m1")
+        assert a.store.revivals == 1
+        for _ in range(2):
+            for one, other in permutations((a, b, c), 2):
+                await one.fetch_from(other)
+        assert a.store.canonical_bytes() == b.store.canonical_bytes() == c.store.canonical_bytes()
+        assert b.store.get(UAV, "u1") == Uav("busy 2", 7, "m1")
+        assert not a.repaired
+        assert not b.repaired
+        # The deletion is kept until an edit knew of it.
+        assert (await a.store.collect_tombstones({})).collected == 0
+        await a.store.put(UAV, "u1", Uav("known", 8, "m2"))
+        wall.now_ms += 2 * DAY_MS
+        assert (await a.store.collect_tombstones({})).collected == 1
+
+
+async def test_what_came_back_is_compared_also_after_a_restart() -> None:
+    """What says how far the increments had come is dropped in the transaction that takes the entity back."""
+    wall, records = Wall(), MemoryRecords()
+    async with open_replica("a", wall=wall, records=records) as a, open_replica("c", wall=wall) as c:
+        await a.store.put(UAV, "u1", Uav("idle", 7, "m1"))
+        await c.fetch_from(a)
+        await a.fetch_from(c)
+        await a.store.delete(UAV, "u1")
+        wall.now_ms += 2 * DAY_MS
+        await a.store.collect_tombstones({})
+        name = incoming_name(C, filter_hash(()))
+        assert name in a.store.checkpoints()
+        for number in range(3):
+            await c.store.update(UAV, "u1", status=f"busy {number}")
+
+        # By hand, so that only the last edit comes.
+        await a.store.apply([change for change in c.store.states() if change.group == "status"])
+
+        assert name not in a.store.checkpoints()
+        assert a.store.get(UAV, "u1") is not None
+        a.restart()
+        assert (await a.fetch_from(c)).kind is SyncKind.FULL
+        assert a.store.get(UAV, "u1") == Uav("busy 2", 7, "m1")
+
+
+async def test_two_deletions_that_did_not_know_each_other_are_one_in_the_ledger() -> None:
+    """The one that was collected is not forgotten when the other comes and is collected, too."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a, make_store("b", wall=wall) as b, make_store("c", wall=wall) as c:
+        await a.put(UAV, "u1", Uav("idle"))
+        await exchange(a, b, c)
+        for status in ("1", "2"):
+            await a.update(UAV, "u1", status=status)
+        await a.delete(UAV, "u1")
+        first = a.states_of("uav", "u1")
+        await b.delete(UAV, "u1")
+        wall.now_ms += 2 * DAY_MS
+        await a.collect_tombstones({})
+        await a.apply(b.changes().changes, B)
+        await a.collect_tombstones({})
+
+        # It wins over the deletion by b, and not over the one by a.
+        await c.update(UAV, "u1", status="late")
+        await c.update(UAV, "u1", status="later")
+        report = await a.apply([change for change in c.changes().changes if change.group == "status"], C)
+
+        assert report.outcomes == (MergeOutcome.ZOMBIE,)
+        await b.apply(first, A)
+        await b.apply(c.changes().changes, C)
+        assert b.get(UAV, "u1") is None
+
+
+async def test_peer_that_only_has_not_collected_yet_raises_no_alarm() -> None:
+    """A full comparison brings its tombstone, and what that deleted, in however many batches: nothing to tell."""
+    wall, told = Wall(), list[StoreEvent]()
+    async with (
+        make_store("a", wall=wall, on_event=told.append) as a,
+        make_store("b", wall=wall) as b,
+        make_store("c", wall=wall) as c,
+    ):
+        await a.put(UAV, "u1", Uav("idle"))
+        await exchange(a, b, c)
+        await a.delete(UAV, "u1")
+        await b.apply(a.changes().changes, A)
+        wall.now_ms += 2 * DAY_MS
+        await a.collect_tombstones({})
+        everything = sorted(b.states(), key=lambda change: change.group)
+
+        for change in everything:
+            report = await a.apply([change], B)
+            assert report.outcomes == (MergeOutcome.STALE,)
+            assert report.rebuttals == ()
+        assert (await a.apply(everything, B)).count(MergeOutcome.STALE) == len(everything)
+
+        assert not told
+        assert (await a.apply(c.changes().changes, C)).count(MergeOutcome.ZOMBIE) == 3
+        assert {type(event) for event in told} == {ZombieRefused}
 
 
 async def test_many_are_collected_part_by_part_and_others_run_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
