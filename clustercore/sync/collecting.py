@@ -93,10 +93,11 @@ def _is_older(slot: Slot, than_ms: int) -> bool:
 def _collect(replica: Replica, key: EntityKey) -> bool:
     slots = replica.entities[key]
     if not life.is_alive(slots):
-        replica.collect(key, list(slots))
+        seen = {group: life.dropped_past(slots, group) for group in slots if group != LIFE_GROUP}
+        replica.collect(key, list(slots), seen)
         return True
     if _is_settled(slots):
-        replica.collect(key, [LIFE_GROUP])
+        replica.collect(key, [LIFE_GROUP], {})
         return True
     return False
 

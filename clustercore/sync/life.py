@@ -21,6 +21,7 @@ from clustercore.sync.writes import GroupState, Past, Write
 
 __all__ = [
     "covered_by",
+    "dropped_past",
     "is_alive",
     "next_version",
     "outlives",
@@ -75,10 +76,11 @@ def is_alive(slots: Slots) -> bool:
 
 
 def outlives(head: Write, deletions: tuple[Write, ...]) -> bool:
-    """Whether a write keeps its entity alive in the face of deletions: it knew of them, or wins over them."""
-    if any(head.knows(deletion.stamp) for deletion in deletions):
-        return True
-    return not head.is_weak and all(precedence(head) > _as_tombstone(deletion) for deletion in deletions)
+    """Whether a write keeps its entity alive in the face of deletions: each it knew of, or wins over."""
+    return all(
+        head.knows(deletion.stamp) or (not head.is_weak and precedence(head) > _as_tombstone(deletion))
+        for deletion in deletions
+    )
 
 
 def _as_tombstone(write: Write) -> tuple[int, int, bool, bytes, bytes, str]:
@@ -104,18 +106,37 @@ def next_version(slots: Slots, group: str, collected: GroupState | None, *, is_w
     return 1 + max(versions, default=0)
 
 
-def past_for(slots: Slots, group: str, collected: GroupState | None) -> dict[str, int]:
-    """Return what a write of a group that is made here knows of: the group, and deletions with what they cover."""
+def past_for(
+    slots: Slots, group: str, collected: GroupState | None, dropped: GroupState | None = None
+) -> dict[str, int]:
+    """Return what a write of a group that is made here knows of: the group, and deletions with what they cover.
+
+    Args:
+        slots: What is held of the entity.
+        group: Which.
+        collected: The tombstone of the entity that was collected here, if one was.
+        dropped: What went with it of this group, if that was more than the tombstone covers.
+    """
     past = dict(slots[group].state.seen) if group in slots else {}
     lives = [slots[LIFE_GROUP].state] if LIFE_GROUP in slots else []
     if collected is not None:
         lives.append(collected)
-    for life in lives:
-        for known in (life.seen, *(covered_by(head).get(group, {}) for head in life.heads)):
-            for writer, time in known.items():
-                if past.get(writer, -1) < time:
-                    past[writer] = time
+    known = [seen for life in lives for seen in (life.seen, *(covered_by(head).get(group, {}) for head in life.heads))]
+    for seen in (*known, {} if dropped is None else dropped.seen):
+        for writer, time in seen.items():
+            if past.get(writer, -1) < time:
+                past[writer] = time
     return past
+
+
+def dropped_past(slots: Slots, group: str) -> dict[str, int]:
+    """Return what was seen of a group beyond what the deletions cover: what goes without a trace when they go."""
+    covers = [covered_by(tombstone).get(group, {}) for tombstone in tombstones(slots)]
+    return {
+        writer: time
+        for writer, time in slots[group].state.seen.items()
+        if all(time > covered.get(writer, -1) for covered in covers)
+    }
 
 
 def unknown_to(tombstone: Write, group: str, heads: tuple[Write, ...]) -> list[Write]:

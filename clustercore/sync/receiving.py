@@ -132,8 +132,10 @@ class Receiver:
             here = collected if slot is None else here
             if join(state, collected).state == state:
                 self._told.add(key)
+        elif slot is None and collected is not None:
+            here = self._replica.dropped_of(key, group)
         joined = join(here, state)
-        if joined.state is here and slot is None:
+        if slot is None and collected is not None and (joined.state is here or not joined.state.heads):
             # Nothing that the ledger does not know.
             return MergeOutcome.STALE, 0
         if joined.state is here:

@@ -19,7 +19,7 @@ import attrs
 from clustercore.interfaces import LogCorrupt, MalformedMessage, NodeId
 from clustercore.sync.conflict_log import Conflict
 from clustercore.sync.kinds import LIFE_GROUP
-from clustercore.sync.writes import GroupState, decode_group_state, split_time, writer_of
+from clustercore.sync.writes import GroupState, Past, decode_group_state, split_time, writer_of
 
 __all__ = ["EntityKey", "Replica", "Slot"]
 
@@ -63,6 +63,9 @@ class Replica:
         self.held: dict[tuple[EntityKey, str], GroupState] = {}
         # The tombstones that were collected, oldest first. They are not replicated.
         self.collected: dict[EntityKey, GroupState] = {}
+        # For some of them, by group, what was seen that is not in the tombstone: edits that lost to it, and that it did
+        # not know of. Whoever creates the entity anew knows of them.
+        self.dropped: dict[EntityKey, dict[str, GroupState]] = {}
         # Tombstones up to this moment, in ms since 1970 UTC, may have been dropped from there too.
         self.forgotten_ms = 0
         # How often since then one of those had to be held again.
@@ -130,6 +133,8 @@ class Replica:
             self.entities.setdefault(entity, {})[group] = slot
         elif table == _HELD:
             self.held[split_key(rest)] = decode_group_state(value)
+        elif table == _COLLECTED and (group := split_key(rest)[1]):
+            self.dropped.setdefault(split_key(rest)[0], {})[group] = decode_group_state(value)
         elif table == _COLLECTED:
             # After the count of how many were collected before, so that the oldest can go first.
             self._collected_numbers[split_key(rest)[0]] = int.from_bytes(value[:_SEQ_BYTES], "big")
@@ -176,8 +181,12 @@ class Replica:
             self._log = [entry for entry in self._log if self._is_current(entry)]
             self._stale = 0
 
-    def collect(self, key: EntityKey, groups: Sequence[str]) -> None:
-        """Drop groups of an entity, its tombstone among them, and note that tombstone in the ledger."""
+    def collect(self, key: EntityKey, groups: Sequence[str], seen: Mapping[str, Past]) -> None:
+        """Drop groups of an entity, its tombstone among them, and note that tombstone in the ledger.
+
+        Args:
+            seen: For some of the groups, what was seen of them and is to be remembered beside the tombstone.
+        """
         slots = self.entities[key]
         state = slots[LIFE_GROUP].state
         for group in groups:
@@ -192,21 +201,40 @@ class Replica:
         self.collected.pop(key, None)
         self.collected[key], self._collected_numbers[key] = state, number
         self._stage(_COLLECTED + join_key(key, ""), number.to_bytes(_SEQ_BYTES, "big") + state.encoded)
+        for group in groups:
+            self._set_dropped(key, group, seen.get(group))
         while len(self.collected) > MAX_COLLECTED:
-            oldest = next(iter(self.collected))
-            times = [head.stamp.time for head in self.collected.pop(oldest).heads]
-            del self._collected_numbers[oldest]
+            times = [head.stamp.time for head in self._forget(next(iter(self.collected))).heads]
             self.forgotten_ms = max(self.forgotten_ms, split_time(max(times, default=0)).physical_ms)
-            self._stage(_COLLECTED + join_key(oldest, ""), None)
         self._stage_meta()
 
     def hold_again(self, key: EntityKey) -> None:
         """Hold a tombstone that was collected, as the newest change: the ledger's entity came back against it."""
+        self.set_state(key, LIFE_GROUP, self._forget(key), None)
+        self.revivals += 1
+
+    def _forget(self, key: EntityKey) -> GroupState:
+        """Take an entity out of the ledger."""
         state = self.collected.pop(key)
         del self._collected_numbers[key]
         self._stage(_COLLECTED + join_key(key, ""), None)
-        self.set_state(key, LIFE_GROUP, state, None)
-        self.revivals += 1
+        for group in list(self.dropped.get(key, ())):
+            self._set_dropped(key, group, None)
+        return state
+
+    def _set_dropped(self, key: EntityKey, group: str, seen: Past | None) -> None:
+        groups = self.dropped.setdefault(key, {})
+        if seen:
+            groups[group] = GroupState((), seen)
+            self._stage(_COLLECTED + join_key(key, group), groups[group].encoded)
+        elif groups.pop(group, None) is not None:
+            self._stage(_COLLECTED + join_key(key, group), None)
+        if not groups:
+            del self.dropped[key]
+
+    def dropped_of(self, key: EntityKey, group: str) -> GroupState | None:
+        """Return what is known to have been seen of a group that was collected, beyond what the tombstone covers."""
+        return self.dropped[key].get(group) if key in self.dropped else None
 
     def hold(self, key: EntityKey, group: str, state: GroupState | None) -> None:
         """Keep a state aside, or no more if it is None."""

@@ -219,7 +219,7 @@ class EntityView:
             raise InvalidCommand(f"{kind.name} {entity_id!r} has a write of version {MAX_VERSION}: damage, never edits")
         slots = self._replica.entities.get(key, {})
         writer = self._replica.writer
-        past = life.past_for(slots, group, self._replica.collected.get(key))
+        past = life.past_for(slots, group, self._replica.collected.get(key), self._replica.dropped_of(key, group))
         heads = slots[group].state.heads if group in slots else ()
         base = pick(heads, kind.resolver_of(group))[0] if heads else None
         replaced = {head.stamp.writer for head in heads}

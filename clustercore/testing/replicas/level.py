@@ -44,6 +44,7 @@ class SyncLevel(Level):
         "calls lost",
         "calls repeated",
         "kept back",
+        "deletions collected",
         "crash",
         "crash_anywhere",
         "stop",

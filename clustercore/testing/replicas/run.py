@@ -3,15 +3,18 @@
 What must hold in the end:
 
 * all replicas are equal, to the last byte;
-* each holds, or has overruled, every edit that was acknowledged, unless the disk it was on was lost;
+* each holds, or has overruled, every edit that was acknowledged, unless the disk it was on was lost, or the edit lost
+  to a deletion that was collected;
 * no full sync has found anything that increments had missed.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from operator import itemgetter
 
 import attrs
 import trio
@@ -19,7 +22,8 @@ import trio
 from clustercore.interfaces import ClusterError, NodeCompanion, NodeId
 from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
-from clustercore.sync import EntityKind, EntityStore, HybridLogicalClock
+from clustercore.sync import LIFE_GROUP, EntityKind, EntityStore, HybridLogicalClock, Write
+from clustercore.sync.life import outlives
 from clustercore.sync.service import SyncService
 from clustercore.sync.statistics import RepairedByFull
 from clustercore.testing.replicas.worlds import CLOCK_STEP_S, SyncWorld
@@ -43,7 +47,7 @@ _NODE_CONFIG = NodeConfig(raft=RaftConfig(heartbeat_interval_s=2.0, election_tim
 # The time of day when a run begins, in seconds, so that a clock can be set back.
 _BEGIN_S = 1_700_000_000
 # Intervals in which replicas must become equal once there is peace.
-_PATIENCE_INTERVALS = 30
+_PATIENCE_INTERVALS = 60
 
 
 @attrs.frozen
@@ -87,8 +91,8 @@ class ReplicaRun:
     records: dict[str, SimulatedRecords] = attrs.field(factory=dict, init=False)
     # What full syncs had to repair.
     repaired: list[RepairedByFull] = attrs.field(factory=list, init=False)
-    # Acknowledged writes: kind, entity, group, writer and time.
-    _acknowledged: set[tuple[str, str, str, str, int]] = attrs.field(factory=set, init=False)
+    # Acknowledged writes, by kind, entity, group, writer and time.
+    _acknowledged: dict[tuple[str, str, str, str, int], Write] = attrs.field(factory=dict, init=False)
     _chance: Chance = attrs.field(factory=lambda: Chance(0), init=False)
     _furthest_s: float = attrs.field(default=0.0, init=False)
     _starts: int = attrs.field(default=0, init=False)
@@ -147,6 +151,7 @@ class ReplicaRun:
         cluster.open_companions = open_companions
 
     def _count(self, service: SyncService) -> None:
+        self.coverage["deletions collected"] += service.collection.collected
         for status in service.status().values():
             self.coverage.update({f"sessions {kind}": count for kind, count in status.sessions.items()})
             self.coverage.update({f"resync {reason}": count for reason, count in status.resyncs.items()})
@@ -210,9 +215,8 @@ class ReplicaRun:
             for head in change.state.heads:
                 # What is told is on disk; another's edit may have been staged since, and is not.
                 if head.stamp.node_id == store.node_id and change.seq <= store.seq:
-                    self._acknowledged.add(
-                        (change.kind, change.entity_id, change.group, head.stamp.writer, head.stamp.time)
-                    )
+                    name = (change.kind, change.entity_id, change.group, head.stamp.writer, head.stamp.time)
+                    self._acknowledged[name] = head
 
     # --- Trouble ---
 
@@ -285,7 +289,9 @@ class ReplicaRun:
         if left is None:
             return
         self.records[name].put_back(left)
-        self._acknowledged = {write for write in self._acknowledged if write[3].rpartition("#")[0] != name}
+        self._acknowledged = {
+            write: head for write, head in self._acknowledged.items() if write[3].rpartition("#")[0] != name
+        }
 
     # --- Peace ---
 
@@ -332,14 +338,29 @@ class ReplicaRun:
         return "what is held differs"
 
     def _check(self, cluster: SimulatedCluster[MapMachine]) -> None:
+        collects = self.world.config.collect_interval_s < math.inf
         for name, store in self.stores.items():
-            for kind, entity_id, group, writer, time in sorted(self._acknowledged):
+            for (kind, entity_id, group, writer, time), head in sorted(self._acknowledged.items(), key=itemgetter(0)):
                 change = store.state(kind, entity_id, group)
-                if change is None or change.state.seen.get(writer, -1) < time:
+                known = -1 if change is None else change.state.seen.get(writer, -1)
+                if known < time and not (collects and self._was_collected(kind, entity_id, group, head)):
                     text = f"{name} does not know the edit of {kind} {entity_id}, {group!r}, by {writer} at {time}"
                     raise PropertyViolated("no acknowledged edit is lost", text, node=name)
         if self.repaired:
             raise PropertyViolated("increments miss nothing", f"full syncs repaired {self.repaired}")
+
+    def _was_collected(self, kind: str, entity_id: str, group: str, write: Write) -> bool:
+        """Whether a write went with a deletion that it did not outlive, or is such a deletion, by anybody's ledger."""
+        for store in self.stores.values():
+            collected = store.collected(kind, entity_id)
+            # One that was collected is held again where another edit has outlived it.
+            held = store.state(kind, entity_id, LIFE_GROUP)
+            deletions = (*(collected.heads if collected else ()), *(held.state.heads if held else ()))
+            if group != LIFE_GROUP and deletions and not outlives(write, deletions):
+                return True
+            if group == LIFE_GROUP and collected and write.stamp.time <= collected.seen.get(write.stamp.writer, -1):
+                return True
+        return False
 
 
 @attrs.frozen

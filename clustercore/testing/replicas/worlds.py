@@ -46,8 +46,9 @@ class SyncWorld:
         """Return it in one line."""
         full = "off" if self.config.full_interval_s == math.inf else f"each {self.config.full_interval_s:g} s"
         network = self.network
+        collects = "" if self.config.collect_interval_s == math.inf else "deletions collected, "
         return (
-            f"{self.nodes} nodes, full sync {full}, window {self.config.window_s:g} s, batches of "
+            f"{self.nodes} nodes, full sync {full}, window {self.config.window_s:g} s, {collects}batches of "
             f"{self.config.max_batch_changes}, calls lost {network.call_lost:.0%} and repeated "
             f"{network.call_repeated:.0%}, clocks in steps of {self.clock_grain_ms} ms, {self.policy.value}, "
             f"{self.edits} edits each, faults: {', '.join(self.faults) or 'none'}"
@@ -71,6 +72,8 @@ def draw_sync_world(seed: int, *, full: bool | None = None) -> SyncWorld:
     if "put_back" in faults and "clock_step" in faults:
         faults.remove("clock_step")
     window_s = chance.choice((0.0, 0.5, 1.0))
+    # Drawn apart, so that all else is as it was.
+    collects = Chance(f"{seed}/sync collection").happens(0.5)
     config = SyncConfig(
         incremental_interval_s=2.0,
         full_interval_s=5.0 if has_full else math.inf,
@@ -79,6 +82,8 @@ def draw_sync_world(seed: int, *, full: bool | None = None) -> SyncWorld:
         max_batch_changes=chance.choice((1, 2, 5, 500)),
         max_batch_bytes=chance.choice((1024, 1024 * 1024)),
         call_timeout_s=1.0,
+        collect_interval_s=2.0 if collects else math.inf,
+        grace_s=3.0,
     )
     network = NetworkOptions(
         latency_s=chance.choice((0.0, 0.002, 0.05)),

@@ -275,6 +275,65 @@ async def test_what_came_back_is_compared_also_after_a_restart() -> None:
         assert a.store.get(UAV, "u1") == Uav("busy 2", 7, "m1")
 
 
+async def test_edit_that_lost_to_a_collected_deletion_stays_lost_when_the_entity_is_created_anew() -> None:
+    """The deletion did not know of it, but whoever collected the two did, after a restart too."""
+    wall, records = Wall(), MemoryRecords()
+    async with make_store("b", wall=wall) as b:
+        async with make_store("a", wall=wall, records=records) as a:
+            await a.put(UAV, "u1", Uav("idle"))
+            await exchange(a, b)
+            await b.update(UAV, "u1", status="lost")
+            for status in ("1", "2"):
+                await a.update(UAV, "u1", status=status)
+            await a.delete(UAV, "u1")
+            await a.apply(b.changes().changes, B)
+            assert a.get(UAV, "u1") is None
+            wall.now_ms += 2 * DAY_MS
+            assert (await a.collect_tombstones({})).collected == 1
+            assert (await a.apply(b.changes().changes, B)).count(MergeOutcome.ZOMBIE) == 3
+
+        async with make_store("a", wall=wall, records=records) as a:
+            await a.put(UAV, "u1", Uav("new"))
+            report = await a.apply(b.changes().changes, B)
+            assert report.count(MergeOutcome.STALE) == 3
+            await exchange(a, b)
+            assert a.canonical_bytes() == b.canonical_bytes()
+            assert b.get(UAV, "u1") == Uav("new")
+            assert a.revivals == 0
+            await a.delete(UAV, "u1")
+            await exchange(a, b)
+            wall.now_ms += 2 * DAY_MS
+            assert (await a.collect_tombstones({})).collected == 1
+            await exchange(b, a)
+            assert (await b.collect_tombstones({})).collected == 1
+            assert a.canonical_bytes() == b.canonical_bytes() == b""
+
+
+async def test_edit_that_knew_one_of_two_deletions_must_win_over_the_other() -> None:
+    """Created anew after the one, it is deleted by the other, whoever collected them."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a, make_store("b", wall=wall) as b, make_store("c", wall=wall) as c:
+        await a.put(UAV, "u1", Uav("idle"))
+        await exchange(a, b)
+        for status in ("1", "2", "3"):
+            await b.update(UAV, "u1", status=status)
+        await b.delete(UAV, "u1")
+        await a.delete(UAV, "u1")
+        await a.put(UAV, "u1", Uav("anew"))
+        anew = a.changes().changes
+        await exchange(a, b)
+        await c.apply(a.changes().changes, A)
+        assert a.get(UAV, "u1") is None
+        wall.now_ms += 2 * DAY_MS
+        assert (await a.collect_tombstones({})).collected == 1
+
+        report = await a.apply([change for change in anew if change.group == "status"])
+
+        assert report.outcomes == (MergeOutcome.ZOMBIE,)
+        await c.apply(anew, A)
+        assert c.get(UAV, "u1") is None
+
+
 async def test_two_deletions_that_did_not_know_each_other_are_one_in_the_ledger() -> None:
     """The one that was collected is not forgotten when the other comes and is collected, too."""
     wall = Wall()
