@@ -41,8 +41,6 @@ _WRITER_EPOCH_DIGITS = 8
 _FORMAT = 1
 # No count of edits gets there; what is above is damage, and would leave no number for the next edit.
 MAX_VERSION = 2**62
-# Far more than a cluster has nodes; a count beyond it is damage.
-_MAX_WRITERS = 10_000
 
 _IS_TOMBSTONE, _HAS_BASE, _IS_WEAK = 1, 2, 4
 
@@ -267,8 +265,9 @@ class _Reader:
 
     def _count(self) -> int:
         count = self._varint()
-        if count > _MAX_WRITERS:
-            raise MalformedMessage(f"a group state speaks of {count} writers; at most {_MAX_WRITERS} are possible")
+        # No fixed number: what was joined must always be readable again, or a store could not be opened any more.
+        if count > len(self._data) - self._position:
+            raise MalformedMessage(f"a group state speaks of {count} writers, in fewer bytes")
         return count
 
     def _byte(self) -> int:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from clustercore.interfaces import HybridTime, MalformedMessage, NodeId
 from clustercore.sync import GroupState, Stamp, Write, decode_group_state
+from clustercore.sync.merge import join
 from clustercore.sync.writes import join_time, split_time, writer_of
 
 BASE = Stamp(1, 5 << 16, "a#00000001")
@@ -28,6 +29,21 @@ def test_state_is_read_as_it_was_written(state: GroupState) -> None:
     read = decode_group_state(state.encoded)
     assert read == state
     assert GroupState(read.heads, dict(reversed(list(read.seen.items())))).encoded == state.encoded
+
+
+def test_whatever_was_joined_is_read_again() -> None:
+    """There is no number of writers that a state can have, and its reader refuses."""
+    states = [
+        GroupState.of(Write(Stamp(9, 2, f"{name}#1"), None, tuple((f"{name}{n:05}#1", 1) for n in range(6_000)), b"1"))
+        for name in "ab"
+    ]
+    joined = join(*states).state
+    assert len(joined.seen) == 12_002
+    again = join(
+        joined, GroupState.of(Write(Stamp(10, 3, "c#1"), None, tuple(sorted(joined.seen.items())), b"2"))
+    ).state
+    for state in (joined, again):
+        assert decode_group_state(state.encoded) == state
 
 
 @given(st.sampled_from(STATES), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=3), st.data())
