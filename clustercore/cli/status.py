@@ -16,7 +16,7 @@ from clustercore.cli.output import console, print_json
 from clustercore.cli.remote import StatusProbe, open_transport
 from clustercore.interfaces import Configuration, NodeStatus, PeerStatus, Role, Server, Transport, TransportError
 
-__all__ = ["NodeAnswer", "ask_all", "configuration_json", "standing_of", "status", "status_table"]
+__all__ = ["NodeAnswer", "ask_all", "configuration_json", "standing_of", "status", "status_table", "waiting_lines"]
 
 
 @attrs.frozen
@@ -46,6 +46,8 @@ class NodeAnswer:
 def status(nodes: tuple[str, ...], transport: str, cluster_id: str, timeout_s: float, as_json: bool) -> None:
     """Show role, term, log, commit and applied index, and the peers' lag of each node given.
 
+    Below, for each node that waits before it can take part: for whom or what.
+
     Exits with 1 if one of them does not answer.
     """
     answers = run(_status, nodes, transport, cluster_id, timeout_s)
@@ -53,6 +55,8 @@ def status(nodes: tuple[str, ...], transport: str, cluster_id: str, timeout_s: f
         print_json({"nodes": [answer.as_json() for answer in answers]})
     else:
         console().print(status_table(answers))
+        for line in waiting_lines(answers):
+            console().print(line, markup=False, highlight=False)
     if any(answer.status is None for answer in answers):
         raise SystemExit(Exit.FAILED)
 
@@ -94,6 +98,12 @@ def status_table(answers: Sequence[NodeAnswer]) -> Table:
     for answer in answers:
         table.add_row(*_row(answer))
     return table
+
+
+def waiting_lines(answers: Sequence[NodeAnswer]) -> list[str]:
+    """Return a line for each node that waits for something before it can take part."""
+    told = [answer.status for answer in answers if answer.status is not None]
+    return [f"node {status.node_id} {status.waiting}" for status in told if status.waiting]
 
 
 def _row(answer: NodeAnswer) -> Sequence[str]:

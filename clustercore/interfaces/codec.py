@@ -254,6 +254,7 @@ _FLAT: dict[type[Message], _Flat] = {
             is_removed=_FLAG,
             founding=_TEXT,
             health=_HEALTH,
+            waiting=_TEXT,
         ),
     ),
     MembersResponse: _Flat(

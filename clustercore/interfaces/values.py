@@ -141,3 +141,6 @@ class NodeStatus:
     founding: str = ""
     # How the node is by its own measure.
     health: NodeHealth = NodeHealth()
+    # For whom or what it waits before it can take part, for people: it completes "node n1 ...". Empty if it takes part,
+    # or nothing keeps it from that but time.
+    waiting: str = ""

@@ -58,7 +58,7 @@ from clustercore.runtime.applier import Applier
 from clustercore.runtime.causes import Cause
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.engine import Engine
-from clustercore.runtime.first_election import tell_who_is_missing
+from clustercore.runtime.first_election import missing_for_first_election, tell_who_is_missing
 from clustercore.runtime.forwarder import MAX_REQUEST_BYTES, Forwarder
 from clustercore.runtime.founding import FirstVoters, Founding, FoundingWatch
 from clustercore.runtime.hand_over import HandOvers
@@ -467,10 +467,24 @@ class Assembly:
             configuration_index=state.configurations.latest_index,
             is_removed=self.duties.is_removed,
             founding=self._label,
+            waiting=self._waiting(),
             health=self.vitals.health(
                 loop_lag_s=loop_lag_s, apply_lag=max(state.commit_index - self.applier.last_applied, 0)
             ),
         )
+
+    def _waiting(self) -> str:
+        """Say for whom or what this node waits, for people; empty if it takes part."""
+        state = self._core.state
+        missing = missing_for_first_election(state, self._introductions.get) or self.duties.waiting
+        if (
+            not missing
+            and self.engine.is_leader
+            and self._first_voters is not None
+            and not self._first_voters.are_there()
+        ):
+            missing = f"takes no command yet: {self._first_voters}"
+        return missing
 
     def _post(self, peer: NodeId, message: RaftRequest) -> None:
         """Queue a request on its lane: entries and snapshots must not delay a vote or a heartbeat."""

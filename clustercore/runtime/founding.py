@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 import trio
@@ -37,6 +37,7 @@ from clustercore.raft.entry import EntryKind
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import BEFORE_LOG, NodeId
 from clustercore.runtime.remote_node import RemoteNode
+from clustercore.runtime.waiting import Waiting
 
 __all__ = ["FirstVoters", "Founding", "FoundingWatch", "label_of"]
 
@@ -160,7 +161,7 @@ class FoundingWatch:
         self._known = known
         self._found = found
         self._timeout_s = timeout_s
-        self._told = ""
+        self.waiting = Waiting(f"node {node_id}")
         # Where members of the cluster answered in the last look.
         self.members_at: tuple[str, ...] = ()
 
@@ -176,23 +177,25 @@ class FoundingWatch:
             address for address, status in answers.items() if label_of(status.configuration.cluster_id) == self.label
         )
         if self.members_at:
+            self._look_at_cluster(list(answers.values()))
             return True
         waiting = {status.node_id for status in answers.values() if self._waits(status)}
         # A word of discovery's founds nothing, and is enough to found nothing.
         founded = [member.node_id for member in known if label_of(member.metadata.cluster_id) == self.label]
+        tell = self.waiting.say
         if self._node_id != self._founder:
-            self._tell(f"waits for node {self._founder} to found the cluster; it knows {_names(answers)}")
+            tell(f"waits for node {self._founder} to found the cluster; it knows {_names(answers)}")
         elif snapshot.is_stale:
             # It may keep silent on a cluster that there is: with one expected, nobody else would speak against another.
-            self._tell("founds no cluster before discovery answers")
+            tell("founds no cluster before discovery answers")
         elif founded:
-            self._tell(f"founds no cluster: discovery has {', '.join(founded)} in it already, and they do not answer")
+            tell(f"founds no cluster: discovery has {', '.join(founded)} in it already, and they do not answer")
         elif len(waiting) + 1 < self._expect:
             others = {status.node_id: status.founding for status in answers.values() if status.node_id not in waiting}
             strange = "".join(f"; node {one} waits for {what or 'nobody'}" for one, what in sorted(others.items()))
-            self._tell(f"founds a cluster of {self._expect} once enough wait for it; now {sorted(waiting)}{strange}")
+            tell(f"founds a cluster of {self._expect} once enough wait for it; now {sorted(waiting)}{strange}")
         else:
-            self._tell(f"founds the cluster, and {', '.join(sorted(waiting)) or 'nobody'} may join it")
+            tell(f"founds the cluster, and {', '.join(sorted(waiting)) or 'nobody'} may join it")
             self._found()
         return False
 
@@ -223,11 +226,23 @@ class FoundingWatch:
                 nursery.start_soon(ask, address)
         return dict(sorted(answers.items()))
 
-    def _tell(self, text: str) -> None:
-        """Say what it does, once."""
-        if text != self._told:
-            self._told = text
-            logger.info("node %s %s", self._node_id, text)
+    def _look_at_cluster(self, answers: Sequence[NodeStatus]) -> None:
+        """Say so if this node is the only voter of the cluster that there is, as far as it sees: it lost its storage.
+
+        Its learners then wait for a leader for ever. Nothing is done about it here: the cluster may have had other
+        voters since, whom this node does not see.
+        """
+        members = [status for status in answers if label_of(status.configuration.cluster_id) == self.label]
+        if any(status.configuration.all_voters != {self._node_id} or status.leader_id for status in members):
+            self.waiting.end()
+            return
+        ids = ", ".join(sorted({status.configuration.cluster_id for status in members}))
+        names = ", ".join(sorted({status.node_id for status in members}))
+        self.waiting.say(
+            f"was the only voter of cluster {ids}, as {names} know it, and has lost its storage: that cluster has no "
+            f"leader. Unless a node that is not seen here leads it, nothing was ever agreed on there: empty the "
+            f"storages of {names}, and start them again"
+        )
 
 
 def _is_answer(answer: object, number: int) -> bool:

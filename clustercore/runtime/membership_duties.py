@@ -24,6 +24,7 @@ from clustercore.runtime.founding import FoundingWatch, label_of
 from clustercore.runtime.member_changes import MemberChanges
 from clustercore.runtime.remote_members import RemoteMembers
 from clustercore.runtime.signals import Newest
+from clustercore.runtime.waiting import Waiting
 
 __all__ = ["MembershipDuties"]
 
@@ -74,7 +75,7 @@ class MembershipDuties:
         timeout_s = _PATIENCE * election_timeout_s
         self._remote = RemoteMembers(transport, lambda: list(self._others()), timeout_s=timeout_s)
         self._members = MemberChanges(self._remote.ask)
-        self._told = ""
+        self._complaint = Waiting(f"node {identity().node_id}:", logging.WARNING)
         # The members without this node, by their index, if it was removed from them.
         self.removed: Newest[LogIndex | None] = Newest(None)
 
@@ -82,6 +83,20 @@ class MembershipDuties:
     def is_removed(self) -> bool:
         """Whether this node was removed and has not been added again, as far as it knows."""
         return self.removed.value is not None and not self._has_leader()
+
+    @property
+    def waiting(self) -> str:
+        """What keeps this node from being part of a cluster, for people; empty if it is, or is not known to be."""
+        if self._has_leader():
+            return ""
+        state, own = self._state(), self._identity()
+        known = state.configuration.get(own.node_id)
+        learner = ""
+        if known is not None and not known.is_voter:
+            voters = ", ".join(sorted(state.configuration.voters))
+            learner = f"is a learner of cluster {own.cluster_id}, and hears no leader; its voters are {voters}"
+        founding = "" if self._founding is None else self._founding.waiting.text
+        return "; ".join(text for text in (learner, founding, self._complaint.text) if text)
 
     async def run(self, address: str) -> None:
         """Look after a node that serves at an address, until cancelled.
@@ -125,8 +140,8 @@ class MembershipDuties:
         members = await self._members.get(give_up_s=give_up_s)
         if self._founding is not None and label_of(members.configuration.cluster_id) != self._founding.label:
             # Its address was that of a member a moment ago.
-            self._tell(f"does not ask to be added to {members.configuration.cluster_id}, which is another cluster")
-            return
+            cluster_id = members.configuration.cluster_id
+            raise InvalidChange(f"does not ask to be added to {cluster_id}, which is another cluster")
         known = members.configuration.get(node_id)
         if known is not None and known.address not in ("", self._address) and _is_heard(members, node_id):
             # It may have stopped a moment ago, to be started again as this one.
@@ -151,15 +166,10 @@ class MembershipDuties:
         try:
             await work()
         except (ChangeRefused, InvalidChange, OutcomeUnknown) as error:
-            self._tell(str(error))
+            self._complaint.say(str(error))
             return False
+        self._complaint.end()
         return True
-
-    def _tell(self, complaint: str) -> None:
-        """Say what does not work, once."""
-        if complaint != self._told:
-            self._told = complaint
-            logger.warning("node %s: %s", self._identity().node_id, complaint)
 
     # --- Being a member ---
 
@@ -193,7 +203,7 @@ class MembershipDuties:
                 itself, remedy = f"to cluster {own}", "give it an empty storage and add it there"
             else:
                 itself, remedy = "to no cluster yet", "add it there"
-            self._tell(
+            self._complaint.say(
                 f"it belongs {itself}, and whom it asks to {theirs or 'none'}; {remedy}, or correct the addresses at "
                 "which it looks for the others"
             )

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from clustercore import Founding, Node
-from clustercore.interfaces import ConfigError, Member, MemberMetadata, NodeId, ProposalRefused
+from clustercore.interfaces import ConfigError, Member, MemberMetadata, NodeId, ProposalRefused, Role
 from clustercore.runtime.founding import FoundingWatch, label_of
 from clustercore_memory import (
     MemoryDiscovery,
@@ -180,11 +180,46 @@ def test_nodes_that_disagree_on_the_founder_form_nothing(caplog: pytest.LogCaptu
         await cluster.start_all()
         await trio.sleep(60)
         assert cluster_ids(cluster) == {""}
+        assert cluster["a"].running.status().waiting == text
+
+    text = "founds a cluster of 2 once enough wait for it; now []; node b waits for b; node c waits for c"
+    simulate(main)
+    assert f"node a {text}" in caplog.text
+
+
+def test_founder_that_never_comes_is_told_of_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
+    """In the status at any time, and in the log at a slow pace: whoever looks hours later finds it there."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        cluster.node_options = found_by(MemoryRegistry(), lambda name: Founding(3, "nobody"))
+        await cluster.start_all()
+        await trio.sleep(400)
+        for name, others in (("a", "b, c"), ("b", "a, c"), ("c", "a, b")):
+            assert cluster[name].running.status().waiting == (
+                f"waits for node nobody to found the cluster; it knows {others}"
+            )
 
     simulate(main)
-    assert "node a founds a cluster of 2 once enough wait for it; now []; node b waits for b; node c waits for c" in (
-        caplog.text
-    )
+    # At once, and after 10, 30, 70, 150 and 310 s.
+    assert caplog.messages.count("node a waits for node nobody to found the cluster; it knows b, c") == 6
+
+
+def test_leader_that_takes_no_command_yet_says_how_many_voters_are_there() -> None:
+    """Until as many are there as the cluster is to begin with."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        cluster.node_options = found_by(MemoryRegistry(), lambda name: Founding(2, "a"))
+        for name in "ab":
+            await cluster.start(name)
+        await eventually(lambda: cluster["a"].running.status().role is Role.LEADER)
+        assert cluster["a"].running.status().waiting == (
+            "takes no command yet: 1 of the 2 voters that the cluster is to begin with are there"
+        )
+
+        await eventually(lambda: voters_of(cluster) == {frozenset("ab")})
+        assert [cluster[name].running.status().waiting for name in "ab"] == ["", ""]
+
+    simulate(main)
 
 
 def test_founder_whose_disk_is_lost_joins_its_cluster() -> None:
@@ -295,6 +330,7 @@ def test_address_that_was_a_members_leads_to_no_other_cluster(
         await cluster.start("b")
         await trio.sleep(10)
         assert "node b: does not ask to be added to c-" in caplog.text
+        assert "node b: the cluster has it among its members" not in caplog.text
         assert cluster["c"].running.status().configuration.members == {"c"}
 
     simulate(main, is_watched=False)

@@ -129,6 +129,7 @@ RESPONSES: tuple[Message, ...] = (
             is_removed=True,
             founding="n1",
             health=NodeHealth("it is about to stop", "slow", 0.25, 7.5, 0.5, 3, -1.0),
+            waiting="waits for node n1 to found the cluster",
         ),
         10,
     ),

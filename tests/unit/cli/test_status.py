@@ -13,7 +13,7 @@ from rich.console import Console
 from trio.testing import MockClock
 
 from clustercore.cli.remote import StatusProbe
-from clustercore.cli.status import NodeAnswer, ask_all, status_table
+from clustercore.cli.status import NodeAnswer, ask_all, status_table, waiting_lines
 from clustercore.interfaces import (
     AcceptLink,
     Configuration,
@@ -178,6 +178,15 @@ async def test_probe_refuses_an_answer_to_another_question() -> None:
         await StatusProbe(transport, "n1", timeout_s=1).ask()
 
     assert transport.links[0].is_closed
+
+
+def test_node_that_waits_is_told_of_below_the_table() -> None:
+    """For whom or what; the others are not."""
+    waits = attrs.evolve(LEADER, node_id=NodeId("n2"), waiting="waits for node nobody to found the cluster")
+
+    assert waiting_lines(
+        [NodeAnswer("a", LEADER, None), NodeAnswer("b", waits, None), NodeAnswer("c", None, "gone")]
+    ) == ["node n2 waits for node nobody to found the cluster"]
 
 
 def test_table_tells_role_log_and_lag() -> None:

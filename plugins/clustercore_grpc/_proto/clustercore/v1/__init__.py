@@ -1060,6 +1060,8 @@ class StatusResponse(betterproto2.Message):
 
     health: "NodeHealth | None" = betterproto2.field(16, betterproto2.TYPE_MESSAGE, optional=True)
 
+    waiting: "str" = betterproto2.field(17, betterproto2.TYPE_STRING)
+
 
 default_message_pool.register_message("clustercore.v1", "StatusResponse", StatusResponse)
 
