@@ -260,7 +260,7 @@ def test_laws_hold_for_what_broken_nodes_say(states: list[GroupState], random: R
     assert decode_group_state(delivered.encoded) == delivered
 
 
-@cases(7)
+@cases()
 @given(forged_states(), forged_states())
 def test_short_ways_hold_for_what_broken_nodes_say(one: GroupState, other: GroupState) -> None:
     """The same for single heads that no honest node makes, as they are here and as they come off the wire."""
