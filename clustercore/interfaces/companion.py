@@ -41,6 +41,14 @@ class NodeCompanion(ABC):
         """
         return ()
 
+    def complaint(self) -> str:
+        """Return what is not as it should be with it, for people; empty if all is, as by default.
+
+        Called by: the node, whenever it is asked for its status, which is degraded as long as there is something:
+        ``NodeHealth.degraded``. It must neither block nor raise.
+        """
+        return ""
+
     @abstractmethod
     async def run(self, site: NodeSite) -> None:
         """Do what is to be done while the node runs. May return earlier.

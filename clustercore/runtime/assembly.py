@@ -172,7 +172,12 @@ class Assembly:
         self.applier = self._make_applier(last_applied=snapshot_index)
         # The core, and what is told of it.
         self.engine = self._make_engine()
-        self.vitals = Vitals(self._writer, config.raft, lag_s=self.engine.lag_s)
+        self.vitals = Vitals(
+            self._writer,
+            config.raft,
+            lag_s=self.engine.lag_s,
+            complaints=[companion.complaint for companion in companions],
+        )
         self.submitter = Submitter(node.node_id, self.proposals, self.engine.propose)
         self.hand_overs = self._make_hand_overs()
         self.command_versions = self._make_command_versions()

@@ -8,7 +8,7 @@ turns: a disk that keeps a write waiting, a state machine or a node that is far 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -27,11 +27,26 @@ _BEHIND = 3
 class Vitals:
     """Measures one node."""
 
-    def __init__(self, writer: Writer, config: RaftConfig, *, lag_s: Callable[[], float]) -> None:
-        """Measure by the writer, and by ``lag_s``: how far the node is behind its leader, in seconds."""
+    def __init__(
+        self,
+        writer: Writer,
+        config: RaftConfig,
+        *,
+        lag_s: Callable[[], float],
+        complaints: Iterable[Callable[[], str]] = (),
+    ) -> None:
+        """Measure by the writer and by what others say.
+
+        Args:
+            writer: Writes the log.
+            config: Says what is slow.
+            lag_s: Returns how far the node is behind its leader, in seconds.
+            complaints: Each returns what else is not as it should be; empty if all is.
+        """
         self._writer = writer
         self._config = config
         self._lag_s = lag_s
+        self._complaints = tuple(complaints)
         self._is_draining = False
 
     def drain(self) -> None:
@@ -62,6 +77,8 @@ class Vitals:
             degraded = f"it is {lag_s:.1f} s behind its leader, or has none"
         elif loop_lag_s > self._config.election_timeout_s / 2:
             degraded = f"its event loop was {loop_lag_s:.2f} s late"
+        else:
+            degraded = "; ".join(filter(None, [complaint() for complaint in self._complaints]))
         return NodeHealth(
             not_serving=not_serving,
             degraded=degraded,

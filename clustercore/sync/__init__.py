@@ -21,6 +21,7 @@ from clustercore.sync.conflict_service import ConflictClient, ConflictDesk
 from clustercore.sync.entities import EntityStore
 from clustercore.sync.fetching import SessionResult
 from clustercore.sync.kinds import LIFE_GROUP, Authority, EntityKind, FieldGroup
+from clustercore.sync.offsets import ClockOffset, ClockStanding
 from clustercore.sync.raft_entities import EntityMachine, RaftEntities
 from clustercore.sync.schedule import SyncConfig, SyncKind
 from clustercore.sync.service import PeerResult, SyncService
@@ -34,7 +35,9 @@ __all__ = [
     "Authority",
     "Change",
     "Changes",
+    "ClockOffset",
     "ClockReport",
+    "ClockStanding",
     "ClockTooFarAhead",
     "CollectReport",
     "CollectionStatus",

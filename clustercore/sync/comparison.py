@@ -16,8 +16,10 @@ from clustercore.sync.wire import (
     NUMBER,
     NUMBERS,
     TEXT,
+    WALL_MS,
     Field,
     SyncMessage,
+    TimedMessage,
     data_by_name,
     maybe_message,
     messages,
@@ -73,7 +75,7 @@ class CompareRequest(SyncMessage):
 
 
 @attrs.frozen(kw_only=True)
-class CompareResponse(SyncMessage):
+class CompareResponse(TimedMessage):
     """The digests of the buckets of each kind that differs."""
 
     # Where the source was when it compared: whoever has fetched all that differs holds all up to here.
@@ -81,7 +83,7 @@ class CompareResponse(SyncMessage):
     # Of each kind: those of its buckets, one after another.
     buckets: tuple[tuple[str, bytes], ...] = attrs.field(default=(), validator=_check_digests(BUCKETS * SHORT_BYTES))
 
-    SCHEMA = (Field(1, "seq", NUMBER), Field(2, "buckets", data_by_name()))
+    SCHEMA = (Field(1, "seq", NUMBER), Field(2, "buckets", data_by_name()), WALL_MS)
 
 
 @attrs.frozen(kw_only=True)
@@ -160,7 +162,7 @@ class FetchRequest(SyncMessage):
 
 
 @attrs.frozen(kw_only=True)
-class FetchResponse(SyncMessage):
+class FetchResponse(TimedMessage):
     """Changes that the receiver does not hold like this."""
 
     changes: tuple[Change, ...] = ()
@@ -169,4 +171,4 @@ class FetchResponse(SyncMessage):
     # Where the source is now.
     seq: int = 0
 
-    SCHEMA = (Field(1, "changes", CHANGES), Field(2, "done", NUMBER), Field(3, "seq", NUMBER))
+    SCHEMA = (Field(1, "changes", CHANGES), Field(2, "done", NUMBER), Field(3, "seq", NUMBER), WALL_MS)

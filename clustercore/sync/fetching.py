@@ -40,11 +40,12 @@ from clustercore.sync.messages import (
     Resync,
     ResyncReason,
 )
+from clustercore.sync.offsets import Reading
 from clustercore.sync.schedule import SyncConfig, SyncKind
 from clustercore.sync.source import Source, filter_hash
 from clustercore.sync.statistics import PeerStatistics, RepairedByFull, SyncProgress, is_applied
 from clustercore.sync.trees import DigestTrees
-from clustercore.sync.wire import SyncMessage, cut
+from clustercore.sync.wire import SyncMessage, TimedMessage, cut
 
 __all__ = ["Call", "Fetching", "SessionResult"]
 
@@ -226,13 +227,21 @@ class Fetching:
         encoded = request.encode()
         self._statistics.bytes_sent += len(encoded)
         self._round_trips += 1
+        sent = self._read_clocks()
         response = await self._call(method, encoded)
+        received = self._read_clocks()
         self._statistics.bytes_received += len(response)
         if resync := Resync.decode(response).reason:
             raise _MustResync(resync)
         if self._config.max_bytes_per_s < math.inf:
             await trio.sleep((len(encoded) + len(response)) / self._config.max_bytes_per_s)
-        return answer.decode(response)
+        decoded = answer.decode(response)
+        if isinstance(decoded, TimedMessage) and decoded.wall_ms:
+            self._statistics.offsets.add(sent, received, decoded.wall_ms)
+        return decoded
+
+    def _read_clocks(self) -> Reading:
+        return Reading(trio.current_time(), self._store.clock.wall())
 
     # --- Increments ---
 

@@ -23,8 +23,10 @@ from clustercore.sync.wire import (
     NUMBER,
     TEXT,
     TEXTS,
+    WALL_MS,
     Field,
     SyncMessage,
+    TimedMessage,
     choice,
 )
 
@@ -106,7 +108,7 @@ class OpenRequest(SyncMessage):
 
 
 @attrs.frozen(kw_only=True)
-class OpenResponse(SyncMessage):
+class OpenResponse(TimedMessage):
     """A session, and whether the receiver may go on from its checkpoint."""
 
     session_id: bytes
@@ -127,6 +129,7 @@ class OpenResponse(SyncMessage):
         Field(4, "known_epoch", TEXT),
         Field(5, "known_session_id", DATA),
         Field(6, "known_seq", NUMBER),
+        WALL_MS,
     )
 
 
@@ -149,7 +152,7 @@ class PullRequest(SyncMessage):
 
 
 @attrs.frozen(kw_only=True)
-class PullResponse(SyncMessage):
+class PullResponse(TimedMessage):
     """A delta: what leads from one cursor to another."""
 
     # Whoever holds less than this must not apply it.
@@ -168,6 +171,7 @@ class PullResponse(SyncMessage):
         Field(3, "changes", CHANGES),
         Field(4, "behind", NUMBER),
         Field(5, "has_more", FLAG),
+        WALL_MS,
     )
 
     @property
@@ -197,11 +201,14 @@ class PushRequest(SyncMessage):
     changes: tuple[Change, ...] = ()
     # Which session of its own with the sender the peer is to begin.
     session: SyncSession = SyncSession.NONE
+    # Of which kinds; empty for all.
+    kinds: tuple[str, ...] = ()
 
     SCHEMA = (
         Field(1, "node_id", TEXT),
         Field(2, "changes", CHANGES),
         Field(3, "session", choice(SyncSession, SyncSession.NONE)),
+        Field(4, "kinds", TEXTS),
     )
 
 

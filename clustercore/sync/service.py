@@ -36,6 +36,7 @@ from clustercore.sync.entities import EntityStore
 from clustercore.sync.fetching import Fetching, SessionResult
 from clustercore.sync.kinds import EntityKind
 from clustercore.sync.messages import OpenRequest, PullRequest, PushRequest, PushResponse, SyncSession
+from clustercore.sync.offsets import SAMPLES, ClockStanding, ClockWatch, OffsetFilter
 from clustercore.sync.schedule import PeerSchedule, SyncConfig, SyncKind
 from clustercore.sync.source import Source, filter_hash
 from clustercore.sync.statistics import PeerStatistics, PeerSyncStatus, RepairedByFull, is_applied
@@ -85,6 +86,8 @@ class SyncService(NodeCompanion):
             and ``sync`` and ``sync_all`` work, all the same.
         rng: Draws jitter, stagger and salts; a seeded one for a run that can be repeated.
         on_repaired: Is told when a full sync found what the increments had missed. It must not raise.
+        on_clock_change: Is told when this node's wall clock turns out to be off, and when it is right again; see
+            ``clock_standing``. It must not raise.
     """
 
     def __init__(
@@ -96,12 +99,14 @@ class SyncService(NodeCompanion):
         start: bool = True,
         rng: Random | None = None,
         on_repaired: Callable[[RepairedByFull], None] = lambda event: None,
+        on_clock_change: Callable[[ClockStanding], None] = lambda standing: None,
     ) -> None:
         self._store = store
         self._config = SyncConfig() if config is None else config
         self._retry = retry
         self._rng = Random() if rng is None else rng
         self._on_repaired = on_repaired
+        self._clocks = ClockWatch(store.node_id, store.clock.max_offset_ms, on_clock_change)
         self._trees = DigestTrees(store)
         self._source: Source | None = None
         self._peers: dict[NodeId, _Peer] = {}
@@ -172,7 +177,8 @@ class SyncService(NodeCompanion):
         peer = self._peers.get(peer_id)
         if peer is None:
             assert self._source is not None, "the node asks for the services first"
-            statistics = PeerStatistics(peer_id)
+            offsets = OffsetFilter(SAMPLES * self._config.incremental_interval_s)
+            statistics = PeerStatistics(peer_id, offsets=offsets)
             fetching = Fetching(
                 peer_id,
                 self._store,
@@ -246,6 +252,8 @@ class SyncService(NodeCompanion):
                 peer.statistics.last_error = str(error)
                 logger.info("node %s: a sync from %s failed: %s", self._store.node_id, peer.node_id, error)
                 raise
+            finally:
+                self._look_at_clocks()
 
     async def _call(self, peer_id: NodeId, method: str, request: bytes) -> bytes:
         site = self._running()
@@ -366,6 +374,21 @@ class SyncService(NodeCompanion):
         )
 
     # --- What is known ---
+
+    def _look_at_clocks(self) -> None:
+        if self._site is None:
+            return
+        now, others = trio.current_time(), self._site.members() or self._site.peers().keys()
+        known = {each: self._peers[each].statistics.offsets.estimate(now) for each in others if each in self._peers}
+        self._clocks.look(1 + len(others), {each: offset for each, offset in known.items() if offset is not None})
+
+    def clock_standing(self) -> ClockStanding:
+        """Return how this node's wall clock stands among those of the members, by what the last sessions told."""
+        return self._clocks.standing
+
+    def complaint(self) -> str:
+        """Say it if this node's wall clock is off: the node's own status has it as a reason to be degraded."""
+        return str(self._clocks.standing) if self._clocks.standing.is_off else ""
 
     def status(self) -> dict[NodeId, PeerSyncStatus]:
         """Return the progress and the statistics of each peer. It never blocks."""

@@ -41,7 +41,7 @@ from clustercore.sync.kinds import LIFE_GROUP
 from clustercore.sync.messages import OpenRequest, OpenResponse, PullRequest, PullResponse, Resync, ResyncReason
 from clustercore.sync.schedule import SyncConfig
 from clustercore.sync.trees import DigestTrees
-from clustercore.sync.wire import SyncMessage
+from clustercore.sync.wire import SyncMessage, TimedMessage
 
 __all__ = ["MAX_SESSIONS", "Source", "filter_hash"]
 
@@ -134,7 +134,8 @@ class Source:
         session = self._begin(request)
         await self._acknowledge(session, START if reason else request.cursor, must_compare=bool(reason))
         known = read_checkpoint(store.checkpoint(incoming_name(request.node_id, hashed)), store.epoch)
-        opened = OpenResponse(session_id=session.session_id, epoch=session.own_epoch, reason=reason)
+        wall_ms = store.clock.wall()
+        opened = OpenResponse(session_id=session.session_id, epoch=session.own_epoch, reason=reason, wall_ms=wall_ms)
         if known is None:
             return opened
         return attrs.evolve(
@@ -270,6 +271,8 @@ class Source:
         Should this node lose its power then, the first is what it holds again, and the receiver would be past it.
         """
         await self._store.settle()
+        if isinstance(answer, TimedMessage):
+            return attrs.evolve(answer, wall_ms=self._store.clock.wall())
         return answer
 
     def _delta(self, session: _Session, request: PullRequest) -> PullResponse:

@@ -11,6 +11,7 @@ import attrs
 from clustercore.interfaces import NodeId
 from clustercore.sync.changes import ApplyReport, Change, MergeOutcome
 from clustercore.sync.messages import ResyncReason
+from clustercore.sync.offsets import ClockOffset, OffsetFilter
 from clustercore.sync.schedule import SyncKind
 
 __all__ = ["PeerStatistics", "PeerSyncStatus", "RepairedByFull", "SyncProgress", "is_applied"]
@@ -80,6 +81,8 @@ class PeerSyncStatus:
     # Of whole sessions.
     duration_p50_s: float
     duration_p95_s: float
+    # The peer's wall clock by this node's; None if nothing is known of it, as when it runs an older version.
+    clock: ClockOffset | None
 
 
 @attrs.define(eq=False)
@@ -103,6 +106,7 @@ class PeerStatistics:
     resyncs: Counter[str] = attrs.field(factory=Counter)
     digest_rounds: int = 0
     repaired_by_full: int = 0
+    offsets: OffsetFilter = attrs.field(factory=OffsetFilter)
     durations_s: deque[float] = attrs.field(factory=lambda: deque(maxlen=_REMEMBERED_SESSIONS))
 
     def count(self, changes: tuple[Change, ...], report: ApplyReport) -> None:
@@ -144,6 +148,7 @@ class PeerStatistics:
             repaired_by_full=self.repaired_by_full,
             duration_p50_s=_quantile(ordered, 0.5),
             duration_p95_s=_quantile(ordered, 0.95),
+            clock=self.offsets.estimate(now),
         )
 
 

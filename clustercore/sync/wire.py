@@ -27,7 +27,19 @@ from clustercore.sync.blocks import decode_block, encode_block
 from clustercore.sync.checkpoints import START, decode_cursor, encode_cursor
 
 __all__ = ["CHANGES", "CURSOR", "DATA", "FLAG", "LIMIT", "MAYBE_CURSOR", "NUMBER", "NUMBERS", "TEXT", "TEXTS"]
-__all__ += ["Field", "Kind", "SyncMessage", "choice", "cut", "data_by_name", "maybe_message", "messages", "pieces"]
+__all__ += [
+    "WALL_MS",
+    "Field",
+    "Kind",
+    "SyncMessage",
+    "TimedMessage",
+    "choice",
+    "cut",
+    "data_by_name",
+    "maybe_message",
+    "messages",
+    "pieces",
+]
 
 M = TypeVar("M", bound="SyncMessage")
 
@@ -77,6 +89,14 @@ class SyncMessage:
         except ValueError as error:
             # MalformedBytes and UnicodeDecodeError among them.
             raise MalformedMessage(f"{cls.__name__} of {len(data)} bytes cannot be read: {error}") from error
+
+
+@attrs.frozen(kw_only=True)
+class TimedMessage(SyncMessage):
+    """An answer that says what the wall clock of who answers was."""
+
+    # Milliseconds since 1970-01-01 UTC, after the question came and before the answer left; 0 from an older version.
+    wall_ms: int = 0
 
 
 def _read(schema: Iterable[Field], data: bytes) -> dict[str, Any]:
@@ -222,3 +242,7 @@ def data_by_name() -> Kind:
         return tuple({each["name"]: each["data"] for each in read}.items())
 
     return Kind("map<string, bytes>", write, read, ())
+
+
+# Of a timed message; the same field in all of them.
+WALL_MS = Field(14, "wall_ms", NUMBER)

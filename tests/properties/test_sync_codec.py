@@ -107,6 +107,7 @@ STRATEGIES: dict[type[SyncMessage], st.SearchStrategy[Any]] = {
         known_epoch=texts,
         known_session_id=blobs,
         known_seq=numbers,
+        wall_ms=numbers,
     ),
     PullRequest: st.builds(PullRequest, session_id=blobs, cursor=cursors(), max_changes=limits, max_bytes=limits),
     PullResponse: st.builds(
@@ -116,9 +117,10 @@ STRATEGIES: dict[type[SyncMessage], st.SearchStrategy[Any]] = {
         changes=many_changes,
         behind=numbers,
         has_more=st.booleans(),
+        wall_ms=numbers,
     ),
     CompareRequest: st.builds(CompareRequest, session_id=blobs, salt=salts, roots=digests(ROOT_BYTES)),
-    CompareResponse: st.builds(CompareResponse, seq=numbers, buckets=digests(BUCKETS * SHORT_BYTES)),
+    CompareResponse: st.builds(CompareResponse, seq=numbers, buckets=digests(BUCKETS * SHORT_BYTES), wall_ms=numbers),
     BucketsRequest: st.builds(
         BucketsRequest,
         session_id=blobs,
@@ -139,9 +141,13 @@ STRATEGIES: dict[type[SyncMessage], st.SearchStrategy[Any]] = {
     ),
     LeafStamps: leaves,
     Place: st.builds(Place, texts, texts),
-    FetchResponse: st.builds(FetchResponse, changes=many_changes, done=numbers, seq=numbers),
+    FetchResponse: st.builds(FetchResponse, changes=many_changes, done=numbers, seq=numbers, wall_ms=numbers),
     PushRequest: st.builds(
-        PushRequest, node_id=texts.map(NodeId), changes=many_changes, session=st.sampled_from(SyncSession)
+        PushRequest,
+        node_id=texts.map(NodeId),
+        changes=many_changes,
+        session=st.sampled_from(SyncSession),
+        kinds=st.lists(texts, max_size=3).map(tuple),
     ),
     PushResponse: st.builds(PushResponse, applied=numbers, duplicate=numbers, stale=numbers, rebuttals=many_changes),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
@@ -43,21 +43,33 @@ class Member:
 
 
 @asynccontextmanager
-async def open_cluster(**options: object) -> AsyncIterator[dict[str, Member]]:
-    """Three nodes with a store and a service each; one of them can be stopped."""
+async def open_cluster(
+    *, ahead_ms: Mapping[str, int] | None = None, **options: object
+) -> AsyncIterator[dict[str, Member]]:
+    """Three nodes with a store and a service each; one of them can be stopped.
+
+    Args:
+        ahead_ms: How far wall clocks are ahead, by node, at each moment that they are read.
+        options: The services'.
+    """
     network = MemoryNetwork()
     members: dict[str, Member] = {}
     async with trio.open_nursery() as nursery:
         for name in NAMES:
-            members[name] = await nursery.start(_live, name, network, options)
+            members[name] = await nursery.start(_live, name, network, {} if ahead_ms is None else ahead_ms, options)
         yield members
         nursery.cancel_scope.cancel()
 
 
 async def _live(
-    name: str, network: MemoryNetwork, options: dict[str, object], *, task_status: trio.TaskStatus[Member]
+    name: str,
+    network: MemoryNetwork,
+    ahead_ms: Mapping[str, int],
+    options: dict[str, object],
+    *,
+    task_status: trio.TaskStatus[Member],
 ) -> None:
-    clock = HybridLogicalClock(lambda: 1_700_000_000_000 + int(trio.current_time() * 1000))
+    clock = HybridLogicalClock(lambda: 1_700_000_000_000 + int(trio.current_time() * 1000) + ahead_ms.get(name, 0))
     with trio.CancelScope() as scope:
         async with AsyncExitStack() as stack:
             events: list[StoreEvent] = []

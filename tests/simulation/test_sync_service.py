@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from clustercore import Node
 from clustercore.interfaces import ConfigError, NodeId, NodeStopped, PeerTimeout, PeerUnreachable
-from clustercore.sync import EntityStore, SyncConfig, SyncService
+from clustercore.sync import ClockStanding, EntityStore, SyncConfig, SyncService
 from clustercore.sync.source import Source
 from clustercore_memory import MemoryNetwork, MemoryRecords, MemoryStorage, MemoryTransport
 from clustercore_retry import CategoryRetryPolicy
@@ -168,3 +168,39 @@ async def test_acknowledged_says_what_each_peer_durably_holds(autojump_clock: Mo
         peers = [NodeId("b"), NodeId("c"), NodeId("never")]
 
         assert a.service.acknowledged(peers) == {"b": a.store.seq, "c": a.store.seq, "never": 0}
+
+
+async def test_node_whose_clock_is_off_says_so_of_itself_until_it_is_set_right(autojump_clock: MockClock) -> None:
+    """Of three one is 450 ms ahead: it alone is told, once, and is degraded by its own word."""
+    ahead_ms = {"b": 450}
+    told: list[ClockStanding] = []
+    async with open_cluster(ahead_ms=ahead_ms, on_clock_change=told.append) as members:
+        await trio.sleep(100)
+        offset = members["a"].service.status()[NodeId("b")].clock
+        assert offset is not None
+        assert abs(offset.offset_ms - 450) <= offset.error_ms < 10
+        assert offset.age_s < 36
+        standings = {name: member.service.clock_standing() for name, member in members.items()}
+        assert {name for name, standing in standings.items() if standing.is_off} == {"b"}
+        assert [(standing.is_off, standing.against) for standing in told] == [(True, ("a", "c"))]
+        degraded = {name: member.node.status().health.degraded for name, member in members.items()}
+        assert degraded == {"a": "", "b": "its wall clock is 450 ms ahead of those of most members", "c": ""}
+
+        ahead_ms["b"] = 0
+        await trio.sleep(40)
+
+        assert [standing.is_off for standing in told] == [True, False]
+        assert {member.node.status().health.degraded for member in members.values()} == {""}
+
+
+async def test_node_between_two_wrong_clocks_accuses_itself_of_nothing(autojump_clock: MockClock) -> None:
+    """Those on either side are each far from both others; it is not, though it agrees with neither."""
+    told: list[ClockStanding] = []
+    async with open_cluster(ahead_ms={"b": 60_000, "c": -60_000}, on_clock_change=told.append) as members:
+        await trio.sleep(100)
+
+        assert [member.service.clock_standing().is_off for member in members.values()] == [False, True, True]
+        assert sorted(standing.offset_ms for standing in told) == [
+            pytest.approx(-90_000, abs=20),
+            pytest.approx(90_000, abs=20),
+        ]

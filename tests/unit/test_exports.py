@@ -49,12 +49,12 @@ PUBLIC = {
         split_address split_fields unwrap_group
     """,
     "clustercore.sync": """
-        AmbiguousConflict ApplyReport Authority Change Changes ClockReport ClockTooFarAhead CollectionStatus
-        CollectReport Conflict ConflictClient ConflictCount ConflictDesk ConflictLog ConflictSide Corruption
-        decode_group_state Entities EntityKind EntityMachine EntityStore FieldGroup GroupState
-        HybridLogicalClock LIFE_GROUP MergeOutcome OffsetPolicy PeerResult PeerSyncStatus RaftEntities
-        RepairedByFull ResolverFailed SessionResult Stamp StoreEvent StoreWentBack SyncConfig SyncKind
-        SyncService Write ZombieRefused
+        AmbiguousConflict ApplyReport Authority Change Changes ClockOffset ClockReport ClockStanding
+        ClockTooFarAhead CollectionStatus CollectReport Conflict ConflictClient ConflictCount ConflictDesk
+        ConflictLog ConflictSide Corruption decode_group_state Entities EntityKind EntityMachine EntityStore
+        FieldGroup GroupState HybridLogicalClock LIFE_GROUP MergeOutcome OffsetPolicy PeerResult
+        PeerSyncStatus RaftEntities RepairedByFull ResolverFailed SessionResult Stamp StoreEvent StoreWentBack
+        SyncConfig SyncKind SyncService Write ZombieRefused
     """,
     "clustercore.testing": """
         CounterAdd CounterInput CounterRead HistoryCheck HistoryRecorder MapAppend MapCompareAndSet MapDelete MapGet

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
 import pytest
 import trio
 
 from clustercore.interfaces import LinkClosed, NodeId
 from clustercore.sync.checkpoints import Checkpoint, Cursor, incoming_name
-from clustercore.sync.messages import PullResponse, Resync, ResyncReason
+from clustercore.sync.comparison import CompareResponse, FetchResponse
+from clustercore.sync.messages import OpenResponse, PullResponse, Resync, ResyncReason
 from clustercore.sync.schedule import SyncKind
 from clustercore.sync.source import filter_hash
+from clustercore.sync.wire import TimedMessage
 from clustercore_memory import MemoryRecords
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall
 from tests.unit.sync.pairs import Replica, open_replica, plain_config
@@ -544,3 +547,33 @@ async def test_statistics_say_what_became_of_what_came() -> None:
         assert status.sessions == {"full": 1}
         assert status.lag_changes == 0
         assert status.digest_rounds == result.round_trips - 1
+
+
+async def test_peer_that_tells_nothing_of_its_clock_is_synced_from_all_the_same() -> None:
+    """An older version leaves the field out: then nothing is known of its clock; and a newer one tells it each time."""
+    async with open_replica("a") as a, open_replica("b", wall=Wall(1_700_000_000_000 - 90_000)) as b:
+        await a.store.put(MISSION, "m", Mission("RUNNING", 1))
+
+        async def older(method: str, request: bytes) -> bytes:
+            response = await a.call(method, request)
+            kinds: dict[str, type[TimedMessage]] = {
+                "Open": OpenResponse,
+                "Pull": PullResponse,
+                "Compare": CompareResponse,
+                "Fetch": FetchResponse,
+            }
+            if method in kinds:
+                decoded = kinds[method].decode(response)
+                assert decoded.wall_ms == a.wall()
+                return attrs.evolve(decoded, wall_ms=0).encode()
+            return response
+
+        await b.fetch_from(a, call=older)
+        await b.fetch_from(a, call=older)
+        assert b.store.held == 2
+        assert b.statistics["a"].status(trio.current_time()).clock is None
+
+        await b.fetch_from(a)
+        clock = b.statistics["a"].status(trio.current_time()).clock
+        assert clock is not None
+        assert abs(clock.offset_ms - 90_000) <= clock.error_ms
