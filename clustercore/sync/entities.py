@@ -320,7 +320,8 @@ class EntityStore(Entities):
         Args:
             changes: Any number, also of kinds that this node does not have.
             source: Who they came from; it is not told of them again. None if they should be told to everyone.
-            checkpoints: By name; None removes one.
+            checkpoints: By name; None removes one. They are not kept where the report has rebuttals: whoever sent the
+                changes is to be told of those first, and must not be gone past before.
 
         Durability: on return all of it survives a power cut, and before that nothing of it counts: either all changes
             are on disk with the checkpoints, or none.
@@ -330,8 +331,9 @@ class EntityStore(Entities):
         self._opened()
         revivals = self._replica.revivals
         report = self._receiver.apply(changes, source)
-        for name, value in (checkpoints or {}).items():
-            self._replica.set_checkpoint(name, value)
+        if not report.rebuttals:
+            for name, value in (checkpoints or {}).items():
+                self._replica.set_checkpoint(name, value)
         if self._replica.revivals != revivals:
             for name in filter(is_incoming, self.checkpoints()):
                 self._replica.set_checkpoint(name, None)

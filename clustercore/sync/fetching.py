@@ -274,6 +274,12 @@ class Fetching:
             checkpoint = Checkpoint(end, self._source_epoch, self._own_epoch, self._session_id)
             checkpoints = {self._checkpoint_name: checkpoint.encode()}
         report = await self._store.apply(changes, self._peer, checkpoints)
+        if report.rebuttals:
+            # The peer brings back what was deleted so long ago that it had to be told before: it is told again. The
+            # checkpoint waits for that: gone past, the peer would not bring it again, and keep it.
+            await self._ask("Push", PushRequest(node_id=self._store.node_id, changes=report.rebuttals), PushResponse)
+            if self._revivals == self._store.revivals:
+                await self._store.apply((), checkpoints=checkpoints)
         if end is not None:
             self._cursor = end
         self._statistics.count(changes, report)
@@ -286,9 +292,6 @@ class Fetching:
             self._statistics.progress = attrs.evolve(progress, received=self._received, behind=behind)
         if end is None:
             self._look_for_missed(applied)
-        if report.rebuttals:
-            # The peer brings back what was deleted so long ago that it had to be told before: it is told again.
-            await self._ask("Push", PushRequest(node_id=self._store.node_id, changes=report.rebuttals), PushResponse)
 
     def _look_for_missed(self, applied: Iterable[Change]) -> None:
         """Find out whether a full sync brought what the increments had gone past."""

@@ -577,3 +577,29 @@ async def test_peer_that_tells_nothing_of_its_clock_is_synced_from_all_the_same(
         clock = b.statistics["a"].status(trio.current_time()).clock
         assert clock is not None
         assert abs(clock.offset_ms - 90_000) <= clock.error_ms
+
+
+async def test_peer_is_told_of_a_forgotten_deletion_before_it_is_gone_past() -> None:
+    """The word that its entity was deleted is lost on the way: the next increment brings it again, and so the word."""
+    async with open_replica("a") as a, open_replica("b") as b, open_replica("c") as c:
+        await a.fetch_from(b)
+        await c.store.put(UAV, "u", Uav("idle"))
+        await a.fetch_from(c)
+        await a.store.delete(UAV, "u")
+        assert (await a.store.collect_tombstones({}, grace_s=-1)).collected == 1
+        await b.fetch_from(c)
+
+        async def lose_pushes(method: str, request: bytes) -> bytes:
+            if method == "Push":
+                raise LinkClosed("lost")
+            return await b.call(method, request)
+
+        with pytest.raises(LinkClosed, match="lost"):
+            await a.fetch_from(b, call=lose_pushes)
+        a.restart()
+        assert b.store.get(UAV, "u") == Uav("idle")
+
+        result = await a.fetch_from(b)
+
+        assert result.kind is SyncKind.INCREMENTAL
+        assert a.store.get(UAV, "u") is b.store.get(UAV, "u") is None
