@@ -10,10 +10,11 @@ import trio
 
 from clustercore.interfaces import LinkClosed, NodeId
 from clustercore.sync.checkpoints import Checkpoint, Cursor, incoming_name
-from clustercore.sync.comparison import CompareResponse, FetchResponse
-from clustercore.sync.messages import OpenResponse, PullResponse, Resync, ResyncReason
+from clustercore.sync.comparison import CompareRequest, CompareResponse, FetchRequest, FetchResponse, LeafStamps
+from clustercore.sync.digests import LEAVES
+from clustercore.sync.messages import OpenRequest, OpenResponse, PullRequest, PullResponse, Resync, ResyncReason
 from clustercore.sync.schedule import SyncKind
-from clustercore.sync.source import filter_hash
+from clustercore.sync.source import MOST_CHANGES, filter_hash
 from clustercore.sync.wire import TimedMessage
 from clustercore_memory import MemoryRecords
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall
@@ -603,3 +604,28 @@ async def test_peer_is_told_of_a_forgotten_deletion_before_it_is_gone_past() -> 
 
         assert result.kind is SyncKind.INCREMENTAL
         assert a.store.get(UAV, "u") is b.store.get(UAV, "u") is None
+
+
+@pytest.mark.parametrize("method", ["Pull", "Fetch"])
+async def test_answer_is_bounded_by_the_source_as_well(method: str) -> None:
+    """A receiver that takes everything at once gets a batch all the same: memory is not the asker's to give."""
+    async with open_replica("a") as a:
+        for number in range(200):
+            await a.store.put(UAV, f"u{number}", Uav("idle", number))
+        opened = OpenResponse.decode(await a.call("Open", OpenRequest(node_id=NodeId("b"), epoch="e").encode()))
+        salt, most = b"salt", 2**63
+        await a.call("Compare", CompareRequest(session_id=opened.session_id, salt=salt, roots=()).encode())
+        pull = PullRequest(session_id=opened.session_id, cursor=Cursor(), max_changes=most, max_bytes=most)
+        leaves = tuple(LeafStamps(leaf, ()) for leaf in range(LEAVES))
+        fetch = FetchRequest(
+            session_id=opened.session_id, salt=salt, kind="uav", leaves=leaves, max_changes=most, max_bytes=most
+        )
+
+        if method == "Pull":
+            pulled = PullResponse.decode(await a.call("Pull", pull.encode()))
+            assert (len(pulled.changes), pulled.has_more) == (MOST_CHANGES, True)
+            assert pulled.reached == Cursor(MOST_CHANGES)
+        else:
+            fetched = FetchResponse.decode(await a.call("Fetch", fetch.encode()))
+            assert len(fetched.changes) == MOST_CHANGES
+            assert 0 < fetched.done < LEAVES
