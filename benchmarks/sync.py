@@ -2,11 +2,12 @@
 
     python benchmarks/sync.py [--uavs 1000] [--entities 10000] [--differences 10] [--json FILE]
 
-Three cases, each between two replicas whose questions and answers are counted byte by byte, without what a transport
+Four cases, between replicas whose questions and answers are counted byte by byte, without what a transport
 adds to each:
 
 * a fleet: every UAV sends a heartbeat each second, for five minutes, and the peer fetches every 30 seconds. What the
   increments send is compared with what a full transfer of all entities sends, packed in the same way;
+* mesh: the same fleet, written by three nodes that each fetch from both others: what comes by two ways, comes twice;
 * idle: nothing changes, and the peer asks all the same, for half an hour by the schedule, full comparisons included;
 * a comparison: many entities, of which a few differ, are compared and the differences fetched.
 
@@ -231,6 +232,33 @@ async def measure_idle(uavs: int) -> dict[str, Any]:
     return {"entities": uavs, "sessions": sessions, "bytes_each_30_s_both_ways": total / half_hour_s * 30}
 
 
+async def measure_mesh(uavs: int) -> dict[str, Any]:
+    """Three nodes, each the writer of a third of the fleet, fetch from both others, at times of their own."""
+    config, rng = SyncConfig(), Random(8)
+    async with make_store("a") as a, make_store("b") as b, make_store("c") as c:
+        stores = (a, b, c)
+        sides = [Side(store, config) for store in stores]
+        pairs = [Pair(one, other, config) for one in sides for other in sides if one is not other]
+        for number in range(uavs):
+            await stores[number % 3].put(UAV, f"uav-{number:05}", make_uav(rng, number))
+        for _ in range(2):
+            for pair in pairs:
+                await pair.sync()
+        slots = [rng.uniform(0, config.incremental_interval_s) for _ in pairs]
+        received = applied = total = 0
+        for second in range(1, 301):
+            await trio.sleep(1)
+            for number in range(uavs):
+                now_ms = BEGIN_MS + second * 1000 + rng.randrange(1000)
+                await stores[number % 3].update(UAV, f"uav-{number:05}", last_heartbeat=now_ms)
+            for pair, slot in zip(pairs, slots, strict=True):
+                if second % int(config.incremental_interval_s) == int(slot):
+                    result = await pair.sync()
+                    received, applied = received + result.received, applied + result.applied
+                    total += bytes_of(result)
+    return {"uavs": uavs, "received": received, "new": applied, "bytes_each_30_s": total / 10}
+
+
 async def measure_comparison(entities: int, differences: int) -> dict[str, Any]:
     """Compare many entities of which a few were written anew."""
     config, rng = SyncConfig(), Random(7)
@@ -307,6 +335,7 @@ def main() -> int:
     options = parser.parse_args()
     found = {
         "fleet": trio.run(measure_fleet, options.uavs, clock=MockClock(autojump_threshold=0)),
+        "mesh": trio.run(measure_mesh, options.uavs, clock=MockClock(autojump_threshold=0)),
         "idle": trio.run(measure_idle, options.uavs, clock=MockClock(autojump_threshold=0)),
         "comparison": trio.run(
             measure_comparison, options.entities, options.differences, clock=MockClock(autojump_threshold=0)
@@ -318,12 +347,16 @@ def main() -> int:
         table.add_row(what, figure, bound, "kept" if is_kept else "BEYOND")
     console = Console()
     console.print(table)
-    fleet, comparison = found["fleet"], found["comparison"]
+    fleet, mesh, comparison = found["fleet"], found["mesh"], found["comparison"]
     console.print(
         f"an increment of the fleet is {fleet['bytes_per_increment']:,.0f} bytes, a transfer of everything "
         f"{fleet['bytes_of_a_full_transfer']:,} (a UAV has {fleet['json_bytes_per_uav']:.0f} bytes of JSON); "
         "one each second instead of an increment each 30 s would send "
         f"{1 / fleet['share_of_full_each_second']:,.0f} times as much"
+    )
+    console.print(
+        f"three nodes, each the writer of a third: {mesh['bytes_each_30_s']:,.0f} bytes each 30 s over all six links; "
+        f"of {mesh['received']:,} changes {mesh['new']:,} were new where they came, and the others came by another way"
     )
     console.print(
         f"processor time: first sync of {comparison['entities']:,} entities {comparison['first_sync_s']:.2f} s, "
