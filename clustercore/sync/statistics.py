@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from clustercore.interfaces import NodeId
+from clustercore.interfaces import NodeId, percentile
 from clustercore.sync.changes import ApplyReport, Change, MergeOutcome
 from clustercore.sync.messages import ResyncReason
 from clustercore.sync.offsets import ClockOffset, OffsetFilter
@@ -146,8 +146,8 @@ class PeerStatistics:
             resyncs=dict(self.resyncs),
             digest_rounds=self.digest_rounds,
             repaired_by_full=self.repaired_by_full,
-            duration_p50_s=_quantile(ordered, 0.5),
-            duration_p95_s=_quantile(ordered, 0.95),
+            duration_p50_s=percentile(ordered, 50) if ordered else 0.0,
+            duration_p95_s=percentile(ordered, 95) if ordered else 0.0,
             clock=self.offsets.estimate(now),
         )
 
@@ -155,7 +155,3 @@ class PeerStatistics:
 def is_applied(outcome: MergeOutcome) -> bool:
     """Whether a change changed something."""
     return outcome in _APPLIED
-
-
-def _quantile(ordered: list[float], share: float) -> float:
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
