@@ -159,7 +159,10 @@ class Fetching:
         now = trio.current_time()
         statistics.sessions[kind.value] += 1
         statistics.durations_s.append(now - started_at)
-        statistics.last_success_at, statistics.last_error = now, ""
+        statistics.last_error = ""
+        if not self._kinds:
+            # In step is who holds all kinds.
+            statistics.last_success_at = now
         return SessionResult(
             kind,
             self._received,
@@ -263,7 +266,8 @@ class Fetching:
             self._statistics.kept_back += len(set(end.kept_back).difference(cursor.kept_back))
             if delta.changes or end != cursor:
                 await self._apply(delta.changes, end)
-            self._statistics.lag_changes = delta.behind
+            if not self._kinds:
+                self._statistics.lag_changes = delta.behind
             if not delta.has_more:
                 return
 
@@ -328,7 +332,8 @@ class Fetching:
             seq = max(seq, await self._fetch(kind, salt, await self._differing_leaves(kind, salt, differing)))
         await self._apply((), Cursor(max(answer.seq, self._cursor.floor)))
         self._must_compare = False
-        self._statistics.lag_changes = seq - answer.seq
+        if not self._kinds:
+            self._statistics.lag_changes = seq - answer.seq
         return seq > answer.seq
 
     async def _differing_leaves(self, kind: str, salt: bytes, buckets: list[int]) -> list[int]:

@@ -179,19 +179,30 @@ class SyncService(NodeCompanion):
             assert self._source is not None, "the node asks for the services first"
             offsets = OffsetFilter(SAMPLES * self._config.incremental_interval_s)
             statistics = PeerStatistics(peer_id, offsets=offsets)
-            fetching = Fetching(
-                peer_id,
-                self._store,
-                self._trees,
-                self._config,
-                statistics,
-                self._source,
-                kinds=(),
-                rng=self._rng,
-                on_repaired=self._repaired,
-            )
-            peer = self._peers[peer_id] = _Peer(peer_id, statistics, fetching)
+            peer = self._peers[peer_id] = _Peer(peer_id, statistics, self._make_fetching(peer_id, statistics, ()))
         return peer
+
+    def _make_fetching(self, peer_id: NodeId, statistics: PeerStatistics, kinds: Sequence[str]) -> Fetching:
+        assert self._source is not None, "the node asks for the services first"
+        return Fetching(
+            peer_id,
+            self._store,
+            self._trees,
+            self._config,
+            statistics,
+            self._source,
+            kinds=kinds,
+            rng=self._rng,
+            on_repaired=self._repaired,
+        )
+
+    def _fetching_of(self, peer: _Peer, kind: str | None) -> Fetching:
+        """Return what fetches one kind from a peer, by a checkpoint of its own; that of all kinds for None."""
+        if kind is None:
+            return peer.fetching
+        if kind not in peer.by_kind:
+            peer.by_kind[kind] = self._make_fetching(peer.node_id, peer.statistics, (kind,))
+        return peer.by_kind[kind]
 
     def _repaired(self, event: RepairedByFull) -> None:
         logger.error(
@@ -238,12 +249,14 @@ class SyncService(NodeCompanion):
             return False
         return True
 
-    async def _session(self, peer: _Peer, kind: SyncKind) -> SessionResult:
+    async def _session(self, peer: _Peer, kind: SyncKind, only: str | None = None) -> SessionResult:
+        """Have a session with a peer, of all kinds or ``only`` one."""
+        fetching = self._fetching_of(peer, only)
         async with peer.turn:
             epoch, acknowledged = self._store.epoch, self._acknowledged(peer.node_id)
             try:
-                result = await peer.fetching.run(kind, partial(self._call, peer.node_id))
-                if peer.fetching.holds_all and self._store.epoch == epoch:
+                result = await fetching.run(kind, partial(self._call, peer.node_id))
+                if only is None and fetching.holds_all and self._store.epoch == epoch:
                     # All that the peer had when it had acknowledged so much is here.
                     peer.passed_epoch, peer.passed_seq = epoch, acknowledged
                 return result
@@ -310,11 +323,13 @@ class SyncService(NodeCompanion):
         """Fetch from all other members now what is missing here, and ask them to do the same.
 
         Args:
-            kind: Checked to be a kind of the store. All kinds share a checkpoint, so the others are synced along.
+            kind: Fetch this one alone; None for all kinds. What was fetched of one kind has a checkpoint of its own, so
+                the first time everything of it is compared, and what comes that way comes once more with all kinds, as
+                a duplicate. It counts for no other purpose: not as being in step, nor for the collection of deletions.
             incremental: What changed since the last time; False compares everything there is.
 
-        Returns: for each peer, what was fetched, or why nothing could be. They fetch from here after this has returned.
-            Sorted by id.
+        Returns: for each peer, what was fetched, or why nothing could be. They fetch from here, all kinds, after this
+            has returned. Sorted by id.
 
         Cancellation: what was fetched stays.
         Raises: ConfigError if there is no such kind; NodeStopped.
@@ -324,10 +339,10 @@ class SyncService(NodeCompanion):
         if name is not None and name not in self._store.kinds:
             raise ConfigError(f"there is no kind {name!r}; there are {sorted(self._store.kinds)}")
         session = SyncKind.INCREMENTAL if incremental else SyncKind.FULL
-        return await self._with_all(site, lambda peer: self._sync_with(peer, session))
+        return await self._with_all(site, lambda peer: self._sync_with(peer, session, name))
 
-    async def _sync_with(self, peer: _Peer, kind: SyncKind) -> PeerResult:
-        result = await self._session(peer, kind)
+    async def _sync_with(self, peer: _Peer, kind: SyncKind, only: str | None) -> PeerResult:
+        result = await self._session(peer, kind, only)
         request = PushRequest(node_id=self._store.node_id, session=_ASKED[kind])
         await self._push(peer, request)
         return PeerResult(peer.node_id, None, result)
@@ -451,6 +466,8 @@ class _Peer:
     node_id: NodeId
     statistics: PeerStatistics
     fetching: Fetching
+    # What fetches one kind alone, if that was ever asked for.
+    by_kind: dict[str, Fetching] = attrs.field(factory=dict)
     # Sessions take turns.
     turn: trio.Lock = attrs.field(factory=trio.Lock)
     # Cancelled when it is a member no more.

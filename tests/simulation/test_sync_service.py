@@ -70,7 +70,7 @@ async def test_sync_all_fetches_from_all_and_lets_all_fetch(incremental: bool, a
         for name, member in members.items():
             await member.store.put(UAV, name, Uav("idle"))
 
-        results = await members["a"].service.sync_all(UAV, incremental=incremental)
+        results = await members["a"].service.sync_all(incremental=incremental)
         await trio.sleep(1)
 
         assert [result.session.kind.value for result in results if result.session] == [
@@ -80,6 +80,43 @@ async def test_sync_all_fetches_from_all_and_lets_all_fetch(incremental: bool, a
         assert [member.store.get(UAV, "a") for member in members.values()] == [Uav("idle")] * 3
         with pytest.raises(ConfigError, match="no kind 'drone'"):
             await members["a"].service.sync_all("drone")
+
+
+async def test_sync_all_of_a_kind_fetches_that_alone_by_a_checkpoint_of_its_own(autojump_clock: MockClock) -> None:
+    """Full at first, then increments; other kinds wait for their turn, and what came twice is a duplicate."""
+    async with open_cluster(config=SyncConfig(incremental_interval_s=1e6, window_s=0)) as members:
+        await trio.sleep(1)
+        a, b = members["a"], members["b"]
+        await a.service.sync_all()
+        before = a.service.status()[NodeId("b")].last_success_at
+        for number in range(3):
+            await b.store.put(UAV, f"u{number}", Uav("idle"))
+            await b.store.put(MISSION, f"m{number}", Mission("PLANNED", 0))
+            await trio.sleep(1)
+            results = await a.service.sync_all(UAV)
+
+            sessions = [result.session for result in results if result.session]
+            assert [session.kind.value for session in sessions] == ["incremental" if number else "full"] * 2
+            assert sessions[0].applied == 3
+            assert a.store.get(UAV, f"u{number}") == Uav("idle")
+            assert not list(a.store.ids(MISSION))
+
+        # Nothing is said of being in step, nor of what has been seen of deletions.
+        assert a.service.status()[NodeId("b")].last_success_at == before
+        await b.store.delete(UAV, "u0")
+        await a.service.sync_all(UAV)
+        await a.service.sync_all(UAV)
+        assert a.store.get(UAV, "u0") is None
+        assert b.service.acknowledged([NodeId("a")])[NodeId("a")] < b.store.seq - 5
+
+        await a.service.sync_all()
+        assert set(a.store.ids(MISSION)) == {"m0", "m1", "m2"}
+        assert are_equal(members, "ab")
+        status = a.service.status()[NodeId("b")]
+        assert status.duplicate >= 7
+        assert a.service.repaired_by_full == 0
+        full = await a.service.sync_all("mission", incremental=False)
+        assert [result.session.kind.value for result in full if result.session] == ["full", "full"]
 
 
 async def test_schedule_waits_to_be_started_where_it_is_told_to(autojump_clock: MockClock) -> None:
