@@ -10,13 +10,13 @@ had before. So the log of changes is compacted by itself, and holds as many entr
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random, SystemRandom
 
 import attrs
 
 from clustercore.interfaces import LogCorrupt, MalformedMessage, NodeId
+from clustercore.sync.change_log import ChangeLog
 from clustercore.sync.conflict_log import Conflict
 from clustercore.sync.kinds import LIFE_GROUP
 from clustercore.sync.writes import GroupState, Past, decode_group_state, split_time, writer_of
@@ -33,8 +33,6 @@ _SEQ_BYTES = 8
 # How many collected tombstones are remembered: with some 300 bytes each, 6 MB. Of what is older than those only the
 # time is, and an entity that is not known and not younger is refused.
 MAX_COLLECTED = 20_000
-# Stale entries of the log are dropped when there are this many, and more of them than of others.
-_MIN_STALE = 64
 
 
 @attrs.frozen
@@ -80,8 +78,7 @@ class Replica:
         # Changes up to it may be missing from the log: tombstones that were collected.
         self.floor = 0
         self._collected_numbers: dict[EntityKey, int] = {}
-        self._log: list[tuple[int, EntityKey, str]] = []
-        self._stale = 0
+        self._log = ChangeLog()
         self._staged: dict[bytes, bytes | None] = {}
         # How many records were ever staged: it tells whether a commit has what was staged at some moment.
         self.staged_count = 0
@@ -104,15 +101,16 @@ class Replica:
                 self._load_record(key, value)
         except (MalformedMessage, IndexError, KeyError, TypeError, ValueError) as error:
             raise LogCorrupt(f"a record of the entity store is damaged ({error}); start with an empty one") from error
-        self._log = sorted(
-            (slot.seq, key, group) for key, slots in self.entities.items() for group, slot in slots.items()
-        )
+        places = [(slot.seq, (key, group)) for key, slots in self.entities.items() for group, slot in slots.items()]
+        for seq, place in sorted(places):
+            self._log.append(seq, place)
+            self.seq = seq
         self.collected = {
             key: self.collected[key] for key in sorted(self.collected, key=self._collected_numbers.__getitem__)
         }
         self._loaded_conflicts.sort(key=lambda entry: entry[0])
         self._conflict_numbers = {conflict.conflict_id: number for number, conflict in self._loaded_conflicts}
-        self.seq = max(self.floor, self._log[-1][0] if self._log else 0)
+        self.seq = max(self.floor, self.seq)
 
     def _load_meta(self, value: bytes) -> None:
         meta = json.loads(value)
@@ -170,16 +168,13 @@ class Replica:
         """Hold a state, as the newest change."""
         slots = self.entities.setdefault(key, {})
         if group in slots:
-            self._stale += 1
+            self._log.remove(slots[group].seq)
         self.seq += 1
         slots[group] = Slot(state, self.seq, source)
-        self._log.append((self.seq, key, group))
+        self._log.append(self.seq, (key, group))
         name = (source or "").encode()
         value = b"".join((self.seq.to_bytes(_SEQ_BYTES, "big"), bytes((len(name),)), name, state.encoded))
         self._stage(_GROUP + join_key(key, group), value)
-        if self._stale > _MIN_STALE and self._stale * 2 > len(self._log):
-            self._log = [entry for entry in self._log if self._is_current(entry)]
-            self._stale = 0
 
     def collect(self, key: EntityKey, groups: Sequence[str], seen: Mapping[str, Past]) -> None:
         """Drop groups of an entity, its tombstone among them, and note that tombstone in the ledger.
@@ -190,9 +185,10 @@ class Replica:
         slots = self.entities[key]
         state = slots[LIFE_GROUP].state
         for group in groups:
-            self.floor = max(self.floor, slots.pop(group).seq)
+            seq = slots.pop(group).seq
+            self._log.remove(seq)
+            self.floor = max(self.floor, seq)
             self._stage(_GROUP + join_key(key, group), None)
-            self._stale += 1
         if not slots:
             del self.entities[key]
         # Behind all others: the dictionary is in the order of its numbers.
@@ -294,17 +290,10 @@ class Replica:
 
     def changed_since(self, since: int, up_to: int) -> Iterator[tuple[EntityKey, str, Slot]]:
         """Yield the slots that changed after ``since`` and not after ``up_to``, in order. Change nothing meanwhile."""
-        for position in range(bisect_right(self._log, since, key=lambda entry: entry[0]), len(self._log)):
-            seq, key, group = entry = self._log[position]
+        for seq, (key, group) in self._log.since(since):
             if seq > up_to:
                 return
-            if self._is_current(entry):
-                yield key, group, self.entities[key][group]
-
-    def _is_current(self, entry: tuple[int, EntityKey, str]) -> bool:
-        seq, key, group = entry
-        slot = self.entities.get(key, {}).get(group)
-        return slot is not None and slot.seq == seq
+            yield key, group, self.entities[key][group]
 
 
 def join_key(key: EntityKey, group: str) -> bytes:
