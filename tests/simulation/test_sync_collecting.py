@@ -166,10 +166,13 @@ async def test_what_a_member_did_before_it_heard_of_a_deletion_is_waited_for(
 
         assert [member.store.get(UAV, "u") for member in members.values()] == [Uav("busy 2", 7, "m1")] * 3
         assert are_equal(members)
+        assert [member.store.revivals for member in members.values()] == [0, 0, 0]
 
 
-async def test_acknowledgement_alone_would_not_do(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same with a collection that only asks who has the deletion: what a had of the entity is gone from a."""
+async def test_what_comes_back_after_all_is_made_whole_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with a collection that only asks who has the deletion: a and b must take it back, and compare."""
 
     def believe(self: SyncService, peer: NodeId) -> int:
         return self.acknowledged([peer])[peer]
@@ -180,11 +183,14 @@ async def test_acknowledgement_alone_would_not_do(autojump_clock: MockClock, mon
     config = SyncConfig(grace_s=100, collect_interval_s=50, window_s=0, full_interval_s=1e9)
     async with open_cluster(config=config) as members:
         await edit_without_being_heard(members, is_silent)
+        assert members["a"].service.collection.collected == 1
         is_silent[0] = False
         await trio.sleep(ALL_PASSED_S)
 
-        assert not are_equal(members)
-        assert members["a"].store.get(UAV, "u") != Uav("busy 2", 7, "m1")
+        assert [members[name].store.revivals for name in "ab"] == [1, 1]
+        assert [member.store.get(UAV, "u") for member in members.values()] == [Uav("busy 2", 7, "m1")] * 3
+        assert are_equal(members)
+        assert all(member.service.repaired_by_full == 0 for member in members.values())
 
 
 async def test_store_that_was_lost_after_it_acknowledged_is_waited_for_again(autojump_clock: MockClock) -> None:
