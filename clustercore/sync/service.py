@@ -224,19 +224,18 @@ class SyncService(NodeCompanion):
                 with trio.move_on_at(schedule.due_at):
                     await peer.asked.wait()
                 peer.asked = trio.Event()
-                asked, peer.asked_for = peer.asked_for, None
-                if asked is None:
-                    asked = schedule.take(trio.current_time())
-                elif asked is SyncKind.FULL:
-                    schedule.full_done(trio.current_time())
-                # What has failed by then is the next session's. One that goes on is left alone: slots pass it by.
-                is_done = await self._try_session(peer, asked, schedule.due_at)
-                if not is_done and asked is SyncKind.FULL:
-                    schedule.full_failed()
+                asked, peer.asked_for = peer.asked_for, {}
+                for only, kind in asked.items() or ((None, schedule.take(trio.current_time())),):
+                    if only is None and kind is SyncKind.FULL:
+                        schedule.full_done(trio.current_time())
+                    # What has failed by then is the next session's. One that goes on is left alone: slots pass it by.
+                    is_done = await self._try_session(peer, kind, only, schedule.due_at)
+                    if only is None and not is_done and kind is SyncKind.FULL:
+                        schedule.full_failed()
 
-    async def _try_session(self, peer: _Peer, kind: SyncKind, deadline: float) -> bool:
+    async def _try_session(self, peer: _Peer, kind: SyncKind, only: str | None, deadline: float) -> bool:
         """Have a session, and try again until the deadline as far as the policy says. Return whether it succeeded."""
-        session = partial(self._session, peer, kind)
+        session = partial(self._session, peer, kind, only)
         try:
             if self._retry is None:
                 await session()
@@ -328,8 +327,8 @@ class SyncService(NodeCompanion):
                 a duplicate. It counts for no other purpose: not as being in step, nor for the collection of deletions.
             incremental: What changed since the last time; False compares everything there is.
 
-        Returns: for each peer, what was fetched, or why nothing could be. They fetch from here, all kinds, after this
-            has returned. Sorted by id.
+        Returns: for each peer, what was fetched, or why nothing could be. They fetch from here after this has returned.
+            Sorted by id.
 
         Cancellation: what was fetched stays.
         Raises: ConfigError if there is no such kind; NodeStopped.
@@ -343,7 +342,8 @@ class SyncService(NodeCompanion):
 
     async def _sync_with(self, peer: _Peer, kind: SyncKind, only: str | None) -> PeerResult:
         result = await self._session(peer, kind, only)
-        request = PushRequest(node_id=self._store.node_id, session=_ASKED[kind])
+        kinds = () if only is None else (only,)
+        request = PushRequest(node_id=self._store.node_id, session=_ASKED[kind], kinds=kinds)
         await self._push(peer, request)
         return PeerResult(peer.node_id, None, result)
 
@@ -379,7 +379,11 @@ class SyncService(NodeCompanion):
         kind = _KINDS.get(request.session)
         if kind is not None and self._is_started.is_set() and request.node_id in self._peers:
             peer = self._peers[request.node_id]
-            peer.asked_for = kind
+            # Kinds that are not known here travel with all the others.
+            known: list[str | None] = [name for name in request.kinds if name in self._store.kinds]
+            for only in known or (None,):
+                if peer.asked_for.get(only) is not SyncKind.FULL:
+                    peer.asked_for[only] = kind
             peer.asked.set()
         return PushResponse(
             applied=sum(map(is_applied, report.outcomes)),
@@ -473,9 +477,9 @@ class _Peer:
     # Cancelled when it is a member no more.
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     is_followed: bool = False
-    # Set when the peer asks for a session out of turn, of this kind.
+    # Set when the peer asks for sessions out of turn: of one kind alone, or, by None, of all.
     asked: trio.Event = attrs.field(factory=trio.Event)
-    asked_for: SyncKind | None = None
+    asked_for: dict[str | None, SyncKind] = attrs.field(factory=dict)
     # Up to which change of this store, of which epoch, it held all before a session in which all it had was fetched.
     passed_epoch: str = ""
     passed_seq: int = 0

@@ -101,6 +101,14 @@ async def test_sync_all_of_a_kind_fetches_that_alone_by_a_checkpoint_of_its_own(
             assert a.store.get(UAV, f"u{number}") == Uav("idle")
             assert not list(a.store.ids(MISSION))
 
+        # The others are asked for the same.
+        await a.store.put(UAV, "mine", Uav("idle"))
+        await a.store.put(MISSION, "mine", Mission("PLANNED", 0))
+        await a.service.sync_all(UAV)
+        await trio.sleep(1)
+        assert b.store.get(UAV, "mine") == Uav("idle")
+        assert b.store.get(MISSION, "mine") is None
+
         # Nothing is said of being in step, nor of what has been seen of deletions.
         assert a.service.status()[NodeId("b")].last_success_at == before
         await b.store.delete(UAV, "u0")
@@ -110,7 +118,8 @@ async def test_sync_all_of_a_kind_fetches_that_alone_by_a_checkpoint_of_its_own(
         assert b.service.acknowledged([NodeId("a")])[NodeId("a")] < b.store.seq - 5
 
         await a.service.sync_all()
-        assert set(a.store.ids(MISSION)) == {"m0", "m1", "m2"}
+        await trio.sleep(1)
+        assert set(a.store.ids(MISSION)) == {"m0", "m1", "m2", "mine"}
         assert are_equal(members, "ab")
         status = a.service.status()[NodeId("b")]
         assert status.duplicate >= 7
