@@ -34,6 +34,8 @@ E = TypeVar("E")
 GRACE_S = 86_400.0
 # What one call of ``changes`` returns at most, unless it is asked for less: what is taken and applied in one go.
 MAX_CHANGES = 500
+# What it leaves out at most, at some us each: a few milliseconds.
+MOST_LEFT_OUT = 1000
 
 
 class EntityStore(Entities):
@@ -289,22 +291,25 @@ class EntityStore(Entities):
             since: ``next_seq`` of the part before; 0 for all there is.
             limit: How many changes at most; 1 or more.
             exclude: A peer: what is held exactly as it came from there is left out.
-            wanted: Leaves out what it returns False for. ``next_seq`` goes past it.
+            wanted: Leaves out what it returns False for. ``next_seq`` goes past it; a part ends, perhaps without a
+                change, when so much was left out that it is other tasks' turn.
             is_staged_told: Whether also what is on its way to the disk is told: then the caller tells nobody before a
                 ``settle`` that it calls at once has returned. Otherwise a group that is edited without a pause is never
                 told of: there is always a newer edit under way, in whose place the one before it is not told.
         """
         last_seq = self._opened().durable_seq if not is_staged_told else self.staged_seq
         taken: list[Change] = []
+        left_out = 0
         for (kind, entity_id), group, slot in self._replica.changed_since(since, last_seq):
-            if exclude is not None and slot.source == exclude:
-                continue
             change = Change(kind, entity_id, group, slot.state, slot.seq)
-            if not wanted(change):
-                continue
-            if len(taken) == limit:
-                return Changes(tuple(taken), taken[-1].seq, True, self.floor, self.epoch)
-            taken.append(change)
+            if (exclude is None or slot.source != exclude) and wanted(change):
+                if len(taken) == limit:
+                    return Changes(tuple(taken), taken[-1].seq, True, self.floor, self.epoch)
+                taken.append(change)
+            else:
+                left_out += 1
+                if left_out == MOST_LEFT_OUT:
+                    return Changes(tuple(taken), slot.seq, slot.seq < last_seq, self.floor, self.epoch)
         return Changes(tuple(taken), max(since, last_seq), False, self.floor, self.epoch)
 
     async def apply(

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from clustercore.interfaces import ConfigError, InvalidCommand, LogCorrupt, NodeId, NodeStopped
-from clustercore.sync import Change, EntityKind, EntityStore, GroupState, HybridLogicalClock, MergeOutcome
+from clustercore.sync import Change, EntityKind, EntityStore, GroupState, HybridLogicalClock, MergeOutcome, entities
 from clustercore.sync.writes import MAX_VERSION, Stamp, Write
 from clustercore_memory import MemoryRecords
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall, exchange, make_store
@@ -236,3 +236,20 @@ async def test_edit_above_the_highest_version_is_refused_and_the_store_opens_aga
 
     async with make_store("a", records=records) as store:
         assert store.canonical_bytes() == held
+
+
+async def test_what_is_left_out_is_passed_by_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much came from the peer that asks, no look at it takes long; nothing else is skipped."""
+    monkeypatch.setattr(entities, "MOST_LEFT_OUT", 7)
+    async with make_store("a") as a, make_store("b") as b:
+        for number in range(10):
+            await a.put(UAV, f"u{number}", Uav("idle"))
+        await b.apply(a.changes().changes, a.node_id)
+        await b.put(UAV, "mine", Uav("idle"))
+
+        parts = [b.changes(exclude=a.node_id)]
+        while parts[-1].has_more:
+            parts.append(b.changes(parts[-1].next_seq, exclude=a.node_id))
+
+        assert [part.next_seq for part in parts] == [7, 14, 21, 28, 33]
+        assert [change.entity_id for part in parts for change in part.changes] == ["mine"] * 3
