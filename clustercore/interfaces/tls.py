@@ -20,6 +20,9 @@ from clustercore.interfaces.messages import Hello, HelloResponse, Message
 
 __all__ = ["TlsFiles", "certificate_names", "check_claim"]
 
+# Of a name that a stranger says.
+_SHOWN_CHARACTERS = 255
+
 log = logging.getLogger("clustercore")
 
 # Device, inode, size and time of change of each file: what differs when one was replaced or rewritten.
@@ -128,4 +131,6 @@ def check_claim(message: Message, names: Collection[str] | None) -> None:
     if names is None or not isinstance(message, Hello | HelloResponse) or message.node_id in names:
         return
     named = ", ".join(sorted(names)) or "nobody"
-    raise LinkClosed(f"the peer says it is node {message.node_id!r}, and its certificate names {named}")
+    raise LinkClosed(
+        f"the peer says it is node {message.node_id[:_SHOWN_CHARACTERS]!r}, and its certificate names {named}"
+    )

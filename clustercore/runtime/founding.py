@@ -36,6 +36,7 @@ from clustercore.interfaces.values import NodeStatus
 from clustercore.raft.entry import EntryKind
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import BEFORE_LOG, NodeId
+from clustercore.runtime.names import MAX_NAME_BYTES, name_fault
 from clustercore.runtime.remote_node import RemoteNode
 from clustercore.runtime.waiting import Waiting
 
@@ -45,6 +46,8 @@ logger = logging.getLogger("clustercore")
 
 # So many nodes are asked at the same time how they are: more than a cluster has, and few enough to open links to.
 _MAX_ASKED_AT_ONCE = 16
+# The cluster's id is longer by a hyphen and 32 hexadecimal digits.
+_MAX_LABEL_BYTES = MAX_NAME_BYTES - 33
 _NUMBER_AT_END = re.compile(r"\d+$", re.ASCII)
 
 
@@ -86,10 +89,15 @@ class Founding:
     def label(self, node_id: NodeId) -> str:
         """Return what the id of the cluster begins with, and what a node says that it waits for.
 
-        Raises: as ``founder_for``.
+        Raises: ConfigError, as ``founder_for``, and if the label is too long.
         """
         founder = self.founder_for(node_id)
-        return f"{self.cluster}.{founder}" if self.cluster else founder
+        label = f"{self.cluster}.{founder}" if self.cluster else founder
+        if len(label.encode()) > _MAX_LABEL_BYTES:
+            raise ConfigError(
+                f"cluster and founder have {len(label.encode())} bytes together; at most {_MAX_LABEL_BYTES} are allowed"
+            )
+        return label
 
 
 def label_of(cluster_id: str) -> str:
@@ -219,7 +227,14 @@ class FoundingWatch:
                 finally:
                     await node.aclose()
             assert isinstance(answer, StatusResponse)
-            answers[address] = answer.status
+            status = answer.status
+            names = {"node_id": status.node_id, "founding": status.founding, "leader_id": status.leader_id or ""}
+            too_long = name_fault({**names, "cluster_id": status.configuration.cluster_id})
+            if too_long:
+                # What it says would be repeated in the log.
+                logger.debug("node %s: of what answers at %s %s", self._node_id, address, too_long)
+            else:
+                answers[address] = status
 
         async with trio.open_nursery() as nursery:
             for address in dict.fromkeys(addresses):

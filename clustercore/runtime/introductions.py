@@ -26,6 +26,7 @@ from clustercore.interfaces.storage import StorageIdentity
 from clustercore.raft.messages import InstallSnapshotRequest
 from clustercore.raft.types import NodeId
 from clustercore.runtime.founding import label_of
+from clustercore.runtime.names import MAX_REFUSAL_CHARACTERS, name_fault
 from clustercore.runtime.remembered import Remembered
 
 __all__ = ["CHUNKS_SINCE", "Introduction", "Introductions", "ProtocolVersions", "needed_version"]
@@ -50,6 +51,8 @@ class ProtocolVersions:
 
 
 SPOKEN = ProtocolVersions(OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION)
+# Whom a peer is called that cannot be called by its name.
+_STRANGER = NodeId("(its name is too long)")
 # The version of the protocol that sends a snapshot in chunks. Before, a request was the whole snapshot.
 CHUNKS_SINCE = 3
 
@@ -164,7 +167,12 @@ class Introductions:
     def answer(self, hello: Hello) -> HelloResponse:
         """Return the answer to a peer's Hello; what it says counts only if ``refusal`` is empty."""
         own = self._identity
-        if hello.peer_id != own.node_id:
+        too_long = _too_long(hello)
+        if too_long:
+            # Nothing of it is remembered or repeated: not even whose name it is.
+            refusal = f"of the caller's Hello, {too_long}"
+            self._note_refusal(_STRANGER, refusal)
+        elif hello.peer_id != own.node_id:
             # For the caller to see: it is looking for another node.
             refusal = f"this is node {own.node_id!r}, not {hello.peer_id!r}"
             logger.warning("node %s called here and meant node %s", hello.node_id, hello.peer_id)
@@ -181,12 +189,15 @@ class Introductions:
 
         Raises: TransportError, saying why the link is refused, by either side.
         """
+        too_long = _too_long(response)
+        if too_long:
+            self.refuse(peer, f"{address} is to be the address of node {peer!r}, but of what answers there {too_long}")
         if response.node_id != peer:
             self.refuse(
                 peer, f"{address} is to be the address of node {peer!r}, but node {response.node_id!r} answers there"
             )
         if response.refusal:
-            self.refuse(peer, f"node {peer!r} refuses the link: {response.refusal}")
+            self.refuse(peer, f"node {peer!r} refuses the link: {response.refusal[:MAX_REFUSAL_CHARACTERS]}")
         refusal = self._fault_of(peer, response)
         if refusal:
             self.refuse(peer, refusal)
@@ -260,6 +271,14 @@ class Introductions:
         if self._told.get(peer) != refusal:
             self._told.note(peer, refusal)
             logger.warning("a link with node %s is refused: %s", peer, refusal)
+
+
+def _too_long(said: Hello | HelloResponse) -> str:
+    """Return which name a peer says is too long; empty if none is."""
+    names = {"node_id": said.node_id, "cluster_id": said.cluster_id, "incarnation": said.incarnation}
+    if isinstance(said, Hello):
+        names["peer_id"] = said.peer_id
+    return name_fault(names)
 
 
 def _versions_of(said: Hello | HelloResponse) -> ProtocolVersions:

@@ -12,6 +12,7 @@ import attrs
 
 from clustercore.interfaces.errors import InvalidChange
 from clustercore.raft.types import Configuration, NodeId, Server
+from clustercore.runtime.names import name_fault
 
 __all__ = ["Edit", "adding", "applying", "demoting", "moving", "promoting", "removing", "replacing"]
 
@@ -25,6 +26,8 @@ def adding(node_id: str, address: str, *, promote: bool) -> Edit:
     def edit(present: Configuration) -> Configuration:
         if not node_id:
             raise InvalidChange("the node id is empty; name the node that is to be added")
+        if too_long := name_fault({"node_id": node_id}):
+            raise InvalidChange(too_long)
         known = present.get(NodeId(node_id))
         if known is None:
             _check_address(present, node_id, address)

@@ -41,6 +41,7 @@ from clustercore.runtime.assembly import Assembly
 from clustercore.runtime.config import NodeConfig
 from clustercore.runtime.founding import Founding
 from clustercore.runtime.groups import sole_error
+from clustercore.runtime.names import name_fault
 from clustercore.runtime.presence import NOTHING_KNOWN
 from clustercore.runtime.replicated_state import FIRST_VERSION, ReplicatedState
 from clustercore.runtime.session_entries import Outcome, VersionedCommand, decode_answer, encode_version_entry
@@ -102,11 +103,13 @@ class Node(NodeHandle):
             wall_clock: The time of day in seconds, against which the monotonic clock is checked for lease reads.
             rng: Where election timeouts and back-off come from; hand in a seeded one for a run that can be repeated.
 
-        Raises: ConfigError if the node id is empty, ``voters`` and ``join`` are given both, or the transport carries
-            less than the configuration allows, or does not carry the services of companions.
+        Raises: ConfigError if the node id is empty or has more than 255 bytes, ``voters`` and ``join`` are given both,
+            or the transport carries less than the configuration allows, or does not carry the services of companions.
         """
         if not node_id:
             raise ConfigError("node_id is empty; it must be this node's unique name")
+        if too_long := name_fault({"node_id": node_id}):
+            raise ConfigError(too_long)
         self._node_id = NodeId(node_id)
         self._machine = machine
         self._transport = transport

@@ -16,6 +16,7 @@ from clustercore.interfaces.messages import HelloResponse, Message, StatusReques
 from clustercore.interfaces.transport import Lane, Link, Transport
 from clustercore.raft.types import Configuration, NodeId, Server
 from clustercore.runtime.introductions import Introductions
+from clustercore.runtime.names import name_fault
 
 __all__ = ["Whereabouts"]
 
@@ -51,7 +52,11 @@ class Whereabouts:
         self._timeout_s = timeout_s
 
     def misnamed(self, present: Configuration, target: Configuration) -> str:
-        """Return which new address in the target is none of this transport, and why; empty if all are."""
+        """Return what is wrong with a new name or address in the target: too long, or none of this transport."""
+        for server in target.servers:
+            too_long = name_fault({"a server's node_id": server.node_id, "its incarnation": server.incarnation})
+            if too_long and present.get(server.node_id) is None:
+                return too_long
         for server in _elsewhere(present, target):
             try:
                 self._transport.check_address(server.address)

@@ -62,8 +62,13 @@ class Connection(WatchedConnection):
     # --- Receiving ---
 
     def expect_magic(self) -> None:
-        """Expect the first bytes of a connection before the next frame."""
+        """Expect the first bytes of a connection before the next frame, which says what it is for, and is short."""
         self._is_magic_due = True
+        self._reader.expect_first()
+
+    def opened(self) -> None:
+        """Take frames as long as messages may be: the other side has shown its token."""
+        self._reader.expect_any()
 
     async def receive(self) -> tuple[Kind, bytes]:
         """Wait for the next frame that is neither PING nor PONG.

@@ -32,12 +32,14 @@ from zlib import crc32
 
 from clustercore.interfaces import LinkClosed
 
-__all__ = ["HEADER_BYTES", "MAGIC", "FrameReader", "Kind", "encode_frame"]
+__all__ = ["HEADER_BYTES", "MAGIC", "MAX_OPEN_BYTES", "FrameReader", "Kind", "encode_frame"]
 
 # 0x89 and the line ends give away a connection that is not transparent; the digit is the version of this format.
 MAGIC = b"\x89CLCR1\r\n"
 
 HEADER_BYTES = 9
+# Of the first frame of a connection, before the token in it is known to be right. Headers of HTTP are as long at most.
+MAX_OPEN_BYTES = 64 * 1024
 
 
 class Kind(IntEnum):
@@ -76,8 +78,18 @@ class FrameReader:
     """Takes bytes as they come and gives frames. Holds at most one frame, and what came with its end."""
 
     def __init__(self, max_payload_bytes: int) -> None:
-        self._max_payload_bytes = max_payload_bytes
+        self._max_message_bytes = max_payload_bytes
+        # What the next frame may have, looked at before anything of it is kept; and where that is from.
+        self._allowed, self._reason = max_payload_bytes, "max_message_bytes allows"
         self._unread = bytearray()
+
+    def expect_first(self) -> None:
+        """Take only a short frame next: nobody knows yet who sends it."""
+        self._allowed, self._reason = MAX_OPEN_BYTES, "the first one may have"
+
+    def expect_any(self) -> None:
+        """Take frames as long as messages may be."""
+        self._allowed, self._reason = self._max_message_bytes, "max_message_bytes allows"
 
     @property
     def is_empty(self) -> bool:
@@ -110,8 +122,8 @@ class FrameReader:
         if len(unread) < HEADER_BYTES:
             return None
         length = int.from_bytes(unread[:4], "big")
-        if not 1 <= length <= self._max_payload_bytes + 1:
-            raise LinkClosed(f"a frame of {length} bytes; max_message_bytes allows {self._max_payload_bytes}")
+        if not 1 <= length <= self._allowed + 1:
+            raise LinkClosed(f"a frame of {length} bytes; {self._reason} {self._allowed}")
         end = HEADER_BYTES - 1 + length
         if len(unread) < end:
             return None

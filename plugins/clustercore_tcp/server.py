@@ -70,6 +70,7 @@ class Server:
             kind, payload = await connection.receive()
             refusal = self._fault_of(kind, payload)
             if not refusal:
+                connection.opened()
                 await connection.send(Kind.ACCEPTED)
                 return payload[:1]
             log.warning("refused a connection from %s: %s", connection.peer, refusal)

@@ -294,7 +294,10 @@ async def test_sigstop_of_a_server_is_noticed_and_sigcont_mends_it(
 
 @pytest.mark.slow
 async def test_node_of_another_cluster_is_refused_with_a_clear_error(kind: Kind) -> None:
-    """What a Hello says of another cluster is answered with both ids; the node leads on, and takes the right ones."""
+    """What a Hello says of another cluster is answered with both ids; the node leads on, and takes the right ones.
+
+    So is a Hello whose names are too long, with how long they may be.
+    """
     discovery, storage = StaticDiscovery({}), MemoryStorage()
     node = Node("n1", machine=Journal(), transport=kind.make(), storage=storage, discovery=discovery, voters=["n1"])
     with trio.fail_after(LIMIT_S):
@@ -303,6 +306,11 @@ async def test_node_of_another_cluster_is_refused_with_a_clear_error(kind: Kind)
             own = node.status().configuration.cluster_id
             address = (await discovery.members()).address_of(NodeId("n1"))
             assert address is not None
+            async with await client.connect(address, Lane.CONTROL) as link:
+                await link.send(Hello(NodeId("n2" * 200), NodeId("n1"), incarnation="i", starts=1))
+                answer = await link.receive()
+                assert isinstance(answer, HelloResponse)
+                assert answer.refusal == "of the caller's Hello, node_id has 400 bytes; at most 255 are allowed"
             for cluster_id in ("another", own):
                 async with await client.connect(address, Lane.CONTROL) as link:
                     await link.send(Hello(NodeId("n2"), NodeId("n1"), cluster_id=cluster_id, incarnation="i", starts=1))

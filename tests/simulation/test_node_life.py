@@ -102,6 +102,8 @@ def test_node_needs_a_name() -> None:
     """An empty node id is refused before anything is opened."""
     with pytest.raises(ConfigError, match="node_id is empty"):
         make_node("", transport=MemoryTransport(MemoryNetwork(), "a"))
+    with pytest.raises(ConfigError, match="node_id has 256 bytes; at most 255 are allowed"):
+        make_node("ä" * 128, transport=MemoryTransport(MemoryNetwork(), "a"))
 
 
 def test_transport_that_cannot_carry_the_entries_is_refused_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import attrs
 import pytest
@@ -194,3 +195,50 @@ def test_node_that_joined_says_so() -> None:
 
     assert a.hello(B).cluster_id == "x"
     assert a.answer(introductions_of("b", cluster_id="y").hello(A)).refusal != ""
+
+
+# --- Names that are too long ---
+
+LONG = "x" * 256
+
+
+@pytest.mark.parametrize("field", ["node_id", "peer_id", "cluster_id", "incarnation"])
+def test_hello_with_a_name_that_is_too_long_is_refused(field: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The caller is told which and by how much (issue 3). Nothing of it is remembered, or repeated in the log."""
+    a = introductions_of("a")
+    hello = Hello(B, A, incarnation="once", starts=1)
+    long: dict[str, Any] = {field: LONG}
+    halves: dict[str, Any] = {field: "\ud800" * 86}
+
+    answer = a.answer(attrs.evolve(hello, **long))
+
+    assert answer.refusal == f"of the caller's Hello, {field} has 256 bytes; at most 255 are allowed"
+    assert (a.refused, a.get(B), a.get(NodeId(LONG))) == (1, None, None)
+    assert caplog.messages == [f"a link with node (its name is too long) is refused: {answer.refusal}"]
+    assert a.answer(attrs.evolve(hello, **halves)).refusal.startswith("of the caller's Hello")
+    assert a.answer(attrs.evolve(hello, cluster_id="", incarnation="i" * 255)).refusal == ""
+
+
+@pytest.mark.parametrize("field", ["node_id", "cluster_id", "incarnation"])
+def test_answer_with_a_name_that_is_too_long_is_refused(field: str) -> None:
+    """As the caller sees it: the address is in the error, and nothing of the name."""
+    a = introductions_of("a")
+    long: dict[str, Any] = {field: LONG}
+    response = attrs.evolve(HelloResponse(B, incarnation="once", starts=1), **long)
+
+    with pytest.raises(TransportError) as caught:
+        a.check(B, "there:1", response)
+
+    assert str(caught.value) == (
+        "there:1 is to be the address of node 'b', but of what answers there "
+        f"{field} has 256 bytes; at most 255 are allowed"
+    )
+    assert a.get(B) is None
+
+
+def test_reason_of_a_refusal_is_cut() -> None:
+    """It is the peer's, and of any length."""
+    with pytest.raises(TransportError) as caught:
+        introductions_of("a").check(B, "there:1", HelloResponse(B, refusal="no" * 10_000))
+
+    assert len(str(caught.value)) < 2100

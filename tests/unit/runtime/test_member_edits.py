@@ -91,6 +91,7 @@ def test_target_is_completed_from_what_there_is() -> None:
 
 REFUSED: list[tuple[Edit, str]] = [
     (adding("", "e", promote=False), "the node id is empty"),
+    (adding("d" * 256, "e", promote=False), "node_id has 256 bytes; at most 255 are allowed"),
     (adding("e", "a", promote=False), "'a' is the address of node 'a', so node 'e' cannot be there"),
     (adding("a", "z", promote=True), "node 'a' is a member already, at 'a', not 'z'"),
     (adding("a", "", promote=False), "node 'a' votes already; demote it"),

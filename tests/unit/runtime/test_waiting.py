@@ -10,7 +10,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from clustercore.interfaces import Configuration, DiscoverySnapshot, LogIndex, NodeId, NodeStatus, Role, Server, Term
+from clustercore.interfaces import (
+    ConfigError,
+    Configuration,
+    DiscoverySnapshot,
+    LogIndex,
+    NodeId,
+    NodeStatus,
+    Role,
+    Server,
+    Term,
+)
 from clustercore.interfaces.storage import StorageIdentity
 from clustercore.runtime.founding import Founding, FoundingWatch
 from clustercore.runtime.membership_duties import MembershipDuties
@@ -88,6 +98,13 @@ async def test_founder_that_was_the_only_voter_says_how_its_learners_get_out(
         "start them again"
     )
     assert watch.waiting.text == (said if is_lost else "")
+
+
+def test_cluster_that_is_to_be_founded_has_a_name_of_bounded_length() -> None:
+    """With what is added to it, its id is as long as a name may be."""
+    assert Founding(3, "f" * 200, "c" * 21).label(A) == "c" * 21 + "." + "f" * 200
+    with pytest.raises(ConfigError, match="cluster and founder have 223 bytes together; at most 222 are allowed"):
+        Founding(3, "f" * 200, "c" * 22).label(A)
 
 
 async def test_learner_that_hears_no_leader_says_so(mock_clock: MockClock) -> None:

@@ -153,3 +153,12 @@ async def test_place_where_the_member_is_reached_already_is_not_looked_at() -> N
 
     assert await whereabouts.missing(present, attrs.evolve(PRESENT)) == ""
     assert transport.attempts == []
+
+
+def test_new_member_with_a_name_that_is_too_long_is_misnamed() -> None:
+    """Whoever asks for it; a member that there is already stays."""
+    whereabouts, _ = looking(lambda address, lane: FakeLink())
+    long = Configuration.of(["b" * 256], cluster_id="c")
+
+    assert whereabouts.misnamed(PRESENT, long) == "a server's node_id has 256 bytes; at most 255 are allowed"
+    assert whereabouts.misnamed(long, long) == ""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercore.interfaces import LinkClosed
-from clustercore_tcp.frames import HEADER_BYTES, MAGIC, FrameReader, Kind, encode_frame
+from clustercore_tcp.frames import HEADER_BYTES, MAGIC, MAX_OPEN_BYTES, FrameReader, Kind, encode_frame
 
 frames = st.tuples(st.sampled_from(Kind), st.binary(max_size=100))
 
@@ -88,3 +88,17 @@ def test_magic_is_told_from_another_protocol_at_its_first_wrong_byte() -> None:
     reader.feed(b"GET ")
     with pytest.raises(LinkClosed, match="does not speak"):
         reader.take_magic()
+
+
+def test_first_frame_of_a_stranger_is_short() -> None:
+    """Whatever messages may have: nothing of a longer one is kept before its sender has shown a token (issue 5)."""
+    reader = FrameReader(1 << 30)
+    reader.expect_first()
+    reader.feed(encode_frame(Kind.OPEN, bytes(MAX_OPEN_BYTES)))
+    assert reader.take() is not None
+
+    reader.feed(encode_frame(Kind.OPEN, bytes(MAX_OPEN_BYTES + 1))[:9])
+    with pytest.raises(LinkClosed, match=r"a frame of 65538 bytes; the first one may have 65536"):
+        reader.take()
+    reader.expect_any()
+    assert reader.take() is None
