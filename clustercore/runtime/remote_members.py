@@ -54,13 +54,16 @@ class RemoteMembers:
         return attrs.evolve(failures[-1], detail="; ".join(dict.fromkeys(failure.detail for failure in failures)))
 
     async def aclose(self) -> None:
-        """Close all links."""
-        for node in self._nodes.values():
+        """Close all links, and forget whom they led to: nodes come and go, and so do their addresses."""
+        while self._nodes:
+            _, node = self._nodes.popitem()
             await node.aclose()
 
     def _in_turn(self) -> list[str]:
         """Return where to ask: those first that had an answer, and last those that keep everybody waiting."""
-        return sorted(dict.fromkeys(self._addresses()), key=lambda address: self._misses.get(address, 0))
+        addresses = dict.fromkeys(self._addresses())
+        self._misses = {address: misses for address, misses in self._misses.items() if address in addresses}
+        return sorted(addresses, key=lambda address: self._misses.get(address, 0))
 
     async def _ask_at(self, address: str, request: MembersRequest | ChangeMembers) -> MembersResponse | MembersFailed:
         node = self._nodes.setdefault(address, RemoteNode(self._transport, address, timeout_s=self._timeout_s))

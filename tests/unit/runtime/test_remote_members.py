@@ -194,3 +194,18 @@ async def test_change_that_reached_nobody_is_not_done(autojump_clock: MockClock)
 
     assert nowhere == MembersFailed(0, ChangeRefusal.NOT_LEADER, "a: nobody is at a; b: nobody is at b")
     assert nobody == MembersFailed(0, ChangeRefusal.NOT_LEADER, "no address of a member is known")
+
+
+async def test_addresses_that_are_gone_are_forgotten() -> None:
+    """Discovery may name others every time: a node that runs for a year remembers those of today."""
+    here = ["a"]
+    transport = FakeTransport({f"{number}": tells for number in range(100)})
+    remote = RemoteMembers(transport, lambda: here, timeout_s=1)
+
+    for number in range(100):
+        here[:] = [f"{number}"]
+        assert isinstance(await remote.ask(MembersRequest()), MembersResponse)
+        await remote.aclose()
+
+    assert (remote._nodes, remote._misses) == ({}, {"99": -1})
+    assert transport.open_links == 0
