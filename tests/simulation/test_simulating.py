@@ -79,6 +79,7 @@ def test_worlds_differ_in_what_their_members_do() -> None:
         "remove",
         "replace",
         "apply",
+        "move",
     }
     assert {world.strangers for world in changing} == {0, 1, 2, 3, 4}
     assert all(world.nodes + world.strangers <= 7 for world in worlds)

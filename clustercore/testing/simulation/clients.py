@@ -30,8 +30,9 @@ __all__ = ["MapClients"]
 RATE = 20.0
 # Calls of the model for one key; a history that takes more is left undecided, and counted.
 MAX_STEPS = 300_000
-# What each client does when everything is mended.
+# What each client does when everything is mended, and how often it tries: nothing is done outside the cluster.
 LAST_OPERATIONS = 3
+LAST_TRIES = 30
 
 
 @attrs.define(eq=False)
@@ -62,23 +63,27 @@ class MapClients:
     async def _client(
         self, sim: Simulation[MapMachine], name: str, keys: list[str], pause_s: float, is_in_session: bool
     ) -> None:
-        number = left = 0
+        number = left = tries = 0
         # Most clients stay with one machine, as one would that runs beside it.
         home = sim.chance.choice([None, *sim.cluster.names])
-        while not sim.faults_ended.is_set() or left < LAST_OPERATIONS:
+        while not sim.faults_ended.is_set() or (left < LAST_OPERATIONS and tries < LAST_TRIES):
             number += 1
-            left += sim.faults_ended.is_set()
+            is_last = sim.faults_ended.is_set()
+            tries += is_last
             # Spells without a word: what an idle cluster does wrong shows only then.
             if sim.chance.happens(0.002):
                 await trio.sleep(5.0)
             await trio.sleep(sim.chance.exponential(pause_s))
             input = _draw_input(sim, keys, f"{name}.{number}")
+            is_done = False
             with trio.move_on_after(sim.chance.choice([0.3, 2.0, 10.0])):
-                await self._do(sim, name, input, home, is_in_session)
+                is_done = await self._do(sim, name, input, home, is_in_session)
+            left += is_last and is_done
 
     async def _do(
         self, sim: Simulation[MapMachine], name: str, input: MapInput, home: str | None, is_in_session: bool
-    ) -> None:
+    ) -> bool:
+        """Do one operation; return whether it is known to be done."""
         if home is not None and sim.node(home) is None:
             home = None
         node = await sim.wait_node(home)
@@ -103,6 +108,8 @@ class MapClients:
             self.unknown += 1
         else:
             self.done += 1
+            return True
+        return False
 
     async def check(self, sim: Simulation[MapMachine]) -> None:
         """Read every key once more, then check the whole history."""

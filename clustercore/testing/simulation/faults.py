@@ -16,6 +16,7 @@ import trio
 
 from clustercore.interfaces import ClusterError, NodeId
 from clustercore.testing.invariants import atlas
+from clustercore.testing.simulation.addresses import Addresses
 from clustercore.testing.simulation.chance import Chance
 from clustercore.testing.simulation.cluster import SimulatedCluster, SimulatedNode
 from clustercore.testing.simulation.disk import SimulatedDisk, Unsynced
@@ -35,6 +36,7 @@ class Faults:
     # Called after each fault, to look at the whole cluster.
     look: Callable[[], None]
     watch: Watch
+    addresses: Addresses
     # How often each fault came.
     seen: Counter[str] = attrs.field(factory=Counter)
 
@@ -221,6 +223,18 @@ class Faults:
             self.cluster.wipe(machine.name)
             await self.cluster.start(machine.name)
 
+    async def move_out(self) -> None:
+        """Start a machine at another address than before: discovery does not hear of it, it has to say so itself."""
+        machine = self.cluster[self.chance.choice(self._names)]
+        if self.addresses.may_lose(machine.name):
+            if machine.node is not None:
+                await self.cluster.stop(machine.name)
+            await self.cluster.wait_off_or_on(machine.name)
+            place = self.addresses.other(machine.name)
+            self._note("move_out", f"{machine.name} to {place}")
+            self.cluster.addresses[machine.name] = place
+            await self.start(machine)
+
     async def pause(self) -> None:
         """Let a process stand still for a while."""
         machine = self._draw_on()
@@ -297,16 +311,19 @@ class Faults:
     async def _damage(self, harm: Callable[[SimulatedDisk], bool], fault: str) -> None:
         """Damage a disk: it is found out at once, by a crash and a start, or whenever somebody reads it."""
         machine = self._draw_on()
-        if machine is not None and atlas.may_lose_disk(self.watch, NodeId(machine.name)) and harm(machine.disk):
+        if machine is not None and self._may_lose_disk(machine) and harm(machine.disk):
             self._note(fault, machine.name)
             self.watch.damaged(machine.name)
             if self.chance.happens(0.5):
                 await self.cluster.crash(machine.name)
 
+    def _may_lose_disk(self, machine: SimulatedNode[Any]) -> bool:
+        return atlas.may_lose_disk(self.watch, NodeId(machine.name)) and not self.addresses.lost
+
     async def lose_disk(self) -> None:
         """Replace a machine's disk by an empty one."""
         machine = self._draw_on()
-        if machine is not None and atlas.may_lose_disk(self.watch, NodeId(machine.name)):
+        if machine is not None and self._may_lose_disk(machine):
             self._note("lose_disk", machine.name)
             await self.cluster.crash(machine.name)
             self.cluster.wipe(machine.name)

@@ -67,6 +67,8 @@ class NodeLevel(Level):
         "members: remove",
         "members: replace",
         "members: apply",
+        "members: move",
+        "move_out",
         "members back with their disks",
     )
 

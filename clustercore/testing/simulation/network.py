@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clustercore.testing.simulation.link import SimulatedLink
     from clustercore.testing.simulation.transport import Listener
 
-__all__ = ["CallFate", "NetworkOptions", "SimulatedNetwork"]
+__all__ = ["CallFate", "NetworkOptions", "SimulatedNetwork", "host_of"]
 
 # Addresses that no partition names are together, on a side of their own.
 _UNNAMED = 0
@@ -76,8 +76,15 @@ class CallFate(Enum):
     REPEATED = "repeated"
 
 
+def host_of(address: str) -> str:
+    """Return the machine that an address is of: one machine has any number of them, as in "a", "a@2", "a@3"."""
+    return address.partition("@")[0]
+
+
 class SimulatedNetwork:
     """Connects the simulated transports that are made with it; no other network knows them.
+
+    Faults are of machines, whichever of their addresses they serve at (``host_of``).
 
     Across a cut a message is silently lost, as it is when a cable is pulled: links stay open, and those that wait on
     them learn nothing. That a link was closed is told once the cut is mended.
@@ -179,25 +186,27 @@ class SimulatedNetwork:
     # --- Machines ---
 
     def end_links(self, address: str) -> None:
-        """Close every link of an address as a kernel does whose process was killed: the other ends are told."""
-        for link in list(self._links[address]):
+        """Close every link of a machine as a kernel does whose process was killed: the other ends are told."""
+        for link in list(self._links[host_of(address)]):
             link.close()
 
     def power_off(self, address: str) -> None:
-        """Let an address fall silent: nothing leaves it or arrives there any more, and nobody is told."""
-        self._off.add(address)
-        for link in list(self._links[address]):
+        """Let a machine fall silent: nothing leaves it or arrives there any more, and nobody is told."""
+        host = host_of(address)
+        self._off.add(host)
+        for link in list(self._links[host]):
             link.fall_silent()
             self._at(trio.current_time() + KEEPALIVE_S, link.peer.end)
-        self._listeners.pop(address, None)
+        for served in [served for served in self._listeners if host_of(served) == host]:
+            del self._listeners[served]
 
     def power_on(self, address: str) -> None:
         """End what ``power_off`` began."""
-        self._off.discard(address)
+        self._off.discard(host_of(address))
 
     def is_off(self, address: str) -> bool:
-        """Say whether an address has no power."""
-        return address in self._off
+        """Say whether a machine has no power."""
+        return host_of(address) in self._off
 
     # --- For links and transports ---
 
@@ -342,17 +351,18 @@ class SimulatedNetwork:
             del self._listeners[address]
 
     async def dial(self, source: str, address: str) -> Listener:
-        """Return who serves at an address, after the time it takes to get there and back.
+        """Return who serves at an address, after the time it takes a machine to get there and back.
 
         Raises:
             PeerUnreachable: nobody does, or it cannot be reached.
         """
-        there_and_back_s = self.draw_delay_s(source, address) + self.draw_delay_s(address, source)
+        host = host_of(address)
+        there_and_back_s = self.draw_delay_s(source, host) + self.draw_delay_s(host, source)
         if there_and_back_s:
             await trio.sleep(there_and_back_s)
         else:
             await trio.lowlevel.checkpoint()
-        while not (self.can_reach(source, address) and self.can_reach(address, source)) or address in self._off:
+        while not (self.can_reach(source, host) and self.can_reach(host, source)) or host in self._off:
             if not self.options.is_silent:
                 raise PeerUnreachable(f"{address!r} cannot be reached from {source!r}: the simulated network is cut")
             await self._changed.wait()

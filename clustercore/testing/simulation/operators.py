@@ -1,8 +1,9 @@
 """Those who change the members of a simulated cluster, while it works and while it suffers faults.
 
 Operators ask any node that is on for any change that the interface has, sensible or not. What they are told must be
-true, and never older than what any of them was told before. While a disk is lost they do as a manual would have it:
-they replace that member or wait, and take no others away.
+true, and never older than what any of them was told before. While a disk is lost, or a member is looked for where it
+does not serve, they do as a manual would have it: they replace the one and move the other, or wait, and take no others
+away.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from clustercore.interfaces import (
 )
 from clustercore.raft.types import BEFORE_LOG
 from clustercore.testing.invariants import atlas
+from clustercore.testing.simulation.addresses import Addresses
 from clustercore.testing.simulation.chance import Chance
 from clustercore.testing.simulation.cluster import SimulatedCluster, SimulatedNode
 from clustercore.testing.simulation.watching import Watch
@@ -53,6 +55,7 @@ class Operators:
     world: SimulatedWorld
     chance: Chance
     watch: Watch
+    addresses: Addresses
     # How often each change was asked for and how attempts ended.
     seen: Counter[str] = attrs.field(factory=Counter)
     # The highest index of members that anybody was told of: nobody is told less from then on.
@@ -87,26 +90,45 @@ class Operators:
 
     def _choose(self, kind: str, give_up_s: float) -> tuple[_Change, str]:
         one, other = self.chance.some(list(self.cluster.machines), 2)
-        missing = self._missing_a_disk()
+        missing, lost = self._missing_a_disk(), self.addresses.lost
+        if lost and kind != "read":
+            lost_one = self.chance.choice(lost)
+            place = self.cluster.address_of(lost_one)
+            return self._moving(lost_one, place, force=self.chance.happens(0.5), give_up_s=give_up_s)
         if missing and kind != "read":
             # The only change that makes it better.
             kind, one = "replace", self.chance.choice(missing)
             other = self.chance.choice([name for name in self.cluster.machines if name != one])
+        if kind == "move":
+            return self._choose_move(one, other, give_up_s)
+        place = self.cluster.address_of(one)
         choices: dict[str, tuple[_Change, str]] = {
             "read": (lambda members: members.get(give_up_s=give_up_s), ""),
-            "add": (lambda members: members.add(one, one, give_up_s=give_up_s), one),
-            "add_learner": (lambda members: members.add_learner(one, one, give_up_s=give_up_s), one),
+            "add": (lambda members: members.add(one, place, give_up_s=give_up_s), one),
+            "add_learner": (lambda members: members.add_learner(one, place, give_up_s=give_up_s), one),
             "promote": (lambda members: members.promote(one, give_up_s=give_up_s), one),
             "demote": (lambda members: members.demote(one, give_up_s=give_up_s), one),
             "remove": (lambda members: members.remove(one, give_up_s=give_up_s), one),
             "replace": (
-                lambda members: members.replace(one, other, other, give_up_s=give_up_s),
+                lambda members: members.replace(one, other, self.cluster.address_of(other), give_up_s=give_up_s),
                 f"{one} by {other}",
             ),
             "apply": (lambda members: self._apply(members, give_up_s), ""),
         }
         change, text = choices[kind]
         return change, f"{kind} {text}".rstrip()
+
+    def _choose_move(self, one: str, other: str, give_up_s: float) -> tuple[_Change, str]:
+        """Move a machine to where it is, or to where another is or nobody, perhaps without a look there."""
+        force, own_place = self.chance.happens(0.3), self.cluster.address_of(one)
+        place = self.chance.choice([own_place, self.cluster.address_of(other), self.addresses.other(one)])
+        if force and not self.addresses.may_lose(one):
+            place = own_place
+        return self._moving(one, place, force=force, give_up_s=give_up_s)
+
+    def _moving(self, name: str, place: str, *, force: bool, give_up_s: float) -> tuple[_Change, str]:
+        change: _Change = lambda members: members.move(name, place, force=force, give_up_s=give_up_s)  # noqa: E731
+        return change, f"move {name} to {place}{' whatever is there' if force else ''}"
 
     def _missing_a_disk(self) -> list[str]:
         """Return the machines that lost a disk and are no members with the new one yet."""
@@ -124,6 +146,7 @@ class Operators:
     async def _ask(self, machine: SimulatedNode[Any], change: _Change, kind: str, text: str) -> None:
         before = self._known_index
         self.seen[f"members: {kind}"] += 1
+        self.addresses.changing += 1
         self.cluster.note(f"{machine.name} is asked to {text}")
         try:
             with machine.process.inside():
@@ -135,6 +158,8 @@ class Operators:
         else:
             end = "done"
             self._check(members, before)
+        finally:
+            self.addresses.changing -= 1
         self.seen[f"member changes {end}"] += kind != "read"
         self.cluster.note(f"{machine.name}, asked to {text}: {end}")
 
@@ -170,9 +195,20 @@ class Operators:
                 states = [str(machine.running.status()) for machine in self.cluster.on]
                 raise PropertyViolated("liveness", f"{name} does not vote again, in time: {states}")
 
+    async def _add_back(self, handle: MembersHandle, name: str) -> Members:
+        """Have a machine vote, wherever the members look for it."""
+        found = await handle.get(give_up_s=PATIENCE_S)
+        place = "" if found.configuration.get(NodeId(name)) else self.cluster.address_of(name)
+        return await handle.add(name, place, give_up_s=PATIENCE_S)
+
     async def _have_voter(self, name: str) -> bool:
         machine = self._draw_machine()
         if machine is not None:
-            change: _Change = lambda members: members.add(name, name, give_up_s=PATIENCE_S)  # noqa: E731 - as above
-            await self._ask(machine, change, "add", f"add {name}")
+            lost = self.addresses.lost
+            if lost:
+                place = self.cluster.address_of(lost[0])
+                change, text = self._moving(lost[0], place, force=True, give_up_s=PATIENCE_S)
+                await self._ask(machine, change, "move", text)
+            else:
+                await self._ask(machine, lambda members: self._add_back(members, name), "add", f"add {name}")
         return self.watch.is_full_member(name)

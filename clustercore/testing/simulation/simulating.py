@@ -35,6 +35,7 @@ from clustercore.interfaces import (
 from clustercore.interfaces.groups import unwrap_group
 from clustercore.runtime.node import Node
 from clustercore.testing.history import HistoryRecorder
+from clustercore.testing.simulation.addresses import Addresses
 from clustercore.testing.simulation.chance import Chance
 from clustercore.testing.simulation.cluster import SimulatedCluster, SimulatedNode, eventually
 from clustercore.testing.simulation.disks import check_disks
@@ -202,7 +203,7 @@ class Simulation(Generic[MachineT]):
         Cancellation: the call may or may not be carried out.
         Raises: TransportError, as ``ServiceTransport.call``; it is not tried again.
         """
-        address = on if on is not None else self.chance.choice(self.cluster.names)
+        address = self.cluster.address_of(on if on is not None else self.chance.choice(self.cluster.names))
         return await self._transport.call(address, method, request)
 
     def inside(self, node: Node) -> Any:
@@ -532,8 +533,9 @@ class SimulationRun(Generic[MachineT]):
             simulation = Simulation(cluster, self.world, watch, self.seed)
             for name in self.world.all_names[self.world.nodes :]:
                 cluster.add_stranger(name)
-            faults = Faults(cluster, self.world, Chance(f"{self.seed}/faults"), simulation.look, watch)
-            operators = Operators(cluster, self.world, Chance(f"{self.seed}/operators"), watch)
+            addresses = Addresses(cluster, watch)
+            faults = Faults(cluster, self.world, Chance(f"{self.seed}/faults"), simulation.look, watch, addresses)
+            operators = Operators(cluster, self.world, Chance(f"{self.seed}/operators"), watch, addresses)
             leadership = _Leadership(simulation)
             try:
                 await self._main(simulation, faults, operators, leadership)

@@ -26,7 +26,7 @@ from clustercore.interfaces import (
 )
 from clustercore.runtime.signals import Wakeup
 from clustercore.testing.simulation.link import SimulatedLink, link_pair
-from clustercore.testing.simulation.network import CallFate, SimulatedNetwork
+from clustercore.testing.simulation.network import CallFate, SimulatedNetwork, host_of
 
 __all__ = ["Listener", "SimulatedTransport"]
 
@@ -86,7 +86,7 @@ class SimulatedTransport(ServiceTransport):
     Args:
         network: Joins this transport to the others made with it. Its ``run`` must be running for anything to arrive
             later than at once.
-        address: Where this node serves, any text. It also names the node in the network's faults.
+        address: Where this node serves, any text. What ``host_of`` makes of it names it in the network's faults.
     """
 
     def __init__(self, network: SimulatedNetwork, address: str) -> None:
@@ -94,6 +94,7 @@ class SimulatedTransport(ServiceTransport):
             raise ConfigError(f"address = {address!r}: expected a text that is not empty")
         self._network = network
         self._address = address
+        self._host = host_of(address)
         self._services = OfferedServices()
         # Open links that this side dialled, in order.
         self._dialled: dict[SimulatedLink, None] = {}
@@ -119,10 +120,10 @@ class SimulatedTransport(ServiceTransport):
                 listener.close_links()
 
     async def connect(self, address: str, lane: Lane) -> Link:
-        listener = await self._network.dial(self._address, address)
-        if self._network.is_off(self._address):
+        listener = await self._network.dial(self._host, address)
+        if self._network.is_off(self._host):
             raise PeerUnreachable(f"{self._address!r} has no power")
-        own_end, peer_end = link_pair(self._network, self._address, address)
+        own_end, peer_end = link_pair(self._network, self._host, host_of(address))
         self._dialled = {link: None for link in self._dialled if not link.is_closed}
         self._dialled[own_end] = None
         listener.take(peer_end)
@@ -135,7 +136,7 @@ class SimulatedTransport(ServiceTransport):
         call = self._begin(address, method)
         try:
             with trio.move_on_after(CALL_TIMEOUT_S):
-                listener = await self._network.dial(self._address, address)
+                listener = await self._network.dial(self._host, address)
                 fate = self._network.draw_call_fate()
                 if fate is CallFate.REPEATED:
                     listener.start(partial(self._answer_late, address, method, listener.services, request))
@@ -155,14 +156,14 @@ class SimulatedTransport(ServiceTransport):
 
     async def _answer_late(self, address: str, method: str, services: OfferedServices, request: bytes) -> None:
         """Carry out a request that came twice. Nobody waits for this answer, whatever it is."""
-        await trio.sleep(_LATE_FACTOR * self._network.draw_delay_s(self._address, address))
+        await trio.sleep(_LATE_FACTOR * self._network.draw_delay_s(self._host, host_of(address)))
         await services.answer_unary(method, request)
 
     @asynccontextmanager
     async def open_stream(
         self, address: str, method: str, request: bytes
     ) -> AsyncIterator[trio.abc.ReceiveChannel[bytes]]:
-        listener = await self._network.dial(self._address, address)
+        listener = await self._network.dial(self._host, address)
         call = self._begin(address, method)
         listener.start(partial(call.answer_stream, listener.services, request))
         try:
@@ -171,11 +172,13 @@ class SimulatedTransport(ServiceTransport):
             call.leave()
 
     def _begin(self, address: str, method: str) -> LocalCall:
+        host = host_of(address)
+
         async def cross() -> None:
-            delay_s = self._network.draw_delay_s(address, self._address)
+            delay_s = self._network.draw_delay_s(host, self._host)
             if delay_s:
                 await trio.sleep(delay_s)
-            if not self._network.can_reach(address, self._address):
+            if not self._network.can_reach(host, self._host):
                 raise LinkClosed(f"the simulated network was cut during {method}")
 
         return LocalCall(method, cross)

@@ -168,7 +168,7 @@ def _with_changes(world: SimulatedWorld, chance: Chance) -> SimulatedWorld:
     """Draw operators, and machines that they may add."""
     share = chance.choice([0.5, 1.0, 1.0])
     drawn = {name: weight for name, weight in _CHANGES.items() if chance.happens(share)}
-    return attrs.evolve(
+    changing = attrs.evolve(
         world,
         strangers=min(chance.choice([1, 2, 3, 4]), MAX_NODES - world.nodes),
         changes=drawn | {"read": 1},
@@ -176,6 +176,10 @@ def _with_changes(world: SimulatedWorld, chance: Chance) -> SimulatedWorld:
         # Whoever is outside may come back under its name with an empty disk.
         faults={**world.faults, "come_back": 2} if chance.happens(0.6) else world.faults,
     )
+    if chance.happens(0.5):
+        return changing
+    # Whoever serves at another address after a start says so itself, and operators do, rightly or not.
+    return attrs.evolve(changing, changes={**changing.changes, "move": 3}, faults={**changing.faults, "move_out": 3})
 
 
 def _draw_network(chance: Chance) -> NetworkOptions:
