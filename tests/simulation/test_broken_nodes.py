@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import trio
 
+from clustercore.interfaces.messages import MembersFailed, MembersRequest, MembersResponse
 from clustercore.raft import core, reads
 from clustercore.raft.effects import PersistEntries, PersistHardState
 from clustercore.raft.state import RaftState
 from clustercore.raft.types import LogIndex, NodeId, ReadId, Term, WriteId
-from clustercore.runtime import applier, engine, forwarder, proposals, session_table, writer
+from clustercore.runtime import applier, engine, forwarder, members_desk, proposals, session_table, writer
 from clustercore.testing.campaign import run_campaign
 from clustercore.testing.simulation import NetworkOptions, SimulatedWorld
 from clustercore.testing.simulation.clients import MapClients
@@ -103,6 +104,21 @@ def applies_every_copy_of_a_command(patch: Patch) -> None:
     patch.setattr(session_table, "_answer_without_it", lambda session, sequence, stamp: None)
 
 
+def tells_members_again(patch: Patch) -> None:
+    """Who has told the members once tells the same again, as long as nobody wants to change them."""
+    really = members_desk.MembersDesk._tell
+    told: dict[members_desk.MembersDesk, MembersResponse | MembersFailed] = {}
+
+    async def tell_again(self: members_desk.MembersDesk, request: MembersRequest) -> MembersResponse | MembersFailed:
+        if request.is_settled:
+            return await really(self, request)
+        if self not in told:
+            told[self] = await really(self, request)
+        return told[self]
+
+    patch.setattr(members_desk.MembersDesk, "_tell", tell_again)
+
+
 def holds_leases_too_long(patch: Patch) -> None:
     """A leader counts on its lease for longer than those who gave it keep to it."""
     really = reads.lease_until
@@ -172,6 +188,28 @@ def test_lease_that_outlasts_its_protection_is_found_while_clocks_drift(monkeypa
     with pytest.RaisesGroup(pytest.RaisesExc(PropertyViolated, match="lease"), flatten_subgroups=True):
         for seed in range(12):
             run_drifting(seed)
+
+
+# The members change all the time, and operators look at them everywhere.
+CHANGING = SimulatedWorld(
+    nodes=5,
+    calm_s=3.0,
+    faults_s=20.0,
+    faults={"heal": 1},
+    changes={"demote": 2, "promote": 2, "read": 4},
+    change_pause_s=0.3,
+)
+
+
+def test_node_that_tells_members_of_before_is_found(monkeypatch: Patch) -> None:
+    """What an operator was told once, and is told again after a change, is older than what another knows."""
+    tells_members_again(monkeypatch)
+    clients = MapClients(rate=2.0)
+    run = SimulationRun(0, CHANGING, MapMachine, clients.scenario, clients.check)
+
+    newest = pytest.RaisesExc(PropertyViolated, match="an operator was told of the members of index")
+    with pytest.RaisesGroup(newest, flatten_subgroups=True):
+        run.go(None)
 
 
 def test_broken_node_is_made_short_and_leaves_a_trace(monkeypatch: Patch, tmp_path: Path) -> None:
