@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,21 +20,25 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 LIMIT_S = 120
 
 
-def test_first_slice_leaves_figures_and_a_plot(tmp_path: Path) -> None:
-    """The JSON has a row of positive figures for each case, and the plot is a whole PNG."""
-    figures, plot = tmp_path / "figures.json", tmp_path / "plot.png"
-    script = str(ROOT / "benchmarks" / "first_slice.py")
-    quick = ["--rounds", "1", "--seconds", "0.2"]
-
+def figures_of(name: str, folder: Path, *options: str) -> Any:
+    """Run a benchmark with warnings as errors; return the JSON that it leaves in the folder."""
+    figures = folder / "figures.json"
     subprocess.run(
-        [sys.executable, "-W", "error", script, *quick, "--json", str(figures), "--plot", str(plot)],
+        [sys.executable, "-W", "error", str(ROOT / "benchmarks" / f"{name}.py"), *options, "--json", str(figures)],
         check=True,
         timeout=LIMIT_S,
+        stdout=subprocess.DEVNULL,
         # matplotlib keeps a list of fonts in a folder of the user's.
-        env=os.environ | {"MPLCONFIGDIR": str(tmp_path)},
+        env=os.environ | {"MPLCONFIGDIR": str(folder / "fonts")},
     )
+    return json.loads(figures.read_text(encoding="utf-8"))
 
-    report = json.loads(figures.read_text(encoding="utf-8"))
+
+def test_first_slice_leaves_figures_and_a_plot(tmp_path: Path) -> None:
+    """The JSON has a row of positive figures for each case, and the plot is a whole PNG."""
+    plot = tmp_path / "plot.png"
+
+    report = figures_of("first_slice", tmp_path, "--rounds", "1", "--seconds", "0.2", "--plot", str(plot))
     assert [row["outstanding"] for row in report["rows"]] == [1, 64, 512]
     for row in report["rows"]:
         assert 0 < row["least_commits_per_s"] <= row["commits_per_s"] <= row["most_commits_per_s"]
@@ -47,18 +52,7 @@ def test_first_slice_leaves_figures_and_a_plot(tmp_path: Path) -> None:
 
 def test_linearizability_leaves_figures(tmp_path: Path) -> None:
     """The JSON has a row for each case, and the verdicts that do not depend on the machine are right."""
-    figures = tmp_path / "figures.json"
-    script = str(ROOT / "benchmarks" / "linearizability.py")
-    quick = ["--operations", "400", "--clients", "5"]
-
-    subprocess.run(
-        [sys.executable, "-W", "error", script, *quick, "--json", str(figures)],
-        check=True,
-        timeout=LIMIT_S,
-        stdout=subprocess.DEVNULL,
-    )
-
-    rows = json.loads(figures.read_text(encoding="utf-8"))["rows"]
+    rows = figures_of("linearizability", tmp_path, "--operations", "400", "--clients", "5")["rows"]
     assert len(rows) == 8
     for row in rows:
         assert row["verdict"] == ("not linearizable" if "stale" in row["history"] else "linearizable"), row
@@ -66,17 +60,7 @@ def test_linearizability_leaves_figures(tmp_path: Path) -> None:
 
 def test_merge_leaves_figures(tmp_path: Path) -> None:
     """The JSON has a row for each way in which changes meet what is held, with all its figures."""
-    figures = tmp_path / "figures.json"
-    script = str(ROOT / "benchmarks" / "merge.py")
-
-    subprocess.run(
-        [sys.executable, "-W", "error", script, "--entities", "600", "--json", str(figures)],
-        check=True,
-        timeout=LIMIT_S,
-        stdout=subprocess.DEVNULL,
-    )
-
-    told = json.loads(figures.read_text(encoding="utf-8"))
+    told = figures_of("merge", tmp_path, "--entities", "600")
     assert [row["case"] for row in told["rows"]] == ["new", "follows", "the same", "older", "conflict"]
     assert all(row[name] > 0 for row in told["rows"] for name in ("merge_us", "apply_us", "sqlite_us", "decode_us"))
     # What a writer adds to a state is its name and a time.
@@ -87,18 +71,7 @@ def test_merge_leaves_figures(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads a process's memory from /proc")
 def test_snapshot_transfer_leaves_figures(tmp_path: Path) -> None:
     """The whole state arrives, and the JSON has what it took."""
-    figures = tmp_path / "figures.json"
-    script = str(ROOT / "benchmarks" / "snapshot_transfer.py")
-    quick = ["--size", "16MiB", "--folder", str(tmp_path)]
-
-    subprocess.run(
-        [sys.executable, "-W", "error", script, *quick, "--json", str(figures)],
-        check=True,
-        timeout=LIMIT_S,
-        stdout=subprocess.DEVNULL,
-    )
-
-    found = json.loads(figures.read_text(encoding="utf-8"))["figures"]
+    found = figures_of("snapshot_transfer", tmp_path, "--size", "16MiB", "--folder", str(tmp_path))["figures"]
     assert found["moved_mib"] == 16
     assert found["leader_grows_sending_mib"] >= 0
     assert found["leader_base_mib"] > 0
@@ -108,18 +81,7 @@ def test_snapshot_transfer_leaves_figures(tmp_path: Path) -> None:
 
 def test_idle_cost_leaves_figures(tmp_path: Path) -> None:
     """The JSON has a row for each of three processes, and one for the groups, which take no step."""
-    figures = tmp_path / "figures.json"
-    script = str(ROOT / "benchmarks" / "idle_cost.py")
-    quick = ["--seconds", "1", "--groups", "10"]
-
-    subprocess.run(
-        [sys.executable, "-W", "error", script, *quick, "--json", str(figures)],
-        check=True,
-        timeout=LIMIT_S,
-        stdout=subprocess.DEVNULL,
-    )
-
-    report = json.loads(figures.read_text(encoding="utf-8"))
+    report = figures_of("idle_cost", tmp_path, "--seconds", "1", "--groups", "10")
     assert sorted(row["node"] for row in report["nodes"]) == ["n1", "n2", "n3"]
     for row in report["nodes"]:
         assert row["cpu_percent"] > 0
@@ -130,17 +92,7 @@ def test_idle_cost_leaves_figures(tmp_path: Path) -> None:
 
 def test_rolling_restart_leaves_figures(tmp_path: Path) -> None:
     """Nothing is lost, whatever the gaps are on this machine, and the JSON has a gap for each round."""
-    figures = tmp_path / "figures.json"
-    script = str(ROOT / "benchmarks" / "rolling_restart.py")
-
-    subprocess.run(
-        [sys.executable, "-W", "error", script, "--rounds", "1", "--json", str(figures)],
-        check=True,
-        timeout=LIMIT_S,
-        stdout=subprocess.DEVNULL,
-    )
-
-    found = json.loads(figures.read_text(encoding="utf-8"))["figures"]
+    found = figures_of("rolling_restart", tmp_path, "--rounds", "1")["figures"]
     assert found["writes"] > 0
     assert found["lost"] == 0
     assert [found["longest_gap_ms"]] == found["gaps_ms"]
@@ -149,35 +101,14 @@ def test_rolling_restart_leaves_figures(tmp_path: Path) -> None:
 
 def test_node_simulation_leaves_figures(tmp_path: Path) -> None:
     """The JSON has a row for each kind of world, and in each something was done."""
-    figures = tmp_path / "figures.json"
-    script = str(ROOT / "benchmarks" / "node_simulation.py")
-    quick = ["--seeds", "1", "--faults-s", "5"]
-
-    subprocess.run(
-        [sys.executable, "-W", "error", script, *quick, "--json", str(figures)],
-        check=True,
-        timeout=LIMIT_S,
-        stdout=subprocess.DEVNULL,
-    )
-
-    rows = json.loads(figures.read_text(encoding="utf-8"))["rows"]
+    rows = figures_of("node_simulation", tmp_path, "--seeds", "1", "--faults-s", "5")["rows"]
     assert [row["world"] for row in rows] == ["quiet", "faults", "as drawn"]
     assert all(row["speed"] > 0 and row["done"] > 0 for row in rows)
 
 
 def test_health_leaves_figures(tmp_path: Path) -> None:
     """The JSON says how many checks of how many nodes were simulated; an hour has 360 of each, give or take a few."""
-    figures = tmp_path / "figures.json"
-    script = str(ROOT / "benchmarks" / "health.py")
-
-    subprocess.run(
-        [sys.executable, "-W", "error", script, "--nodes", "5", "--hours", "1", "--json", str(figures)],
-        check=True,
-        timeout=LIMIT_S,
-        stdout=subprocess.DEVNULL,
-    )
-
-    report = json.loads(figures.read_text(encoding="utf-8"))
+    report = figures_of("health", tmp_path, "--nodes", "5", "--hours", "1")
     assert (report["nodes"], report["hours"]) == (5, 1.0)
     assert 5 * 350 < report["checks"] <= 5 * 370
     assert report["seconds"] > 0
@@ -185,17 +116,7 @@ def test_health_leaves_figures(tmp_path: Path) -> None:
 
 def test_sync_leaves_figures_and_keeps_to_its_bounds(tmp_path: Path) -> None:
     """What is sent does not depend on the machine: every figure keeps to its bound, also with a smaller fleet."""
-    figures = tmp_path / "figures.json"
-    script = str(ROOT / "benchmarks" / "sync.py")
-
-    subprocess.run(
-        [sys.executable, "-W", "error", script, "--uavs", "500", "--entities", "2000", "--json", str(figures)],
-        check=True,
-        timeout=LIMIT_S,
-        stdout=subprocess.DEVNULL,
-    )
-
-    report = json.loads(figures.read_text(encoding="utf-8"))
+    report = figures_of("sync", tmp_path, "--uavs", "500", "--entities", "2000")
     assert report["fleet"]["changes_sent"] == 500 * 10
     assert report["fleet"]["replicas_equal"]
     assert report["comparison"]["replicas_equal"]
