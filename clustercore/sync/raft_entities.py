@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -36,7 +36,7 @@ from clustercore.sync.conflict_log import ConflictLog
 from clustercore.sync.kinds import LIFE_GROUP, Authority, EntityKind
 from clustercore.sync.merge import pick
 from clustercore.sync.receiving import Receiver
-from clustercore.sync.replica import EntityKey, Replica, join_key, split_key
+from clustercore.sync.replica import EntityKey, Replica, Slot, join_key, split_key
 from clustercore.sync.view import EntityView
 from clustercore.sync.writes import GroupState, Stamp, decode_group_state, join_time, known_by
 
@@ -58,6 +58,9 @@ _CHUNK_BYTES = 64 * 1024
 # writer of its own, so a writer that is forgotten is one after whose last operation so many starts have made some. What
 # it proposed before is in the log by then, or never will be. No clock has a say in that.
 _MAX_WRITERS = 64
+# How many deleted entities are kept, for edits that come from the log yet without knowing of the deletion: at a
+# kilobyte each, 10 MB. What is dropped was deleted before so many others; an operation is not that long on its way.
+_MAX_DELETED = 10_000
 
 
 def _encode(changes: Iterable[Change]) -> Iterator[bytes]:
@@ -97,6 +100,10 @@ def _decode(data: bytes, position: int) -> list[Change]:
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise MalformedMessage(f"entities cannot be read: {error}") from error
     return changes
+
+
+def _is_deleted(slots: Mapping[str, Slot]) -> bool:
+    return bool(life.tombstones(slots)) and not life.is_alive(slots)
 
 
 def _decode_writers(snapshot: bytes) -> tuple[list[str], int]:
@@ -158,6 +165,9 @@ class EntityMachine(StateMachine):
         self._receiver = Receiver(self.replica, self.view.kinds, self._on_event, self.conflicts)
         for change in changes:
             self.replica.set_state((change.kind, change.entity_id), change.group, change.state, None)
+        entities = self.replica.entities
+        # Those that are deleted, in the order in which they were: that of a snapshot, too.
+        self._deleted: dict[EntityKey, None] = {key: None for key, slots in entities.items() if _is_deleted(slots)}
         self.replica.take_staged()
 
     def services(self, node: NodeHandle) -> Sequence[Service]:
@@ -185,9 +195,19 @@ class EntityMachine(StateMachine):
         self._remember({head.stamp.writer: None for change in taken for head in change.state.heads})
         for change in taken:
             self._forget_old_writers((change.kind, change.entity_id), change.group)
+        for key in dict.fromkeys((change.kind, change.entity_id) for change in taken):
+            if _is_deleted(self.replica.entities[key]):
+                self._deleted.setdefault(key)
+            else:
+                self._deleted.pop(key, None)
+        answer = bytes(_APPLIED if self._holds(change) else _REFUSED for change in changes)
+        while len(self._deleted) > _MAX_DELETED:
+            oldest = next(iter(self._deleted))
+            del self._deleted[oldest]
+            self.replica.drop(oldest)
         # Nothing of it goes to a disk of its own: the log has it.
         self.replica.take_staged()
-        return bytes(_APPLIED if self._holds(change) else _REFUSED for change in changes)
+        return answer
 
     def _remember(self, writers: Iterable[str]) -> None:
         for writer in writers:
@@ -221,10 +241,17 @@ class EntityMachine(StateMachine):
         return resolver is not None or pick(slot.state.heads)[0] in mine
 
     def snapshot(self) -> Iterator[bytes]:
-        """Return all states, in the order of their names, and the writers: equal states have equal snapshots."""
+        """Return the writers, and all states: the living in the order of their names, the deleted as they were deleted.
+
+        What comes of the same log has the same snapshot.
+        """
         entities = self.replica.entities
-        states = sorted((join_key(key, group), key, group) for key, slots in entities.items() for group in slots)
-        changes = (Change(*key, group, entities[key][group].state) for _, key, group in states)
+        living = sorted(entities.keys() - self._deleted.keys(), key=lambda key: join_key(key, ""))
+        changes = (
+            Change(*key, group, entities[key][group].state)
+            for key in (*living, *self._deleted)
+            for group in sorted(entities[key])
+        )
         part = bytearray(_SNAPSHOT_FORMAT + _COUNT.pack(len(self._writers)))
         for writer in self._writers:
             name = writer.encode()

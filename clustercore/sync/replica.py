@@ -232,6 +232,13 @@ class Replica:
         """Return what is known to have been seen of a group that was collected, beyond what the tombstone covers."""
         return self.dropped[key].get(group) if key in self.dropped else None
 
+    def drop(self, key: EntityKey) -> None:
+        """Hold nothing of an entity any more, and do not remember that there was something."""
+        for group, slot in self.entities.pop(key).items():
+            self.floor = max(self.floor, slot.seq)
+            self._stage(_GROUP + join_key(key, group), None)
+            self._stale += 1
+
     def hold(self, key: EntityKey, group: str, state: GroupState | None) -> None:
         """Keep a state aside, or no more if it is None."""
         record = _HELD + join_key(key, group)

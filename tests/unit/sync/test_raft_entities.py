@@ -144,6 +144,38 @@ def test_what_is_seen_is_bounded() -> None:
     assert len(machine.conflicts) == 0
 
 
+def test_deleted_entities_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the deleted only so many are kept, those that were deleted last, on all nodes alike; the living all stay."""
+    monkeypatch.setattr("clustercore.sync.raft_entities._MAX_DELETED", 10)
+    machine, other = EntityMachine([ORDER]), EntityMachine([ORDER])
+    unaware = Writer("b", machine)
+    for number in range(40):
+        # A clock that goes backwards: it has no say.
+        time = 1000 * (100 - number)
+        apply(machine, put := Writer("a", machine).put(f"o{number}", Order("NEW"), time))
+        apply(other, put)
+        if number == 39:
+            unaware = Writer("b", machine)
+        if number % 4:
+            apply(machine, delete := Writer("a", machine).delete(f"o{number}", time + 1))
+            assert apply(other, delete) == [b"\1"]
+        if number in (13, 30):
+            taken = b"".join(other.snapshot())
+            other = EntityMachine([ORDER])
+            other.restore(taken)
+        assert b"".join(machine.snapshot()) == b"".join(other.snapshot())
+
+    alive = {f"o{number}" for number in range(0, 40, 4)}
+    assert set(machine.view.ids(ORDER)) == alive
+    kept = {entity_id for _, entity_id in machine.replica.entities} - alive
+    assert kept == set([f"o{number}" for number in range(40) if number % 4][-10:])
+    # What did not know of a deletion that is kept is refused as ever; made anew, an entity is one of the living.
+    assert apply(machine, unaware.put("o39", Order("VOID"), 40_000)) == [b"\0"]
+    apply(machine, Writer("a", machine).put("o39", Order("NEW", 2), 200_000))
+    assert machine.view.get(ORDER, "o39") == Order("NEW", 2)
+    assert ("order", "o39") not in machine._deleted
+
+
 @pytest.mark.parametrize("ahead_by", [365 * 86_400_000 << 16, -(365 * 86_400_000 << 16)])
 def test_a_wrong_clock_makes_nobody_forget(ahead_by: int) -> None:
     """What is remembered goes by the log alone: an operation that comes again is old, whatever a clock said since."""
