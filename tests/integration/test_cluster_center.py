@@ -142,6 +142,7 @@ def test_story_that_is_ended_in_the_middle_leaves_no_process(tmp_path: Path, num
         (["cluster_center", "--data", str(EXAMPLES)], "is not empty; name an empty folder, or a new one"),
         (["cluster_center", "--data", str(EXAMPLES / "counter.py")], "is no folder"),
         (["cluster_center", "--consul", "nonsense"], "--consul nonsense: "),
+        (["cluster_center", "--consul", "http://127.0.0.1:1"], "nobody answers there; `consul agent -dev` starts one"),
         (["cluster_center.server", "a", "b=127.0.0.1:1", "--data", "x"], "there is no a=HOST:PORT among the members"),
         (["cluster_center.server", "a", "a=127.0.0.1:1", "b", "--data", "x"], "there is no address of b"),
         (["cluster_center.fleet", "127.0.0.1:1", "--uavs", "0"], "--uavs 0: expected 1 or more"),

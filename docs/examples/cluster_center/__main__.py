@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import trio
+from urllib.parse import urlsplit
 
 try:
+    import trio
     from rich.console import Console
 
     from clustercore.cli.demo.errors import DemoFailed
     from clustercore.cli.exits import Failure, attempt, leave
+    from clustercore.interfaces import ConfigError
     from clustercore_grpc import GrpcTransport
 
     from .center import Center
@@ -22,6 +23,8 @@ try:
     from .fleet import Fleet
     from .page import Page
     from .story import Story
+except KeyboardInterrupt:
+    sys.exit(130)
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed; the example needs clustercore[grpc,cli], and [consul] for --consul")
 
@@ -32,6 +35,8 @@ async def main(options: argparse.Namespace) -> bool:
     """Tell the story, and return whether it was kept. Whatever happens, no server is left."""
     console = Console()
     is_live = console.is_terminal and not options.headless
+    if options.consul is not None:
+        await _check_answers(options.consul)
     with ExitStack() as stack:
         data = stack.enter_context(_folder(options.data))
         async with GrpcTransport() as transport, trio.open_nursery() as nursery:
@@ -55,6 +60,15 @@ async def main(options: argparse.Namespace) -> bool:
     ):
         console.print(line, soft_wrap=True, highlight=False)
     return all(kept.values())
+
+
+async def _check_answers(url: str) -> None:
+    """Servers wait for a Consul that is away, for ever; who runs the story has rather forgotten to start it."""
+    where = urlsplit(url)
+    try:
+        await (await trio.open_tcp_stream(where.hostname or "", where.port or 8500)).aclose()
+    except OSError as error:
+        raise ConfigError(f"--consul {url}: nobody answers there; `consul agent -dev` starts one") from error
 
 
 async def _stop_at_sigterm() -> None:
