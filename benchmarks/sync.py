@@ -1,17 +1,23 @@
 """Measure what the sync between nodes sends, and what it costs.
 
-    python benchmarks/sync.py [--uavs 1000] [--entities 10000] [--differences 10] [--json FILE]
+    python benchmarks/sync.py [--uavs 1000] [--entities 10000] [--differences 10] [--writers 10000]
+        [--json FILE]
 
-Four cases, between replicas whose questions and answers are counted byte by byte, without what a transport
+Five cases, between replicas whose questions and answers are counted byte by byte, without what a transport
 adds to each:
 
 * a fleet: every UAV sends a heartbeat each second, for five minutes, and the peer fetches every 30 seconds. What the
   increments send is compared with what a full transfer of all entities sends, packed in the same way;
 * mesh: the same fleet, written by three nodes that each fetch from both others: what comes by two ways, comes twice;
 * idle: nothing changes, and the peer asks all the same, for half an hour by the schedule, full comparisons included;
-* a comparison: many entities, of which a few differ, are compared and the differences fetched.
+* a comparison: many entities, of which a few differ, are compared and the differences fetched;
+* writers: how long a task that wants to run waits while all of that goes on, on both sides in one process.
 
-The time is the virtual one of Trio's mock clock, but for the cost, which is processor time.
+The fleet is measured with UAVs of three sizes, because what an increment costs depends on the heartbeat, and a transfer
+of everything on the rest: a UAV as the how-to guide declares it, one with a nameplate, and one with all that an
+operator's page shows. The bound is for the last.
+
+The time is the virtual one of Trio's mock clock, but for the cost and the waits, which are processor time.
 """
 
 from __future__ import annotations
@@ -74,16 +80,48 @@ class Uav:
     calibration: tuple[float, ...]
 
 
-UAV = EntityKind(
-    "uav",
-    Uav,
-    key_fields=("status", "last_heartbeat", "current_mission_id"),
-    groups={
-        "status": ["status"],
-        "heartbeat": FieldGroup(("last_heartbeat",), MaxResolver()),
-        "mission": ["current_mission_id"],
-    },
-)
+def make_kind(entity_class: type[Any]) -> EntityKind[Any]:
+    """Return the kind of a class of vehicles."""
+    return EntityKind(
+        "uav",
+        entity_class,
+        key_fields=("status", "last_heartbeat", "current_mission_id"),
+        groups={
+            "status": ["status"],
+            "heartbeat": FieldGroup(("last_heartbeat",), MaxResolver()),
+            "mission": ["current_mission_id"],
+        },
+    )
+
+
+UAV = make_kind(Uav)
+
+
+@attrs.frozen
+class SmallUav:
+    """A vehicle as the how-to guide declares it: what changes, and nothing else."""
+
+    status: str
+    last_heartbeat: int
+    current_mission_id: str | None
+
+
+@attrs.frozen
+class MediumUav:
+    """A vehicle with a nameplate."""
+
+    status: str
+    last_heartbeat: int
+    current_mission_id: str | None
+    model: str
+    serial: str
+    firmware: str
+    registration: str
+    operator: str
+    home: tuple[float, float]
+
+
+SIZES = {"small": SmallUav, "medium": MediumUav, "large": Uav}
 
 
 def make_uav(rng: Random, number: int) -> Uav:
@@ -153,10 +191,15 @@ class Pair:
         return await self._fetching.run(kind, self._source.answer)
 
 
-def make_store(name: str) -> EntityStore:
+def shrink(uav: Uav, entity_class: type[Any]) -> Any:
+    """Return as much of a vehicle as a class has fields for."""
+    return entity_class(**{name: getattr(uav, name) for name in attrs.fields_dict(entity_class)})
+
+
+def make_store(name: str, kind: EntityKind[Any] = UAV) -> EntityStore:
     """Return a store in memory, by the virtual clock."""
     clock = HybridLogicalClock(lambda: BEGIN_MS + int(trio.current_time() * 1000))
-    return EntityStore(NodeId(name), [UAV], MemoryRecords(), clock=clock, rng=Random(name))
+    return EntityStore(NodeId(name), [kind], MemoryRecords(), clock=clock, rng=Random(name))
 
 
 def bytes_of(result: SessionResult) -> int:
@@ -167,13 +210,15 @@ def bytes_of(result: SessionResult) -> int:
 # --- The cases -------------------------------------------------------------------------------------------------------
 
 
-async def measure_fleet(uavs: int) -> dict[str, Any]:
+async def measure_fleet(uavs: int, size: str) -> dict[str, Any]:
     """Every vehicle sends a heartbeat each second; the peer fetches every half minute."""
     config, rng = SyncConfig(), Random(5)
-    async with make_store("a") as source, make_store("b") as receiver:
+    entity_class = SIZES[size]
+    kind = UAV if entity_class is Uav else make_kind(entity_class)
+    async with make_store("a", kind) as source, make_store("b", kind) as receiver:
         pair = Pair(Side(source, config), Side(receiver, config), config)
         for number in range(uavs):
-            await source.put(UAV, f"uav-{number:05}", make_uav(rng, number))
+            await source.put(kind, f"uav-{number:05}", shrink(make_uav(rng, number), entity_class))
         first = await pair.sync()
         sizes: list[int] = []
         changes = 0
@@ -181,7 +226,7 @@ async def measure_fleet(uavs: int) -> dict[str, Any]:
             await trio.sleep(1)
             for number in range(uavs):
                 now_ms = BEGIN_MS + second * 1000 + rng.randrange(1000)
-                await source.update(UAV, f"uav-{number:05}", last_heartbeat=now_ms)
+                await source.update(kind, f"uav-{number:05}", last_heartbeat=now_ms)
             if second % int(config.incremental_interval_s) == 0:
                 result = await pair.sync()
                 sizes.append(bytes_of(result))
@@ -195,10 +240,12 @@ async def measure_fleet(uavs: int) -> dict[str, Any]:
     increment = sum(sizes) / len(sizes)
     return {
         "uavs": uavs,
+        "size": size,
         "heartbeats": uavs * 300,
         "changes_sent": changes,
         "changes_per_uav_and_sync": changes / uavs / len(sizes),
         "bytes_per_increment": increment,
+        "bytes_per_heartbeat_sent": increment / uavs,
         "bytes_of_a_full_transfer": full,
         "json_bytes_per_uav": json_bytes / uavs,
         "bytes_of_the_first_sync": bytes_of(first),
@@ -299,12 +346,51 @@ async def measure_comparison(entities: int, differences: int) -> dict[str, Any]:
     }
 
 
+class Turns:
+    """A task that wants to run all the time, and how long it waits, in seconds of the process's own time."""
+
+    def __init__(self) -> None:
+        self.waits_s: list[float] = []
+
+    async def run(self) -> None:
+        """Take turns until cancelled."""
+        before = time.process_time()
+        while True:
+            await trio.lowlevel.checkpoint()
+            now = time.process_time()
+            self.waits_s.append(now - before)
+            before = now
+
+    def figures(self) -> dict[str, float]:
+        """Return the longest wait, and that which one in a hundred exceeds, in ms."""
+        ordered = sorted(self.waits_s)
+        return {"max_ms": ordered[-1] * 1000, "p99_ms": ordered[len(ordered) * 99 // 100] * 1000}
+
+
+async def measure_writers(entities: int) -> dict[str, Any]:
+    """Fetch everything, and compare it when it is equal, while another task wants to run."""
+    config, rng = SyncConfig(), Random(8)
+    found: dict[str, Any] = {"entities": entities}
+    async with make_store("a") as source, make_store("b") as receiver:
+        for number in range(entities):
+            await source.put(UAV, f"uav-{number:06}", make_uav(rng, number))
+        for case in ("first", "equal"):
+            # As after a start: digests are made anew.
+            pair, turns = Pair(Side(source, config), Side(receiver, config), config), Turns()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(turns.run)
+                await pair.sync(SyncKind.FULL)
+                nursery.cancel_scope.cancel()
+            found[case] = turns.figures()
+    return found
+
+
 # --- The table -------------------------------------------------------------------------------------------------------
 
 
 def rows_of(found: dict[str, dict[str, Any]]) -> list[tuple[str, str, str, bool]]:
     """Return each figure that has a bound: what it is, the figure, the bound, and whether it keeps to it."""
-    fleet, idle, comparison = found["fleet"], found["idle"], found["comparison"]
+    fleet, idle, comparison = found["fleet"]["large"], found["idle"], found["comparison"]
     share, sent = fleet["share_of_full_each_30_s"], fleet["changes_per_uav_and_sync"]
     idle_bytes, equal_bytes = idle["bytes_each_30_s_both_ways"], comparison["equal_bytes"]
     trips, times = comparison["round_trips"], comparison["times_the_difference"]
@@ -325,21 +411,53 @@ def rows_of(found: dict[str, dict[str, Any]]) -> list[tuple[str, str, str, bool]
     ]
 
 
+def print_sizes(console: Console, fleet: dict[str, dict[str, Any]]) -> None:
+    """Print what an increment and a full transfer are with vehicles of each size."""
+    table = Table("a UAV", "JSON", "increment", "a heartbeat", "full transfer", "share")
+    for size, found in fleet.items():
+        table.add_row(
+            size,
+            f"{found['json_bytes_per_uav']:.0f}",
+            f"{found['bytes_per_increment']:,.0f}",
+            f"{found['bytes_per_heartbeat_sent']:.1f}",
+            f"{found['bytes_of_a_full_transfer']:,}",
+            f"{found['share_of_full_each_30_s']:.1%}",
+        )
+    console.print(table)
+
+
+def print_waits(console: Console, writers: dict[int, dict[str, Any]]) -> None:
+    """Print how long a task waits for its turn during a full sync."""
+    table = Table("entities", "everything is fetched: longest wait, p99", "all is equal: longest wait, p99")
+    for entities, found in writers.items():
+        cells = [f"{found[case]['max_ms']:.1f} ms, {found[case]['p99_ms']:.1f} ms" for case in ("first", "equal")]
+        table.add_row(f"{entities:,}", *cells)
+    console.print(table)
+
+
 def main() -> int:
     """Run the cases, print the table, and return 1 if a figure is beyond its bound."""
     parser = argparse.ArgumentParser(description="Measure what the sync between nodes sends.")
     parser.add_argument("--uavs", type=int, default=1000)
     parser.add_argument("--entities", type=int, default=10_000)
     parser.add_argument("--differences", type=int, default=10)
+    parser.add_argument(
+        "--writers", type=int, nargs="*", default=[10_000], help="of how many entities the waits are measured"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     options = parser.parse_args()
     found = {
-        "fleet": trio.run(measure_fleet, options.uavs, clock=MockClock(autojump_threshold=0)),
+        "fleet": {
+            size: trio.run(measure_fleet, options.uavs, size, clock=MockClock(autojump_threshold=0)) for size in SIZES
+        },
         "mesh": trio.run(measure_mesh, options.uavs, clock=MockClock(autojump_threshold=0)),
         "idle": trio.run(measure_idle, options.uavs, clock=MockClock(autojump_threshold=0)),
         "comparison": trio.run(
             measure_comparison, options.entities, options.differences, clock=MockClock(autojump_threshold=0)
         ),
+        "writers": {
+            count: trio.run(measure_writers, count, clock=MockClock(autojump_threshold=0)) for count in options.writers
+        },
     }
     table = Table("what", "figure", "at most", "")
     rows = rows_of(found)
@@ -347,7 +465,9 @@ def main() -> int:
         table.add_row(what, figure, bound, "kept" if is_kept else "BEYOND")
     console = Console()
     console.print(table)
-    fleet, mesh, comparison = found["fleet"], found["mesh"], found["comparison"]
+    print_sizes(console, found["fleet"])
+    print_waits(console, found["writers"])
+    fleet, mesh, comparison = found["fleet"]["large"], found["mesh"], found["comparison"]
     console.print(
         f"an increment of the fleet is {fleet['bytes_per_increment']:,.0f} bytes, a transfer of everything "
         f"{fleet['bytes_of_a_full_transfer']:,} (a UAV has {fleet['json_bytes_per_uav']:.0f} bytes of JSON); "
