@@ -5,12 +5,16 @@ What must hold in the end:
 * all replicas are equal, to the last byte;
 * each holds, or has overruled, every edit that was acknowledged, unless the disk it was on was lost, or the edit lost
   to a deletion that was collected;
-* no full sync has found anything that increments had missed.
+* no full sync has found anything that increments had missed;
+* nobody knew a change that its own node has forgotten, unless a disk was lost: what leaves a node is on its disk;
+* no answer left a gap behind the one before it;
+* what was deleted in knowledge of all its edits stays away, also where the deletion is forgotten.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,11 +26,12 @@ import trio
 from clustercore.interfaces import ClusterError, NodeCompanion, NodeId
 from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
-from clustercore.sync import LIFE_GROUP, EntityKind, EntityStore, HybridLogicalClock, Write
+from clustercore.sync import LIFE_GROUP, EntityKind, EntityStore, HybridLogicalClock, StoreEvent, Write
 from clustercore.sync.life import outlives
 from clustercore.sync.service import SyncService
 from clustercore.sync.statistics import RepairedByFull
-from clustercore.testing.replicas.worlds import CLOCK_STEP_S, SyncWorld
+from clustercore.testing.replicas.deaths import Deaths
+from clustercore.testing.replicas.worlds import CLOCK_STEP_S, LOSSES, SyncWorld
 from clustercore.testing.simulation import (
     Chance,
     NetworkOptions,
@@ -48,6 +53,8 @@ _NODE_CONFIG = NodeConfig(raft=RaftConfig(heartbeat_interval_s=2.0, election_tim
 _BEGIN_S = 1_700_000_000
 # Intervals in which replicas must become equal once there is peace.
 _PATIENCE_INTERVALS = 60
+# What tells that a node has forgotten something that another knows.
+_WENT_BACK = ("store went back", "resync went_back", "resync receiver_went_back", "resync epoch")
 
 
 @attrs.frozen
@@ -93,6 +100,7 @@ class ReplicaRun:
     repaired: list[RepairedByFull] = attrs.field(factory=list, init=False)
     # Acknowledged writes, by kind, entity, group, writer and time.
     _acknowledged: dict[tuple[str, str, str, str, int], Write] = attrs.field(factory=dict, init=False)
+    _deaths: Deaths | None = attrs.field(default=None, init=False)
     _chance: Chance = attrs.field(factory=lambda: Chance(0), init=False)
     _furthest_s: float = attrs.field(default=0.0, init=False)
     _starts: int = attrs.field(default=0, init=False)
@@ -137,7 +145,9 @@ class ReplicaRun:
                 policy=self.world.policy,
             )
             records = self.records[name]
-            async with EntityStore(NodeId(name), [JOB, VEHICLE], records, clock=clock, rng=chance) as store:
+            async with EntityStore(
+                NodeId(name), [JOB, VEHICLE], records, clock=clock, rng=chance, on_event=self._hear
+            ) as store:
                 service = SyncService(
                     store, config=self.world.config, rng=chance.part("service"), on_repaired=self.repaired.append
                 )
@@ -149,6 +159,9 @@ class ReplicaRun:
                     del self.stores[name], self.services[name]
 
         cluster.open_companions = open_companions
+
+    def _hear(self, event: StoreEvent) -> None:
+        self.coverage[re.sub(r"(?<!^)(?=[A-Z])", " ", type(event).__name__).lower()] += 1
 
     def _count(self, service: SyncService) -> None:
         self.coverage["deletions collected"] += service.collection.collected
@@ -165,16 +178,25 @@ class ReplicaRun:
     async def _main(self, cluster: SimulatedCluster[MapMachine]) -> bytes:
         try:
             await cluster.start_all()
+            self._deaths = Deaths(
+                self._chance.part("deaths"),
+                JOB,
+                lambda value: Job(value, 1, value),
+                "title",
+                self.stores,
+                lambda name: cluster[name].process.inside(),
+                self.coverage,
+            )
             async with trio.open_nursery() as nursery:
                 for name in cluster.names:
                     nursery.start_soon(self._write, cluster, name)
                 nursery.start_soon(self._make_trouble, cluster)
+                nursery.start_soon(self._deaths.run, self.world.deaths, self.world.faults_s / self.world.deaths)
             await self._make_peace(cluster)
             held = await self._wait_equal(cluster)
-            self._check(cluster)
             for service in self.services.values():
                 self._count(service)
-            self.coverage["acknowledged edits"] = len(self._acknowledged)
+            self._check(cluster)
             self.coverage["calls lost"], self.coverage["calls repeated"] = (
                 cluster.network.lost,
                 cluster.network.repeated,
@@ -216,6 +238,7 @@ class ReplicaRun:
                 # What is told is on disk; another's edit may have been staged since, and is not.
                 if head.stamp.node_id == store.node_id and change.seq <= store.seq:
                     name = (change.kind, change.entity_id, change.group, head.stamp.writer, head.stamp.time)
+                    self.coverage["acknowledged edits"] += name not in self._acknowledged
                     self._acknowledged[name] = head
 
     # --- Trouble ---
@@ -268,6 +291,9 @@ class ReplicaRun:
                 cluster.crash_now(name, is_silent=chance.happens(0.5))
             case "crash_anywhere":
                 cluster.plan_crash_after(name, 1 + chance.below(300), is_silent=chance.happens(0.5))
+            case "crash_in_commit":
+                is_silent = chance.happens(0.5)
+                self.records[name].plan_crash(1 + chance.below(6), lambda: self._cut(cluster, name, is_silent))
             case "stop":
                 cluster.resume(name)
                 await cluster.stop(name)
@@ -284,6 +310,12 @@ class ReplicaRun:
                 self._lose(name, backups.get(name) if fault == "put_back" else {})
                 await cluster.start(name)
 
+    def _cut(self, cluster: SimulatedCluster[MapMachine], name: str, is_silent: bool) -> None:
+        # Its node may have ended meanwhile, or be closing its store: then it has no power to lose.
+        if cluster[name].node is not None and not cluster[name].disk.crashed:
+            cluster.note(f"{name} loses its power in a commit")
+            cluster.crash_now(name, is_silent=is_silent)
+
     def _lose(self, name: str, left: dict[bytes, bytes] | None) -> None:
         """Put something older on a machine's disk. What was acknowledged there may be lost, if nobody fetched it."""
         if left is None:
@@ -292,6 +324,8 @@ class ReplicaRun:
         self._acknowledged = {
             write: head for write, head in self._acknowledged.items() if write[3].rpartition("#")[0] != name
         }
+        assert self._deaths is not None
+        self._deaths.lose(name)
 
     # --- Peace ---
 
@@ -300,6 +334,7 @@ class ReplicaRun:
         cluster.network.options = NetworkOptions(latency_s=self.world.network.latency_s)
         for name in cluster.names:
             cluster[name].process.cancel_call()
+            self.records[name].plan_crash(0, lambda: None)
             cluster.resume(name)
         # Everybody's clock is where the furthest ever was: nothing is of a time to come.
         for name in cluster.names:
@@ -346,6 +381,13 @@ class ReplicaRun:
                 if known < time and not (collects and self._was_collected(kind, entity_id, group, head)):
                     text = f"{name} does not know the edit of {kind} {entity_id}, {group!r}, by {writer} at {time}"
                     raise PropertyViolated("no acknowledged edit is lost", text, node=name)
+        assert self._deaths is not None
+        self._deaths.check()
+        went_back = [what for what in _WENT_BACK if self.coverage[what]]
+        if went_back and not set(self.world.faults) & set(LOSSES):
+            raise PropertyViolated("what is told is on disk", f"no disk was lost, and yet there were {went_back}")
+        if self.coverage["resync gap"]:
+            raise PropertyViolated("answers leave no gap", f"there were {self.coverage['resync gap']}")
         if self.repaired:
             raise PropertyViolated("increments miss nothing", f"full syncs repaired {self.repaired}")
 

@@ -10,12 +10,12 @@ from clustercore.sync import OffsetPolicy
 from clustercore.sync.schedule import SyncConfig
 from clustercore.testing.simulation import Chance, NetworkOptions
 
-__all__ = ["FAULTS", "SyncWorld", "draw_sync_world"]
+__all__ = ["FAULTS", "LOSSES", "SyncWorld", "draw_sync_world"]
 
 # What may happen to a machine or between two, each drawn as often.
-FAULTS = ("crash", "crash_anywhere", "stop", "pause", "cut", "clock_step", "wipe", "put_back")
+FAULTS = ("crash", "crash_anywhere", "crash_in_commit", "stop", "pause", "cut", "clock_step", "wipe", "put_back")
 # Of these every world has one that loses what a machine knew, or none.
-_LOSSES = ("wipe", "put_back")
+LOSSES = ("wipe", "put_back")
 
 # Seconds that a clock is set by, either way.
 CLOCK_STEP_S = 3600.0
@@ -36,6 +36,8 @@ class SyncWorld:
     # Edits that each node makes, and of how many entities of each kind.
     edits: int = 40
     entities: int = 5
+    # Entities that live and die once.
+    deaths: int = 15
     # For how long there are edits and faults, in virtual seconds.
     faults_s: float = 30.0
     # Which, and the mean time between two of them.
@@ -65,9 +67,9 @@ def draw_sync_world(seed: int, *, full: bool | None = None) -> SyncWorld:
     """
     chance = Chance(f"{seed}/sync world")
     has_full = chance.happens(0.5) if full is None else full
-    faults = [fault for fault in FAULTS if fault not in _LOSSES and chance.happens(0.6)]
+    faults = [fault for fault in FAULTS if fault not in LOSSES and chance.happens(0.6)]
     if chance.happens(0.25):
-        faults.append(chance.choice(_LOSSES))
+        faults.append(chance.choice(LOSSES))
     # A clock that was set back lets a machine that forgot its writes make others under their very names.
     if "put_back" in faults and "clock_step" in faults:
         faults.remove("clock_step")
@@ -83,7 +85,7 @@ def draw_sync_world(seed: int, *, full: bool | None = None) -> SyncWorld:
         max_batch_bytes=chance.choice((1024, 1024 * 1024)),
         call_timeout_s=1.0,
         collect_interval_s=2.0 if collects else math.inf,
-        grace_s=3.0,
+        grace_s=Chance(f"{seed}/sync grace").choice((0.5, 3.0, 10.0)),
     )
     network = NetworkOptions(
         latency_s=chance.choice((0.0, 0.002, 0.05)),

@@ -31,6 +31,9 @@ class SimulatedRecords(RecordStorage):
         self._records: dict[bytes, bytes] = {}
         # How many commits were made.
         self.commits = 0
+        # In how many commits from now the power goes, and what cuts it.
+        self._commits_left = 0
+        self._cut_power: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Self:
         await trio.lowlevel.checkpoint()
@@ -50,6 +53,10 @@ class SimulatedRecords(RecordStorage):
         with trio.CancelScope(shield=True):
             # Others run while it is under way, and the power may go.
             await trio.sleep(self._write_s)
+        if self._commits_left:
+            self._commits_left -= 1
+            if not self._commits_left:
+                self._cut_power()
         if self._is_off() and self._chance.happens(0.5):
             raise SimulatedCrash
         self.commits += 1
@@ -60,6 +67,10 @@ class SimulatedRecords(RecordStorage):
                 self._records[key] = value
         if self._is_off():
             raise SimulatedCrash
+
+    def plan_crash(self, commits: int, cut_power: Callable[[], None]) -> None:
+        """Let the machine lose its power in the midst of a commit, so many from now; 1 is the next, 0 none."""
+        self._commits_left, self._cut_power = commits, cut_power
 
     def wipe(self) -> None:
         """Put an empty disk in its place."""
