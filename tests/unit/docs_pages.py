@@ -11,7 +11,7 @@ import attrs
 
 from tests.unit.repository import ROOT
 
-__all__ = ["PAGES", "ROOT", "Block", "blocks", "commands", "page", "table"]
+__all__ = ["PAGES", "ROOT", "Block", "blocks", "commands", "page", "prose", "table"]
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -37,6 +37,11 @@ class Block:
 def page(name: str) -> str:
     """Return a page's text."""
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def prose(path: Path) -> str:
+    """Return a page's text without its fenced blocks."""
+    return _FENCE.sub("", path.read_text(encoding="utf-8"))
 
 
 def blocks(path: Path, *languages: str) -> list[Block]:
