@@ -235,9 +235,9 @@ class Replica:
     def drop(self, key: EntityKey) -> None:
         """Hold nothing of an entity any more, and do not remember that there was something."""
         for group, slot in self.entities.pop(key).items():
+            self._log.remove(slot.seq)
             self.floor = max(self.floor, slot.seq)
             self._stage(_GROUP + join_key(key, group), None)
-            self._stale += 1
 
     def hold(self, key: EntityKey, group: str, state: GroupState | None) -> None:
         """Keep a state aside, or no more if it is None."""
