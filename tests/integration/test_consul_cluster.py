@@ -22,6 +22,7 @@ from clustercore_consul import ConsulDiscovery
 from clustercore_grpc import GrpcTransport
 from clustercore_kv import KeyValueClient
 from tests.consul_agent import TOKEN, ConsulAgent, ConsulServers, needs_consul, three_servers
+from tests.waiting import until_known
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, needs_consul]
 
@@ -100,10 +101,7 @@ class World:
 
     async def until(self, holds: Callable[[DiscoverySnapshot], bool]) -> DiscoverySnapshot:
         """Wait for what discovery says; whatever it says meanwhile, no member is forgotten."""
-        snapshot = await self.discovery.members()
-        while not holds(snapshot):
-            snapshot = await self.discovery.changed(snapshot.version)
-        return snapshot
+        return await until_known(self.discovery, holds)
 
     async def voters(self) -> list[str]:
         """Return who votes, as the cluster itself says."""

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.consul_agent import needs_consul
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -69,10 +69,7 @@ def node_processes(folder: Path) -> list[int]:
 
 def wait_until_gone(folder: Path) -> None:
     """Wait until no process uses the folder; fail if one stays."""
-    deadline = time.monotonic() + LIMIT_S
-    while left := node_processes(folder):
-        assert time.monotonic() < deadline, f"processes {left} outlive the demo"
-        time.sleep(0.05)
+    wait_until(lambda: not node_processes(folder), f"processes that use {folder} outlive the demo", limit_s=LIMIT_S)
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> None:
@@ -228,10 +225,11 @@ def test_killed_demo_takes_consul_with_it(start: Start, tmp_path: Path) -> None:
     process.kill()
     process.communicate()
 
-    deadline = time.monotonic() + LIMIT_S
-    while any(b"-http-port" in command for command in command_lines_of(port)):
-        assert time.monotonic() < deadline, "consul outlives the demo"
-        time.sleep(0.05)
+    wait_until(
+        lambda: not any(b"-http-port" in command for command in command_lines_of(port)),
+        "consul outlives the demo",
+        limit_s=LIMIT_S,
+    )
 
 
 def command_lines_of(text: Path | str) -> list[bytes]:

@@ -20,6 +20,7 @@ from clustercore import Founding, Node
 from clustercore.interfaces import DiscoverySnapshot, LogIndex, StateMachine
 from clustercore_dns import DnsDiscovery
 from clustercore_memory import MemoryNetwork, MemoryStorage, MemoryTransport
+from tests.waiting import until_known
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -131,14 +132,6 @@ def knot(tmp_path: Path) -> Iterator[Knot]:
         yield server
 
 
-async def until(discovery: DnsDiscovery, holds: Callable[[DiscoverySnapshot], bool]) -> DiscoverySnapshot:
-    """Wait for a snapshot of which something holds."""
-    async for snapshot in discovery.watch():
-        if holds(snapshot):
-            return snapshot
-    raise AssertionError("a watch has no end")
-
-
 def ids(snapshot: DiscoverySnapshot) -> list[str]:
     """Who is told."""
     return [member.node_id for member in snapshot.members]
@@ -151,11 +144,11 @@ async def test_pods_come_and_go(knot: Knot) -> None:
             assert ids(await found.members()) == []
 
             knot.set_pods("kv-0", "kv-1")
-            two = await until(found, lambda snapshot: len(snapshot.members) == 2)
+            two = await until_known(found, lambda snapshot: len(snapshot.members) == 2)
             assert [member.address for member in two.members] == ["kv-0.kv.example:7101", "kv-1.kv.example:7101"]
 
             knot.set_pods("kv-1", "kv-2")
-            await until(found, lambda snapshot: ids(snapshot) == ["kv-1", "kv-2"])
+            await until_known(found, lambda snapshot: ids(snapshot) == ["kv-1", "kv-2"])
 
 
 async def test_server_that_is_killed_costs_no_member(knot: Knot) -> None:
@@ -164,9 +157,9 @@ async def test_server_that_is_killed_costs_no_member(knot: Knot) -> None:
     with trio.fail_after(LIMIT_S):
         options = {"server": knot.address, "min_interval_s": 0.1, "max_interval_s": 0.5, "timeout_s": 0.5}
         async with DnsDiscovery(SERVICE, **options) as found:  # type: ignore[arg-type]  # one type for all values
-            await until(found, lambda snapshot: len(snapshot.members) == 2)
+            await until_known(found, lambda snapshot: len(snapshot.members) == 2)
             knot.stop()
-            stale = await until(found, lambda snapshot: snapshot.is_stale)
+            stale = await until_known(found, lambda snapshot: snapshot.is_stale)
             assert ids(stale) == ["kv-0", "kv-1"]
 
             # It comes back as its file says: without pods.
@@ -174,7 +167,7 @@ async def test_server_that_is_killed_costs_no_member(knot: Knot) -> None:
             await trio.sleep(1)
             assert await found.members() == stale
             knot.set_pods("kv-0", "kv-1")
-            fresh = await until(found, lambda snapshot: not snapshot.is_stale)
+            fresh = await until_known(found, lambda snapshot: not snapshot.is_stale)
             assert fresh.members == stale.members
 
 
@@ -185,7 +178,7 @@ async def test_hosts_are_looked_up_one_by_one(knot: Knot) -> None:
         async with DnsDiscovery(hosts=hosts, port=7101, server=knot.address, min_interval_s=0.1) as found:
             knot.update(lambda message: message.replace("n1", 1, "A", "10.0.0.1"))
             knot.update(lambda message: message.replace("n3", 1, "AAAA", "fd00::3"))
-            both = await until(found, lambda snapshot: len(snapshot.members) == 2)
+            both = await until_known(found, lambda snapshot: len(snapshot.members) == 2)
 
     assert {member.node_id: member.address for member in both.members} == {
         "n1": "10.0.0.1:7101",

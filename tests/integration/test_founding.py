@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from clustercore.cli.demo.ports import PortReservation
+from tests.waiting import until_answered
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -62,13 +63,14 @@ async def serving(folder: Path, name: str, address: str) -> AsyncIterator[trio.P
 
 async def until_voters(address: str, voters: set[str]) -> None:
     """Wait until these vote, and no others."""
-    while True:
+
+    async def vote() -> bool:
         told = await ask("members", "list", address=address)
         members = told["members"]
         assert isinstance(members, dict)
-        if {one["node_id"] for one in members["servers"] if one["standing"] == "voter"} == voters:
-            return
-        await trio.sleep(0.2)
+        return {one["node_id"] for one in members["servers"] if one["standing"] == "voter"} == voters
+
+    await until_answered(vote, step_s=0.2)
 
 
 async def test_processes_form_one_cluster_by_discovery(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.integration.grpc_peers import (
     read_to_end,
     serving,
 )
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,7 @@ async def test_connection_that_is_cut_anywhere_gives_no_half_of_a_message() -> N
                 await raw.send_eof()
                 await read_to_end(raw)
                 await raw.aclose()
-            while len(ended) < begun:  # noqa: ASYNC110  # the end of a handler is nobody's event
-                await trio.sleep(0.01)
+            await until(lambda: len(ended) >= begun)
             nursery.cancel_scope.cancel()
 
     assert begun > 5

@@ -20,6 +20,7 @@ from clustercore.cli.demo.ports import PortReservation
 from clustercore.cli.kv_client import all_pairs
 from clustercore_grpc import GrpcTransport
 from clustercore_kv import KeyValueClient
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -129,8 +130,7 @@ class Cluster:
     async def more_writes(self, count: int = 50) -> None:
         """Wait until so many more were acknowledged: the cluster works."""
         goal = self.written + count
-        while self.written < goal:  # noqa: ASYNC110 - several tasks count
-            await trio.sleep(0.05)
+        await until(lambda: self.written >= goal, step_s=0.05)
 
     async def check(self, transport: GrpcTransport, names: Sequence[str]) -> None:
         """Check that every node has everything that was acknowledged, with what it has applied itself."""

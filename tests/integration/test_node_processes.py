@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import attrs
 import pytest
 import trio
+
+from tests.waiting import until_answered
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -139,7 +141,7 @@ class Cluster:
         else:
             assert node.process.stdin is not None
             await node.process.stdin.aclose()
-        await until(lambda: _is_gone(node))
+        await until_answered(lambda: _is_gone(node))
 
     async def propose(self, name: str, command: str) -> None:
         """Propose one command at one node, and note what is known of it."""
@@ -180,7 +182,7 @@ class Cluster:
             found.append(leader_id)
             return True
 
-        await until(agree)
+        await until_answered(agree)
         return found[0]
 
     async def check(self) -> None:
@@ -194,8 +196,8 @@ class Cluster:
             ends = {(status["last_log_index"], status["last_applied"], status["term"]) for status in statuses}
             return len(ends) == 1 and statuses[0]["last_log_index"] == statuses[0]["last_applied"] > 0
 
-        await until(all_told)
-        await until(agree)
+        await until_answered(all_told)
+        await until_answered(agree)
         journals = [(await self.nodes[name].ask(journal=True))["lines"] for name in "abc"]
         assert journals[0] == journals[1] == journals[2]
         applied = [command for _, command in journals[0]]
@@ -208,12 +210,6 @@ class Cluster:
 
 async def _is_gone(node: NodeProcess) -> bool:
     return node.process is None
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again until a condition holds; the test's deadline ends it."""
-    while not await condition():  # noqa: ASYNC110 - another process has no event to wait for
-        await trio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -249,7 +245,7 @@ async def test_leader_stopped_for_longer_than_an_election_steps_down(tmp_path: P
         async def under_way() -> bool:
             return len(cluster.acknowledged) > 20 + 50
 
-        await until(under_way)
+        await until_answered(under_way)
         cluster[old].send_signal(signal.SIGSTOP)
         new = await cluster.leader(*others(old), after_term=term)
         for number in range(20):
@@ -283,7 +279,7 @@ async def test_node_restarts_from_disk_in_every_role(role: str, how: str, tmp_pa
             found[:] = [status for status in await cluster.statuses(*left) if status["role"] == role]
             return bool(found)
 
-        await until(has_role)
+        await until_answered(has_role)
         before = found[0]
         restarted = before["name"]
 
@@ -344,10 +340,10 @@ async def test_snapshot_reaches_a_follower_whatever_is_killed_meanwhile(tmp_path
 
         for _ in range(3):
             await cluster.start(away)
-            await until(hears_a_leader)
+            await until_answered(hears_a_leader)
             await cluster.end(away, "kill")
         await cluster.start(away)
-        await until(hears_a_leader)
+        await until_answered(hears_a_leader)
         await cluster.end(leader, "kill")
         await cluster.start(leader)
         await cluster.leader("a", "b", "c")
@@ -366,4 +362,4 @@ async def _more_is_acknowledged(cluster: Cluster) -> None:
     async def more() -> bool:
         return len(cluster.acknowledged) > before + 50
 
-    await until(more)
+    await until_answered(more)

@@ -20,6 +20,7 @@ from clustercore.cli.demo.cluster import DemoCluster
 from clustercore.interfaces import OutcomeUnknown
 from clustercore_grpc import GrpcTransport
 from clustercore_kv import KeyValueClient
+from tests.waiting import until_answered
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -73,11 +74,12 @@ async def write_more(writes: Writes) -> None:
 async def caught_up(cluster: DemoCluster, node_id: str) -> None:
     """Wait until a node has applied what its leader has committed by now: before, the next one must not be stopped."""
     leader = await cluster.wait_leader()
-    while True:
+
+    async def has_applied() -> bool:
         status = await cluster.ask(cluster.node(node_id))
-        if status is not None and status.last_applied >= leader.commit_index:
-            return
-        await trio.sleep(0.01)
+        return status is not None and status.last_applied >= leader.commit_index
+
+    await until_answered(has_applied, step_s=0.01)
 
 
 def roles_in(log: str) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ import trio
 
 from clustercore.interfaces import Lane, Link, LinkClosed, PeerTimeout, PeerUnreachable, Service, ServiceError
 from tests.integration.test_transport_hazards import KINDS, VOTE, Kind, serving
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -121,8 +122,7 @@ async def test_pings_are_counted(kind: Kind) -> None:
     ):
         nursery.start_soon(_expect_nothing, link)
         with trio.fail_after(30):
-            while client.statistics()[address].pings < 2:  # noqa: ASYNC110  # counts tell nobody when they change
-                await trio.sleep(0.01)
+            await until(lambda: client.statistics()[address].pings >= 2)
         nursery.cancel_scope.cancel()
 
 

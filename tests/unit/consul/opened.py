@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from clustercore.interfaces import DiscoverySnapshot, Member, NodeId
 from clustercore_consul import ConsulDiscovery
 from tests.fake_consul import FakeConsul, instance
+from tests.waiting import until_known
 
 __all__ = ["HEALTH", "A", "B", "Opened", "opened"]
 
@@ -28,10 +29,7 @@ class Opened:
 
     async def until(self, *, is_stale: bool) -> DiscoverySnapshot:
         """Wait for the first snapshot that is stale, or not."""
-        snapshot = await self.discovery.members()
-        while snapshot.is_stale is not is_stale:
-            snapshot = await self.discovery.changed(snapshot.version)
-        return snapshot
+        return await until_known(self.discovery, lambda snapshot: snapshot.is_stale is is_stale)
 
     async def waits(self) -> int:
         """Wait until the first answer is taken and the next question asked; return the version of what is known."""

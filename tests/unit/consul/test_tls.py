@@ -6,13 +6,13 @@ import ssl
 from pathlib import Path
 
 import pytest
-import trio
 
 from clustercore.interfaces import Member, NodeId
 from clustercore_consul import ConsulDiscovery
 from tests.certificates import Authority, Files
 from tests.fake_consul import FakeConsul, Reply, instance
 from tests.unit.consul.opened import HEALTH, A
+from tests.waiting import until
 
 
 def serving(files: Files, *, asks: bool = False) -> FakeConsul:
@@ -55,8 +55,7 @@ async def test_agent_of_another_authority_is_told_nothing(
     async with serving(stranger.issue("agent")).running() as fake:
         authority = "" if trusts_system else trusted.tls_authority
         async with ConsulDiscovery(fake.url, token="secret", tls_authority=authority) as discovery:
-            while "does not help" not in caplog.text:  # noqa: ASYNC110 - a log has no event
-                await trio.sleep(0.01)
+            await until(lambda: "does not help" in caplog.text)
 
         assert fake.heard == []
         assert discovery._known.newest is None
@@ -84,8 +83,7 @@ async def test_renewed_files_are_read_with_the_next_connection(
         fake.wake()
         stale = await discovery.changed(before.version)
         assert stale.is_stale
-        while "TLS files cannot be used" not in caplog.text:  # noqa: ASYNC110 - a log has no event
-            await trio.sleep(0.05)
+        await until(lambda: "TLS files cannot be used" in caplog.text)
         trusted.write_bytes(new.certificate.read_bytes())
         fresh = await discovery.changed(stale.version)
 

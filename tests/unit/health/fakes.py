@@ -8,6 +8,7 @@ from random import Random
 import trio
 
 from clustercore.interfaces import CheckOutcome, CheckResult, Probe
+from tests import waiting
 
 OK = CheckResult(CheckOutcome.OK)
 WARN = CheckResult(CheckOutcome.WARN, "slow")
@@ -24,8 +25,7 @@ async def off_the_grid() -> None:
 async def until(condition: Callable[[], object], *, step_s: float = 0.01) -> None:
     """Wait until a condition holds, for at most 1000 seconds."""
     with trio.fail_after(1000):
-        while not condition():  # noqa: ASYNC110 - what a checker does has an event for its callbacks only
-            await trio.sleep(step_s)
+        await waiting.until(condition, step_s=step_s)
 
 
 class FakeProbe(Probe):
