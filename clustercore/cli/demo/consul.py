@@ -50,7 +50,7 @@ class DemoConsul:
         """The table [discovery] of a node that is to be found in it, and the one by which a cluster is founded."""
         assert self._ports is not None, "start() comes first"
         url = f"http://127.0.0.1:{self._ports.ports[0]}"
-        options = f'plugin = "consul"\nurl = {json.dumps(url)}\nservice = "clustercore-demo"\nttl = 10\nwait = 5\n'
+        options = f'plugin = "consul"\nurl = {json.dumps(url)}\nservice = "clustercore-demo"\nttl_s = 10\nwait_s = 5\n'
         return f"[discovery]\n{options}\n[founding]\nexpect = 3\n"
 
     async def start(self) -> None:
