@@ -8,6 +8,7 @@ What must hold in the end:
 * no full sync has found anything that increments had missed;
 * nobody knew a change that its own node has forgotten, unless a disk was lost: what leaves a node is on its disk;
 * no answer left a gap behind the one before it;
+* what a node's checkpoint covers it holds, at each of its starts;
 * what was deleted in knowledge of all its edits stays away, also where the deletion is forgotten.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from operator import itemgetter
 
@@ -27,8 +28,10 @@ from clustercore.interfaces import ClusterError, NodeCompanion, NodeId
 from clustercore.raft.config import RaftConfig
 from clustercore.runtime.config import NodeConfig
 from clustercore.sync import LIFE_GROUP, EntityKind, EntityStore, HybridLogicalClock, StoreEvent, Write
+from clustercore.sync.checkpoints import incoming_name, read_checkpoint
 from clustercore.sync.life import outlives
 from clustercore.sync.service import SyncService
+from clustercore.sync.source import filter_hash
 from clustercore.sync.statistics import RepairedByFull
 from clustercore.testing.replicas.deaths import Deaths
 from clustercore.testing.replicas.worlds import CLOCK_STEP_S, LOSSES, SyncWorld
@@ -148,6 +151,7 @@ class ReplicaRun:
             async with EntityStore(
                 NodeId(name), [JOB, VEHICLE], records, clock=clock, rng=chance, on_event=self._hear
             ) as store:
+                self._check_checkpoints(store)
                 service = SyncService(
                     store, config=self.world.config, rng=chance.part("service"), on_repaired=self.repaired.append
                 )
@@ -159,6 +163,26 @@ class ReplicaRun:
                     del self.stores[name], self.services[name]
 
         cluster.open_companions = open_companions
+
+    def _check_checkpoints(self, store: EntityStore) -> None:
+        """Make sure that a node which starts holds what its checkpoints say.
+
+        At once, and not in the end: by then a later edit mostly has taken the place of one that was lost.
+        """
+        for name, source in self.stores.items():
+            stored = read_checkpoint(store.checkpoint(incoming_name(NodeId(name), filter_hash(()))), store.epoch)
+            if stored is None or stored.peer_epoch != source.epoch or set(self.world.faults) & set(LOSSES):
+                continue
+            self.coverage["checkpoints checked"] += 1
+            for change in source.states():
+                where = (change.kind, change.entity_id, change.group)
+                here = store.state(*where)
+                seen = {} if here is None else here.state.seen
+                is_here = all(seen.get(head.stamp.writer, -1) >= head.stamp.time for head in change.state.heads)
+                is_excused = store.is_held(*where) or store.collected(change.kind, change.entity_id) is not None
+                if stored.cursor.covers(change.seq) and not is_here and not is_excused:
+                    text = f"{store.node_id} is at {stored.cursor} of {name} and does not hold {change}"
+                    raise PropertyViolated("a checkpoint covers what is held", text, node=store.node_id)
 
     def _hear(self, event: StoreEvent) -> None:
         self.coverage[re.sub(r"(?<!^)(?=[A-Z])", " ", type(event).__name__).lower()] += 1
@@ -293,7 +317,9 @@ class ReplicaRun:
                 cluster.plan_crash_after(name, 1 + chance.below(300), is_silent=chance.happens(0.5))
             case "crash_in_commit":
                 is_silent = chance.happens(0.5)
-                self.records[name].plan_crash(1 + chance.below(6), lambda: self._cut(cluster, name, is_silent))
+                # Either any commit, or one that moves a checkpoint: what was fetched must be on disk with it.
+                commits, counts = (1, _moves_checkpoint) if chance.happens(0.7) else (1 + chance.below(6), _is_any)
+                self.records[name].plan_crash(commits, lambda: self._cut(cluster, name, is_silent), counts)
             case "stop":
                 cluster.resume(name)
                 await cluster.stop(name)
@@ -403,6 +429,15 @@ class ReplicaRun:
             if group == LIFE_GROUP and collected and write.stamp.time <= collected.seen.get(write.stamp.writer, -1):
                 return True
         return False
+
+
+def _moves_checkpoint(changes: Mapping[bytes, bytes | None]) -> bool:
+    """Whether a commit keeps a checkpoint of what was fetched."""
+    return any(key.startswith(b"cin/") for key in changes)
+
+
+def _is_any(changes: Mapping[bytes, bytes | None]) -> bool:
+    return True
 
 
 @attrs.frozen

@@ -94,12 +94,12 @@ def draw_sync_world(seed: int, *, full: bool | None = None) -> SyncWorld:
         call_repeated=chance.choice((0.0, 0.05, 0.3)),
     )
     return SyncWorld(
-        nodes=chance.choice((2, 3, 3, 4)),
+        nodes=chance.choice((2, 2, 3, 4)),
         network=network,
         config=config,
         clock_grain_ms=chance.choice((1, 100, 10_000)),
         policy=chance.choice(tuple(OffsetPolicy)),
-        write_s=chance.choice((0.0, 0.001, 0.02)),
+        write_s=chance.choice((0.0, 0.001, 0.02, 0.3)),
         faults=tuple(faults),
         every_s=chance.choice((1.0, 3.0, 8.0)),
     )

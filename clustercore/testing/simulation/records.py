@@ -33,6 +33,7 @@ class SimulatedRecords(RecordStorage):
         self.commits = 0
         # In how many commits from now the power goes, and what cuts it.
         self._commits_left = 0
+        self._counts: Callable[[Mapping[bytes, bytes | None]], bool] = lambda changes: True
         self._cut_power: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Self:
@@ -53,7 +54,7 @@ class SimulatedRecords(RecordStorage):
         with trio.CancelScope(shield=True):
             # Others run while it is under way, and the power may go.
             await trio.sleep(self._write_s)
-        if self._commits_left:
+        if self._commits_left and self._counts(changes):
             self._commits_left -= 1
             if not self._commits_left:
                 self._cut_power()
@@ -68,9 +69,20 @@ class SimulatedRecords(RecordStorage):
         if self._is_off():
             raise SimulatedCrash
 
-    def plan_crash(self, commits: int, cut_power: Callable[[], None]) -> None:
-        """Let the machine lose its power in the midst of a commit, so many from now; 1 is the next, 0 none."""
-        self._commits_left, self._cut_power = commits, cut_power
+    def plan_crash(
+        self,
+        commits: int,
+        cut_power: Callable[[], None],
+        counts: Callable[[Mapping[bytes, bytes | None]], bool] = lambda changes: True,
+    ) -> None:
+        """Let the machine lose its power in the midst of a commit, so many from now; 1 is the next, 0 none.
+
+        Args:
+            commits: How many.
+            cut_power: Cuts it.
+            counts: Which commits count.
+        """
+        self._commits_left, self._cut_power, self._counts = commits, cut_power, counts
 
     def wipe(self) -> None:
         """Put an empty disk in its place."""
