@@ -273,6 +273,8 @@ class Fetching:
 
     async def _apply(self, changes: tuple[Change, ...], end: Cursor | None) -> None:
         """Apply changes and, in the same transaction, move on to ``end``."""
+        # A batch was read just now, which takes about as long as to merge it: others run between the two.
+        await trio.lowlevel.checkpoint()
         checkpoints = None
         if end is not None and self._revivals == self._store.revivals:
             checkpoint = Checkpoint(end, self._source_epoch, self._own_epoch, self._session_id)

@@ -116,7 +116,7 @@ def test_health_leaves_figures(tmp_path: Path) -> None:
 
 def test_sync_leaves_figures_and_keeps_to_its_bounds(tmp_path: Path) -> None:
     """What is sent does not depend on the machine: every figure keeps to its bound, also with a smaller fleet."""
-    report = figures_of("sync", tmp_path, "--uavs", "500", "--entities", "2000")
+    report = figures_of("sync", tmp_path, "--uavs", "500", "--entities", "2000", "--writers", "500")
     assert report["fleet"]["large"]["changes_sent"] == 500 * 10
     assert report["fleet"]["large"]["replicas_equal"]
     assert report["comparison"]["replicas_equal"]
