@@ -145,10 +145,6 @@ class EntityStore(Entities):
         """Whether the epoch began since the store was opened: nobody can know of a later one."""
         return self._replica.has_new_epoch
 
-    def had_epoch(self, epoch: str) -> bool:
-        """Whether an epoch is one of this store's before the present one, as far as they are remembered."""
-        return epoch in self._replica.earlier_epochs
-
     @property
     def seq(self) -> int:
         """The number of the last change that is on disk; 0 before the first."""

@@ -33,9 +33,6 @@ _SEQ_BYTES = 8
 # How many collected tombstones are remembered: with some 300 bytes each, 6 MB. Of what is older than those only the
 # time is, and an entity that is not known and not younger is refused.
 MAX_COLLECTED = 20_000
-# How many epochs are remembered: a store loses what it knew a few times in its life. One that is forgotten counts as a
-# later one, and then everything is compared once more.
-MAX_EARLIER_EPOCHS = 16
 
 
 @attrs.frozen
@@ -58,8 +55,6 @@ class Replica:
         self.epoch = ""
         # Whether the epoch began since this was loaded: nobody can know of a later one.
         self.has_new_epoch = False
-        # Those that it followed, oldest first: whoever knows of one knows of no later one by that.
-        self.earlier_epochs: list[str] = []
         self.writer = ""
         self.entities: dict[EntityKey, dict[str, Slot]] = {}
         # States from clocks too far ahead, by entity and group.
@@ -124,7 +119,6 @@ class Replica:
         if meta["node_id"] != self.node_id:
             raise LogCorrupt(f"the entity store is of node {meta['node_id']!r}, not of {self.node_id!r}")
         self.epoch, self.floor, self.forgotten_ms = meta["epoch"], meta["floor"], meta["forgotten_ms"]
-        self.earlier_epochs = list(meta.get("earlier_epochs", ()))
         self.writer = writer_of(self.node_id, self.epoch)
 
     def _load_record(self, key: bytes, value: bytes) -> None:
@@ -160,8 +154,6 @@ class Replica:
 
     def renew_epoch(self) -> None:
         """Begin to write under a new name: what was written under the old one is not all known here."""
-        if self.epoch:
-            self.earlier_epochs = [*self.earlier_epochs, self.epoch][-MAX_EARLIER_EPOCHS:]
         self.epoch = f"{self._rng.getrandbits(64):016x}"
         self.writer = writer_of(self.node_id, self.epoch)
         self.has_new_epoch = True
@@ -170,7 +162,6 @@ class Replica:
     def _stage_meta(self) -> None:
         meta = {"format": _FORMAT, "node_id": self.node_id, "epoch": self.epoch, "floor": self.floor}
         meta["forgotten_ms"] = self.forgotten_ms
-        meta["earlier_epochs"] = self.earlier_epochs
         self._stage(_META, json.dumps(meta).encode())
 
     def set_state(self, key: EntityKey, group: str, state: GroupState, source: NodeId | None) -> None:

@@ -162,8 +162,8 @@ class Source:
         """Whether whoever has fetched so much, in a session of this source, knows more than is in this store."""
         if epoch == self._store.epoch:
             return seq > (self._store.seq if session_id.startswith(self._run) else self._recovered_seq)
-        # Of two epochs the later one cannot be told, unless this one has just begun, or is known to have followed that.
-        return bool(epoch) and not self._store.has_new_epoch and not self._store.had_epoch(epoch)
+        # Of two epochs the later one cannot be told, unless this one has just begun: then it is this.
+        return bool(epoch) and not self._store.has_new_epoch
 
     async def _went_back(self, peer: NodeId) -> None:
         """Begin a new epoch: a peer knows changes of this store that it does not have any more.

@@ -164,29 +164,3 @@ async def test_power_cut_while_a_change_is_replaced_keeps_no_receiver_from_the_f
             assert b.store.get(UAV, "u1") == Uav("idle")
             assert waiting.cancelled_caught
             assert not b.repaired
-
-
-async def test_peer_that_knows_an_earlier_epoch_makes_nobody_else_compare_again() -> None:
-    """That the present one followed it is on disk: nothing was lost but what that peer has not heard of yet."""
-    wall, records = Wall(), MemoryRecords()
-    async with open_replica("b", wall=wall) as b, open_replica("c", wall=wall) as c:
-        async with open_replica("a", wall=wall, records=records) as a:
-            await a.store.put(UAV, "u1", Uav("idle"))
-            await b.fetch_from(a)
-            await c.fetch_from(a)
-            for number in range(2):
-                await a.store.renew_epoch()
-                await a.store.put(UAV, f"later{number}", Uav("idle"))
-                await b.fetch_from(a)
-                await b.fetch_from(a)
-            epoch = a.store.epoch
-
-        async with open_replica("a", wall=wall, records=records) as a:
-            assert (await c.fetch_from(a)).kind is SyncKind.FULL
-            assert c.statistics["a"].resyncs == {"unknown_session": 1, "epoch": 1}
-            before = dict(b.statistics["a"].resyncs)
-            assert (await b.fetch_from(a)).kind is SyncKind.INCREMENTAL
-
-            assert a.store.epoch == epoch
-            assert b.statistics["a"].resyncs == {**before, "unknown_session": before.get("unknown_session", 0) + 1}
-            assert a.store.canonical_bytes() == b.store.canonical_bytes() == c.store.canonical_bytes()
