@@ -14,7 +14,11 @@ import attrs
 
 from clustercore.interfaces import ConfigError
 
-__all__ = ["PeerSchedule", "SyncConfig", "SyncKind"]
+__all__ = ["MAX_BATCH_BYTES", "MAX_BATCH_CHANGES", "PeerSchedule", "SyncConfig", "SyncKind"]
+
+# The most that one answer may carry, whatever the receiver asks for: memory is bounded by one batch for each peer.
+MAX_BATCH_CHANGES = 500
+MAX_BATCH_BYTES = 1024 * 1024
 
 
 class SyncKind(Enum):
@@ -48,9 +52,9 @@ class SyncConfig:
     window_s: float = 5.0
     # For how long, in seconds, an entity that never rests may keep the rest back.
     window_limit_s: float = attrs.field(default=60.0, validator=_positive)
-    # The most that one answer carries; a larger record travels alone. Memory is bounded by one batch for each peer.
-    max_batch_changes: int = 500
-    max_batch_bytes: int = 1024 * 1024
+    # The most that one answer carries; a larger record travels alone.
+    max_batch_changes: int = MAX_BATCH_CHANGES
+    max_batch_bytes: int = MAX_BATCH_BYTES
     # Seconds a peer may take for one answer. A retry policy, if there is one, tries again within the slot.
     call_timeout_s: float = attrs.field(default=5.0, validator=_positive)
     # The most bytes a second that this node takes from one peer; infinity for no limit.
@@ -67,10 +71,12 @@ class SyncConfig:
         if not 0 <= self.window_s <= self.window_limit_s:
             limit_s = self.window_limit_s
             raise ConfigError(f"window_s is {self.window_s}; it must be from 0 to window_limit_s, {limit_s}")
-        if not 1 <= self.max_batch_changes <= 500:
-            raise ConfigError(f"max_batch_changes is {self.max_batch_changes}; it must be from 1 to 500")
-        if not 1024 <= self.max_batch_bytes <= 1024 * 1024:
-            raise ConfigError(f"max_batch_bytes is {self.max_batch_bytes}; it must be from 1024 to 1048576")
+        if not 1 <= self.max_batch_changes <= MAX_BATCH_CHANGES:
+            raise ConfigError(
+                f"max_batch_changes is {self.max_batch_changes}; it must be from 1 to {MAX_BATCH_CHANGES}"
+            )
+        if not 1024 <= self.max_batch_bytes <= MAX_BATCH_BYTES:
+            raise ConfigError(f"max_batch_bytes is {self.max_batch_bytes}; it must be from 1024 to {MAX_BATCH_BYTES}")
 
 
 class PeerSchedule:

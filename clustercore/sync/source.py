@@ -39,19 +39,16 @@ from clustercore.sync.digests import ROOT_BYTES, stamp_of
 from clustercore.sync.entities import EntityStore
 from clustercore.sync.kinds import LIFE_GROUP
 from clustercore.sync.messages import OpenRequest, OpenResponse, PullRequest, PullResponse, Resync, ResyncReason
-from clustercore.sync.schedule import SyncConfig
+from clustercore.sync.schedule import MAX_BATCH_BYTES, MAX_BATCH_CHANGES, SyncConfig
 from clustercore.sync.trees import DigestTrees
 from clustercore.sync.wire import SyncMessage, TimedMessage
 
-__all__ = ["MAX_SESSIONS", "MOST_BYTES", "MOST_CHANGES", "Source", "filter_hash"]
+__all__ = ["MAX_SESSIONS", "Source", "filter_hash"]
 
 logger = logging.getLogger("clustercore")
 
 # Receivers that are answered at one time: more than a cluster has members, each with a filter or two.
 MAX_SESSIONS = 256
-# The most that one answer carries, whatever the receiver says it takes: what SyncConfig lets one ask for.
-MOST_CHANGES = 500
-MOST_BYTES = 1024 * 1024
 _RUN_BYTES = 4
 _NUMBER_BYTES = 4
 # What a change costs in a block beyond its state, about.
@@ -299,7 +296,7 @@ class Source:
         if not batch.is_full:
             part = self._store.changes(
                 start.seq,
-                min(request.max_changes, MOST_CHANGES),
+                min(request.max_changes, MAX_BATCH_CHANGES),
                 exclude=session.peer,
                 wanted=lambda change: session.wants(change.kind) and not is_kept_back(change),
                 is_staged_told=True,
@@ -403,8 +400,8 @@ class _Batch:
         self.changes: list[Change] = []
         # Whether something found no room any more.
         self.is_full = False
-        self._max_changes = min(max_changes, MOST_CHANGES)
-        self._left_bytes = min(max_bytes, MOST_BYTES)
+        self._max_changes = min(max_changes, MAX_BATCH_CHANGES)
+        self._left_bytes = min(max_bytes, MAX_BATCH_BYTES)
 
     def take(self, change: Change) -> bool:
         """Take a change, if there is room."""

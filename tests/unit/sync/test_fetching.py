@@ -13,8 +13,8 @@ from clustercore.sync.checkpoints import Checkpoint, Cursor, incoming_name
 from clustercore.sync.comparison import CompareRequest, CompareResponse, FetchRequest, FetchResponse, LeafStamps
 from clustercore.sync.digests import LEAVES
 from clustercore.sync.messages import OpenRequest, OpenResponse, PullRequest, PullResponse, Resync, ResyncReason
-from clustercore.sync.schedule import SyncKind
-from clustercore.sync.source import MOST_CHANGES, filter_hash
+from clustercore.sync.schedule import MAX_BATCH_CHANGES, SyncKind
+from clustercore.sync.source import filter_hash
 from clustercore.sync.wire import TimedMessage
 from clustercore_memory import MemoryRecords
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall
@@ -623,9 +623,9 @@ async def test_answer_is_bounded_by_the_source_as_well(method: str) -> None:
 
         if method == "Pull":
             pulled = PullResponse.decode(await a.call("Pull", pull.encode()))
-            assert (len(pulled.changes), pulled.has_more) == (MOST_CHANGES, True)
-            assert pulled.reached == Cursor(MOST_CHANGES)
+            assert (len(pulled.changes), pulled.has_more) == (MAX_BATCH_CHANGES, True)
+            assert pulled.reached == Cursor(MAX_BATCH_CHANGES)
         else:
             fetched = FetchResponse.decode(await a.call("Fetch", fetch.encode()))
-            assert len(fetched.changes) == MOST_CHANGES
+            assert len(fetched.changes) == MAX_BATCH_CHANGES
             assert 0 < fetched.done < LEAVES
