@@ -35,12 +35,12 @@ from clustercore.sync.comparison import (
     FetchRequest,
     FetchResponse,
 )
-from clustercore.sync.digests import ROOT_BYTES, stamp_of
+from clustercore.sync.digests import stamp_of
 from clustercore.sync.entities import EntityStore
 from clustercore.sync.kinds import LIFE_GROUP
 from clustercore.sync.messages import OpenRequest, OpenResponse, PullRequest, PullResponse, Resync, ResyncReason
 from clustercore.sync.schedule import MAX_BATCH_BYTES, MAX_BATCH_CHANGES, SyncConfig
-from clustercore.sync.trees import DigestTrees
+from clustercore.sync.trees import EMPTY_ROOT, DigestTrees
 from clustercore.sync.wire import SyncMessage, TimedMessage
 
 __all__ = ["MAX_SESSIONS", "Source", "filter_hash"]
@@ -53,8 +53,6 @@ _RUN_BYTES = 4
 _NUMBER_BYTES = 4
 # What a change costs in a block beyond its state, about.
 _OVERHEAD_BYTES = 16
-# The digest of a kind of which there is nothing.
-_NO_RECORDS = bytes(ROOT_BYTES)
 
 
 def filter_hash(kinds: Sequence[str]) -> str:
@@ -350,7 +348,7 @@ class Source:
         differing = tuple(
             (kind, b"".join(self._trees.of(kind).buckets(request.salt)))
             for kind in self._trees.kinds(session.kinds)
-            if theirs.get(kind, _NO_RECORDS) != self._trees.root(kind)
+            if theirs.get(kind, EMPTY_ROOT) != self._trees.root(kind)
         )
         return await self._settled(CompareResponse(seq=self._trees.seq, buckets=differing))
 

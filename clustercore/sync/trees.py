@@ -10,11 +10,12 @@ import trio
 from clustercore.sync.digests import ROOT_BYTES, DigestTree
 from clustercore.sync.entities import EntityStore
 
-__all__ = ["DigestTrees"]
+__all__ = ["EMPTY_ROOT", "DigestTrees"]
 
 # Changes that are hashed without letting other tasks run: about a millisecond.
 _CHANGES_PER_CHECKPOINT = 250
 
+# The digest of a kind of which there is nothing.
 EMPTY_ROOT = bytes(ROOT_BYTES)
 
 
