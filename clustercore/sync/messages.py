@@ -69,7 +69,7 @@ class ResyncReason(IntEnum):
     OTHER = 15
 
 
-REASON = choice(ResyncReason, ResyncReason.OTHER)
+REASON = choice(ResyncReason.OTHER)
 
 
 class SyncSession(IntEnum):
@@ -207,7 +207,7 @@ class PushRequest(SyncMessage):
     SCHEMA = (
         Field(1, "node_id", TEXT),
         Field(2, "changes", CHANGES),
-        Field(3, "session", choice(SyncSession, SyncSession.NONE)),
+        Field(3, "session", choice(SyncSession.NONE)),
         Field(4, "kinds", TEXTS),
     )
 

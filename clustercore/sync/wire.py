@@ -173,17 +173,15 @@ CHANGES = Kind(
 )
 
 
-def choice(enum: type[IntEnum], unknown: IntEnum | None = None) -> Kind:
-    """Return the kind of a number that names a member; one that this version does not know stands for ``unknown``."""
+def choice(unknown: IntEnum) -> Kind:
+    """Return the kind of a number that names a member of an enum.
+
+    Args:
+        unknown: What a number stands for that this version does not know. An absent one stands for member 0.
+    """
+    enum = type(unknown)
     members = {member.value: member for member in enum}
-
-    def read(values: Sequence[int]) -> IntEnum:
-        member = members.get(values[-1], unknown)
-        if member is None:
-            raise MalformedMessage(f"{values[-1]} is no {enum.__name__}; this version knows {sorted(members)}")
-        return member
-
-    return Kind(enum.__name__, varint_field, read, members[0], (VARINT,))
+    return Kind(enum.__name__, varint_field, lambda values: members.get(values[-1], unknown), members[0], (VARINT,))
 
 
 def pieces(size: int) -> Kind:
@@ -238,8 +236,8 @@ def data_by_name() -> Kind:
         return b"".join([bytes_field(number, each) for each in entries])
 
     def read(values: Sequence[bytes]) -> tuple[tuple[str, bytes], ...]:
-        read = [_read(entry, value) for value in values]
-        return tuple({each["name"]: each["data"] for each in read}.items())
+        entries = [_read(entry, value) for value in values]
+        return tuple({each["name"]: each["data"] for each in entries}.items())
 
     return Kind("map<string, bytes>", write, read, ())
 
