@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,8 +20,7 @@ from clustercore.interfaces import (
     Term,
 )
 from clustercore_grpc import GrpcTransport
-
-PROTO = Path(__file__).parents[2] / "protos/clustercore/v1/raft.proto"
+from tests.integration.grpcio_client import make_client, run_client
 
 CLIENT = """
 import sys
@@ -77,21 +73,15 @@ async def answer_status(link: Link) -> None:
 @pytest.mark.slow
 async def test_grpcio_client_speaks_to_a_node(tmp_path: Path) -> None:
     """Unary and streaming calls of grpcio are answered, and what is not answered is an error with a reason."""
-    # Under its bare name: the generated modules would otherwise look for themselves in the package clustercore.
-    shutil.copy(PROTO, tmp_path)
-    tools = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--python_out=.", "--grpc_python_out=.", PROTO.name]
-    await trio.run_process(tools, cwd=tmp_path)
-    (tmp_path / "client.py").write_text(CLIENT)
+    await make_client(tmp_path, CLIENT, "raft.proto")
 
     with trio.fail_after(60):
         async with GrpcTransport() as transport, trio.open_nursery() as nursery:
             address = await nursery.start(transport.serve, answer_status)
-            done = await trio.run_process(
-                [sys.executable, "client.py", address], cwd=tmp_path, capture_stdout=True, stderr=subprocess.STDOUT
-            )
+            lines = await run_client(tmp_path, address)
             nursery.cancel_scope.cancel()
 
-    assert done.stdout.decode().splitlines() == [
+    assert lines == [
         "n1 1 7 False",
         "3 5",
         "status_response 0",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,7 @@ from clustercore_grpc import GrpcTransport
 from clustercore_kv import KeyValueMachine, Put, encode_command
 from clustercore_memory import MemoryStorage
 from clustercore_static import StaticDiscovery
-
-PROTOS = Path(__file__).parents[2] / "protos/clustercore/v1"
+from tests.integration.grpcio_client import make_client, run_client
 
 CLIENT = """
 import sys
@@ -55,13 +51,7 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
 @pytest.mark.slow
 async def test_grpcio_client_writes_and_reads_a_key(tmp_path: Path) -> None:
     """A client that knows nothing of us but the protos asks for its status, and writes, reads and watches keys."""
-    names = ("raft.proto", "kv.proto")
-    for name in names:
-        # Under its bare name: the generated modules would otherwise look for themselves in the package clustercore.
-        shutil.copy(PROTOS / name, tmp_path)
-    tools = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--python_out=.", "--grpc_python_out=."]
-    await trio.run_process([*tools, *names], cwd=tmp_path)
-    (tmp_path / "client.py").write_text(CLIENT)
+    await make_client(tmp_path, CLIENT, "raft.proto", "kv.proto")
 
     with trio.fail_after(60):
         node = Node(
@@ -76,11 +66,9 @@ async def test_grpcio_client_writes_and_reads_a_key(tmp_path: Path) -> None:
             await node.wait_leader()
             # The no-op that opens the term has index 1, this has 2.
             await node.propose(encode_command(Put("first", b"")))
-            done = await trio.run_process(
-                [sys.executable, "client.py", node.address], cwd=tmp_path, capture_stdout=True, stderr=subprocess.STDOUT
-            )
+            lines = await run_client(tmp_path, node.address)
 
-    assert done.stdout.decode().splitlines() == [
+    assert lines == [
         "status n1 ROLE_LEADER n1 2",
         "put result 3",
         "get b'Berlin' 3",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +14,8 @@ from clustercore_grpc import GrpcTransport
 from clustercore_kv import KeyValueMachine
 from clustercore_memory import MemoryRecords, MemoryStorage
 from clustercore_static import StaticDiscovery
+from tests.integration.grpcio_client import make_client, run_client
 from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav
-
-PROTO = Path(__file__).parents[2] / "protos/clustercore/v1/sync.proto"
 
 CLIENT = r"""
 import sys, zlib
@@ -101,10 +97,7 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
 @pytest.mark.slow
 async def test_client_made_by_protoc_fetches_entities_and_finds_its_copy_equal(tmp_path: Path) -> None:
     """It learns the services by reflection, compares, fetches, and computes digests that the node takes for its own."""
-    shutil.copy(PROTO, tmp_path)
-    tools = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--python_out=.", "--grpc_python_out=.", PROTO.name]
-    await trio.run_process(tools, cwd=tmp_path)
-    (tmp_path / "client.py").write_text(CLIENT)
+    await make_client(tmp_path, CLIENT, "sync.proto")
 
     with trio.fail_after(120):
         async with EntityStore(NodeId("n1"), [MISSION, UAV], MemoryRecords()) as store:
@@ -122,10 +115,9 @@ async def test_client_made_by_protoc_fetches_entities_and_finds_its_copy_equal(t
                 companions=[SyncService(store), ConflictDesk(store.conflicts, store.restore)],
             )
             async with node:
-                command = [sys.executable, "client.py", node.address]
-                done = await trio.run_process(command, cwd=tmp_path, capture_stdout=True, stderr=subprocess.STDOUT)
+                lines = await run_client(tmp_path, node.address)
 
-    assert done.stdout.decode().splitlines() == [
+    assert lines == [
         "services clustercore.v1.Conflicts clustercore.v1.KeyValue clustercore.v1.Raft clustercore.v1.Sync",
         "methods Open Pull Compare Buckets Fetch Push",
         "opened RESYNC_REASON_FIRST",
