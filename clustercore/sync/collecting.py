@@ -67,7 +67,7 @@ def collect_part(
     seen_by_all = min(acknowledged.values(), default=replica.seq)
     # Who knows what these do to the entity, once their time has come.
     held = {key for key, _ in replica.held}
-    next_seq, looked_at, due = replica.seq, 0, list[EntityKey]()
+    next_seq, due = replica.seq, list[EntityKey]()
     waiting_for = Counter[NodeId]()
     has_more = False
     for looked_at, (key, group, slot) in enumerate(replica.changed_since(since, replica.seq), 1):
