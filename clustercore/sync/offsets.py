@@ -76,7 +76,7 @@ class OffsetFilter:
     """The last samples of one peer's clock.
 
     Args:
-        max_age_s: A sample that is older says nothing any more.
+        max_age_s: A sample that is older, in seconds, says nothing any more.
     """
 
     def __init__(self, max_age_s: float = 240.0) -> None:

@@ -59,9 +59,10 @@ class SyncConfig:
     call_timeout_s: float = attrs.field(default=5.0, validator=_positive)
     # The most bytes a second that this node takes from one peer; infinity for no limit.
     max_bytes_per_s: float = attrs.field(default=math.inf, validator=_positive)
-    # Seconds between two looks for deletions that every member knows of, and that are older than so many seconds: those
-    # are forgotten. An interval of infinity turns it off. Longer than a member is away when nobody removes it.
+    # Seconds between two looks for deletions that can be forgotten. Infinity turns it off.
     collect_interval_s: float = attrs.field(default=600.0, validator=_positive)
+    # How old a deletion must be to be forgotten, in seconds, once every member knows of it. A warning names who holds
+    # back older ones, so this is longer than members usually are away.
     grace_s: float = attrs.field(default=86_400.0, validator=_positive)
 
     def __attrs_post_init__(self) -> None:

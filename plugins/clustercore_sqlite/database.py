@@ -9,10 +9,10 @@ Medians of 1 / 64 / 512 rows of 64 B: 294 / 375 / 803 us, and 289 / 400 / 1,035 
 (``benchmarks/storage_writes.py``); beside a busy event loop, 247 / 356 / 703 us and 287 / 409 / 1,034 us.
 
 *The log is dropped little by little.* To delete a row of more than a page SQLite reads all of its pages. To drop a log
-of a gibibyte in the transaction that installs a snapshot took a second, and 2.7 s where the file was not in memory: so
-long the node wrote nothing, and a leader took its disk for stalled and handed over. So the row of the snapshot says
-where the log begins, and entries below are left over: they are deleted with those that are appended, about twice as
-much, and when the file is opened.
+of a gibibyte in the transaction that installs a snapshot would take a second, and 2.7 s where the file is not in
+memory: so long the node would write nothing, and a leader take its disk for stalled and hand over. So the row of the
+snapshot says where the log begins, and entries below are left over: they are deleted with those that are appended,
+about twice as much, and when the file is opened.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def draw_sync_world(seed: int, *, full: bool | None = None) -> SyncWorld:
     if "put_back" in faults and "clock_step" in faults:
         faults.remove("clock_step")
     window_s = chance.choice((0.0, 0.5, 1.0))
-    # Drawn apart, so that all else is as it was.
+    # Drawn apart: what else a world is does not depend on it.
     collects = Chance(f"{seed}/sync collection").happens(0.5)
     config = SyncConfig(
         incremental_interval_s=2.0,
