@@ -62,13 +62,10 @@ def _is_kept(edit: Edit, held: Mapping[str, Any], logs: Sequence[Mapping[str, Co
 
 def _are_alike(logs: Sequence[Mapping[str, Conflict]]) -> bool:
     """Compare all but who noticed, and when."""
-    decided = {
-        conflict_id: attrs.evolve(conflict, node_id=conflict.winner.node_id, detected_at_ms=0)
-        for log in logs
-        for conflict_id, conflict in log.items()
-    }
-    return all(
-        attrs.evolve(conflict, node_id=conflict.winner.node_id, detected_at_ms=0) == decided[conflict_id]
-        for log in logs
-        for conflict_id, conflict in log.items()
-    )
+    decided: dict[str, Conflict] = {}
+    for log in logs:
+        for conflict_id, conflict in log.items():
+            alike = attrs.evolve(conflict, node_id=conflict.winner.node_id, detected_at_ms=0)
+            if decided.setdefault(conflict_id, alike) != alike:
+                return False
+    return True

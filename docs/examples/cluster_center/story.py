@@ -47,7 +47,7 @@ class Story:
         async with trio.open_nursery() as starting:
             for server in center.servers:
                 starting.start_soon(center.start, server, nursery)
-        self._say(f"three servers run, and {(await self._leader()).name} leads")
+        self.page.say(f"three servers run, and {(await self._leader()).name} leads")
         await self.fleet.register()
         missions = {mission_id: {"area": f"sector {mission_id[-2:]}"} for mission_id in MISSIONS}
         await center.servers[0].client.ask("Put", kind=MISSION.name, entities=missions)
@@ -57,19 +57,19 @@ class Story:
             "servers that know all missions and UAVs",
         )
         await self.page.measure()
-        self._say(f"{self.fleet.count:,} UAVs report, each second; {len(MISSIONS)} missions are planned at a")
+        self.page.say(f"{self.fleet.count:,} UAVs report, each second; {len(MISSIONS)} missions are planned at a")
 
     async def _have_a_partition(self) -> None:
         center, leader = self.center, await self._leader()
         alone = next(server for server in reversed(center.servers) if server is not leader)
         await center.cut_off(alone)
-        self._say(f"{alone.name} is cut off, and goes on; missions get orders on both sides")
+        self.page.say(f"{alone.name} is cut off, and goes on; missions get orders on both sides")
         for mission_id in CONTESTED:
             await self._edit(leader, mission_id, order="ABORT")
             await self._edit(alone, mission_id, order="RECALL")
         await self._edit(alone, MISSIONS[-1], area="a sector that only the server that is cut off knows")
         await self._wait_health(alone, is_well=False)
-        self._say(f"the health checks have found that {alone.name} is not reached")
+        self.page.say(f"the health checks have found that {alone.name} is not reached")
         await trio.sleep(self.pause_s)
 
         await center.cut_off(None)
@@ -78,19 +78,19 @@ class Story:
             lambda: all(met <= set(server.conflicts) for server in center.servers),
             "all conflicts, in the logs of all servers",
         )
-        self._say(f"healed: {len(CONTESTED)} missions had two orders; each log says which holds")
+        self.page.say(f"healed: {len(CONTESTED)} missions had two orders; each log says which holds")
 
     async def _lose_the_leader(self, nursery: trio.Nursery) -> None:
         center, lost = self.center, await self._leader()
         await self._edit(lost, MISSIONS[-2], area="a sector that only the leader knew when it was killed")
         await center.kill(lost)
-        self._say(f"{lost.name}, which led, is lost, just after it acknowledged an edit")
+        self.page.say(f"{lost.name}, which led, is lost, just after it acknowledged an edit")
         leader = await self._leader()
-        self._say(f"{leader.name} leads now, and schedules the missions")
+        self.page.say(f"{leader.name} leads now, and schedules the missions")
         await self._wait_health(lost, is_well=False)
         await trio.sleep(self.pause_s)
         await center.start(lost, nursery)
-        self._say(f"{lost.name} is back, with what its disk had")
+        self.page.say(f"{lost.name} is back, with what its disk had")
 
         def has_caught_up() -> bool:
             told = lost.told
@@ -98,7 +98,7 @@ class Story:
 
         await center.eventually(has_caught_up, f"a server {lost.name} that is in step, and that UAVs report to")
         await self._wait_health(lost, is_well=True)
-        self._say(f"{lost.name} has fetched what it missed, and its UAVs report to it again")
+        self.page.say(f"{lost.name} has fetched what it missed, and its UAVs report to it again")
 
     async def _settle(self) -> None:
         """Without heartbeats, wait until all servers hold the same, to the last byte."""
@@ -111,7 +111,7 @@ class Story:
             lambda: len(center.told) == 3 and len({server.held for server in center.servers} | {None}) == 2,
             "servers that hold the same",
         )
-        self._say("all missions ended; the servers hold the same, to the last byte")
+        self.page.say("all missions ended; the servers hold the same, to the last byte")
 
     # --- Small steps ---
 
@@ -140,6 +140,3 @@ class Story:
         if not await server.client.ask("Edit", kind=MISSION.name, entity_id=mission_id, fields=fields):
             raise DemoFailed(f"server {server.name} does not know {mission_id}")
         self.edits.append(Edit(mission_id, fields))
-
-    def _say(self, line: str) -> None:
-        self.page.say(line)
