@@ -125,9 +125,9 @@ async def test_who_is_no_member_is_answered_and_leaves_nothing_behind(autojump_c
         assert not [name for name in members["a"].store.checkpoints() if "stranger" in name]
 
 
-def never_answers(patch: pytest.MonkeyPatch, name: str) -> list[bool]:
-    """Let a member answer no pull while the first of the list is true."""
-    pull, is_silent = Source.pull, [True]
+def silence_of(patch: pytest.MonkeyPatch, name: str) -> list[bool]:
+    """Return what makes a member answer no pull: while the first of the list is true, which it is not yet."""
+    pull, is_silent = Source.pull, [False]
 
     async def be_silent(self: Source, request: object) -> object:
         if is_silent[0] and self._store.node_id == name:
@@ -155,8 +155,7 @@ async def test_what_a_member_did_before_it_heard_of_a_deletion_is_waited_for(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """c has acknowledged the deletion, and an edit of before, which outlives it, is on c alone: all keeps together."""
-    is_silent = never_answers(monkeypatch, "c")
-    is_silent[0] = False
+    is_silent = silence_of(monkeypatch, "c")
     config = SyncConfig(grace_s=100, collect_interval_s=50, window_s=0, full_interval_s=1e9)
     async with open_cluster(config=config) as members:
         await edit_without_being_heard(members, is_silent)
@@ -178,8 +177,7 @@ async def test_what_comes_back_after_all_is_made_whole_again(
         return self.acknowledged([peer])[peer]
 
     monkeypatch.setattr(SyncService, "_passed", believe)
-    is_silent = never_answers(monkeypatch, "c")
-    is_silent[0] = False
+    is_silent = silence_of(monkeypatch, "c")
     config = SyncConfig(grace_s=100, collect_interval_s=50, window_s=0, full_interval_s=1e9)
     async with open_cluster(config=config) as members:
         await edit_without_being_heard(members, is_silent)
