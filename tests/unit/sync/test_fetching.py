@@ -356,6 +356,30 @@ async def test_store_that_was_taken_back_is_recognised_by_what_its_peer_knows(
             assert a.store.canonical_bytes() == b.store.canonical_bytes()
 
 
+async def test_two_copies_of_a_disk_put_back_in_turn_miss_nothing(autojump_clock: object) -> None:
+    """An epoch that is earlier in one copy went on in the other: what the peer knows of it is no old news."""
+    records = MemoryRecords()
+    async with open_replica("b") as b:
+        async with open_replica("a", records=records) as a:
+            await a.store.put(UAV, "u", Uav("idle"))
+            await b.fetch_from(a)
+            await a.fetch_from(b)
+        earlier = await copy_of(records)
+        async with open_replica("a", records=records) as a:
+            await a.store.renew_epoch()
+            await a.fetch_from(b)
+        later = await copy_of(records)
+        async with open_replica("a", records=await restored(earlier), wall=b.wall) as a:
+            await a.store.put(MISSION, "late", Mission("RUNNING", 1))
+            await b.fetch_from(a)
+        async with open_replica("a", records=await restored(later), wall=b.wall) as a:
+            await a.fetch_from(b)
+
+            assert a.store.get(MISSION, "late") == b.store.get(MISSION, "late") is not None
+            await b.fetch_from(a)
+            assert a.store.canonical_bytes() == b.store.canonical_bytes()
+
+
 async def test_receiver_that_was_taken_back_is_recognised() -> None:
     """It acknowledged more than it holds, so that what it told others is not left out for it."""
     records = MemoryRecords()
