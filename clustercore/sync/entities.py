@@ -161,6 +161,11 @@ class EntityStore(Entities):
         """Whoever has not seen the changes up to here may lack deletions, and needs a full sync."""
         return self._replica.floor
 
+    @property
+    def removals(self) -> int:
+        """How many groups were dropped since the store was opened, which the log of changes does not tell."""
+        return self._replica.removals
+
     def get(self, kind: EntityKind[E], entity_id: str) -> E | None:
         """Return an entity; None if there is none, or a field without a default has not come yet.
 

@@ -68,6 +68,8 @@ class Replica:
         self.forgotten_ms = 0
         # How often since then one of those had to be held again.
         self.revivals = 0
+        # How often a group was dropped. By the floor that cannot be told: it stays where a later change went first.
+        self.removals = 0
         self.checkpoints: dict[str, bytes] = {}
         self.clock_bound_ms = 0
         # For each entry of the conflict log that is kept, the number of its record, oldest first.
@@ -185,10 +187,7 @@ class Replica:
         slots = self.entities[key]
         state = slots[LIFE_GROUP].state
         for group in groups:
-            seq = slots.pop(group).seq
-            self._log.remove(seq)
-            self.floor = max(self.floor, seq)
-            self._stage(_GROUP + join_key(key, group), None)
+            self._remove(key, group, slots.pop(group))
         if not slots:
             del self.entities[key]
         # Behind all others: the dictionary is in the order of its numbers.
@@ -235,9 +234,14 @@ class Replica:
     def drop(self, key: EntityKey) -> None:
         """Hold nothing of an entity any more, and do not remember that there was something."""
         for group, slot in self.entities.pop(key).items():
-            self._log.remove(slot.seq)
-            self.floor = max(self.floor, slot.seq)
-            self._stage(_GROUP + join_key(key, group), None)
+            self._remove(key, group, slot)
+
+    def _remove(self, key: EntityKey, group: str, slot: Slot) -> None:
+        """Keep a group no more, neither in the log of changes nor on disk."""
+        self._log.remove(slot.seq)
+        self.floor = max(self.floor, slot.seq)
+        self.removals += 1
+        self._stage(_GROUP + join_key(key, group), None)
 
     def hold(self, key: EntityKey, group: str, state: GroupState | None) -> None:
         """Keep a state aside, or no more if it is None."""

@@ -23,15 +23,15 @@ EMPTY_ROOT = bytes(ROOT_BYTES)
 class _Built:
     """Trees, and what they are of."""
 
-    # Of which epoch and floor of the store, and of its changes up to which number.
+    # Of which epoch of the store, after how many removals, and of its changes up to which number.
     epoch: str
-    floor: int
+    removals: int
     seq: int = 0
     trees: dict[str, DigestTree] = attrs.field(factory=dict)
 
     def is_of(self, store: EntityStore) -> bool:
         """Whether the log of changes tells all that happened since."""
-        return (self.epoch, self.floor) == (store.epoch, store.floor)
+        return (self.epoch, self.removals) == (store.epoch, store.removals)
 
 
 class DigestTrees:
@@ -55,7 +55,7 @@ class DigestTrees:
         """
         async with self._turn:
             if not self._building.is_of(self._store):
-                self._building = _Built(self._store.epoch, self._store.floor)
+                self._building = _Built(self._store.epoch, self._store.removals)
             building = self._building
             while True:
                 part = self._store.changes(building.seq, _CHANGES_PER_CHECKPOINT, is_staged_told=True)

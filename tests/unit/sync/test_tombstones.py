@@ -250,6 +250,36 @@ async def test_deletion_is_held_again_where_an_edit_comes_back_against_it() -> N
         assert (await a.store.collect_tombstones({})).collected == 1
 
 
+async def test_what_comes_back_is_whole_however_the_collected_lay_in_the_log() -> None:
+    """A comparison by what is held no more would find nothing missing, here and at the peer, for ever."""
+    wall = Wall()
+    async with open_replica("a", wall=wall) as a, open_replica("b", wall=wall) as b, make_store("c", wall=wall) as c:
+        # Older than what is deleted next, and told of later.
+        await c.put(UAV, "other", Uav("idle"))
+        await c.delete(UAV, "other")
+        wall.now_ms += DAY_MS
+        await a.store.put(UAV, "u1", Uav("idle", 7, "m1"))
+        await c.apply(a.store.changes().changes, A)
+        await a.store.delete(UAV, "u1")
+        await b.fetch_from(a)
+        await a.store.apply([each for each in c.states() if each.entity_id == "other"], C)
+        for waited_ms in (1, DAY_MS):
+            await a.fetch_from(b, SyncKind.FULL)
+            wall.now_ms += waited_ms
+            assert (await a.store.collect_tombstones({})).collected == 1
+        await a.fetch_from(b)
+        for number in range(3):
+            await c.update(UAV, "u1", status=f"busy {number}")
+        edit = [each for each in c.states() if each.group == "status"]
+        for one in (a, b):
+            await one.store.apply(edit, C)
+        assert a.store.revivals == 1
+
+        await a.fetch_from(b)
+
+        assert a.store.get(UAV, "u1") == b.store.get(UAV, "u1") == Uav("busy 2", 7, "m1")
+
+
 async def test_what_came_back_is_compared_also_after_a_restart() -> None:
     """What says how far the increments had come is dropped in the transaction that takes the entity back."""
     wall, records = Wall(), MemoryRecords()

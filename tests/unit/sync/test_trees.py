@@ -7,7 +7,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from clustercore.sync.schedule import SyncKind
 from clustercore.sync.trees import DigestTrees
-from tests.unit.sync.fleet import UAV, Uav, make_store
+from tests.unit.sync.fleet import UAV, Uav, Wall, make_store
 from tests.unit.sync.pairs import open_replica
 
 
@@ -27,6 +27,25 @@ async def test_trees_forget_what_was_collected() -> None:
         await afresh.catch_up()
         assert (trees.root("uav"), trees.seq) == (afresh.root("uav"), afresh.seq)
         assert len(trees.of("uav")) == 3
+
+
+async def test_trees_forget_what_was_collected_behind_a_later_change() -> None:
+    """A deletion that came late and is old goes first, and the one before it later: the floor of the log stays."""
+    wall = Wall()
+    async with make_store("a", wall=wall) as a, make_store("b", wall=wall) as b:
+        await b.put(UAV, "old", Uav("idle"))
+        await b.delete(UAV, "old")
+        wall.now_ms += 1000
+        await a.put(UAV, "young", Uav("idle"))
+        await a.delete(UAV, "young")
+        await a.apply(b.changes().changes)
+        trees = DigestTrees(a)
+        for more_ms in (0, 1000):
+            collected = await a.collect_tombstones({}, grace_s=0.5, now_ms=wall.now_ms + more_ms)
+            assert collected.collected == 1
+            await trees.catch_up()
+
+        assert len(trees.of("uav")) == 0
 
 
 async def test_catching_up_that_was_cancelled_goes_on_the_next_time() -> None:
