@@ -239,7 +239,8 @@ class Database(DatabaseFile):
         """Put a snapshot in place of the stored one, and drop the log below ``keep_from``, or all of it."""
         self._check_snapshot(metadata, keep_from)
         covered = metadata.last_included_index
-        log_from = covered + 1 if keep_from is None else keep_from
+        # What is left over from before is dropped already, and may be of another leader, or end before the log begins.
+        log_from = covered + 1 if keep_from is None else max(keep_from, self._log_from)
         stored = attrs.evolve(self._snapshots.draft_of(metadata), log_from=log_from)
         with self._transaction(needed=True):
             self._snapshots.install(stored)

@@ -255,6 +255,22 @@ async def test_sqlite_log_is_not_dropped_in_one_go(tmp_path: Path, keep_from: in
         assert [entry.index for entry in (await storage.load()).entries] == [*kept, *range(41, 64)]
 
 
+async def test_sqlite_log_that_was_dropped_does_not_come_back_with_a_longer_tail(tmp_path: Path) -> None:
+    """What is left over does not count again where the next snapshot keeps the log from further back."""
+    path = tmp_path / "node.db"
+    async with SqliteStorage(path) as storage:
+        await storage.save_hard_state(HardState(Term(2)))
+        await storage.append(large(range(1, 11)))
+        await save_snapshot(storage, snapshot(20, 2), keep_from=None, chunk_bytes=CHUNK_BYTES)
+        await storage.append(commands(range(21, 31)))
+        assert 10 in entries_in(path, tmp_path / "copy")
+
+        await save_snapshot(storage, snapshot(25, 2), keep_from=1, chunk_bytes=CHUNK_BYTES)
+
+        assert [entry.index for entry in (await storage.load()).entries] == [*range(21, 31)]
+    assert [entry.index for entry in (await load(path)).entries] == [*range(21, 31)]
+
+
 async def test_sqlite_log_that_contradicts_a_snapshot_goes_with_it(tmp_path: Path) -> None:
     """What lies behind the snapshot is not left over: entries of another leader take its indexes."""
     path = tmp_path / "node.db"
