@@ -178,6 +178,7 @@ class MembershipDuties:
         state, node_id = self._state(), self._identity().node_id
         was_member = state.configurations.newest_naming(node_id) is not None
         if self._has_leader():
+            self._complaint.end()
             self._note_removed(None)
         elif not was_member:
             return
@@ -203,11 +204,10 @@ class MembershipDuties:
                 itself, remedy = f"to cluster {own}", "give it an empty storage and add it there"
             else:
                 itself, remedy = "to no cluster yet", "add it there"
-            self._complaint.say(
+            raise InvalidChange(
                 f"it belongs {itself}, and whom it asks to {theirs or 'none'}; {remedy}, or correct the addresses at "
                 "which it looks for the others"
             )
-            return
         if known is None:
             self._note_removed(members.index)
         elif known.address != self._address and is_for_peers(self._address) and not _is_heard(members, node_id):
