@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from clustercore.interfaces import MalformedMessage
 from clustercore.raft.protobuf import BYTES, VARINT, MalformedBytes, bytes_field, read_fields, varint_field
 from clustercore.sync.changes import Change
+from clustercore.sync.kinds import MAX_NAME_BYTES
 from clustercore.sync.writes import decode_group_state
 
 __all__ = ["MAX_BLOCK_BYTES", "decode_block", "encode_block", "sealed"]
@@ -28,6 +29,7 @@ _PLAIN, _COMPRESSED = b"\0", b"\1"
 # The field of ChangeBlock, and those of Change.
 _CHANGES = 1
 _KIND, _ENTITY_ID, _GROUP, _STATE, _SEQ_STEP = 1, 2, 3, 4, 5
+_NAMES = (_KIND, _ENTITY_ID, _GROUP)
 _WIRE_TYPES = {_KIND: BYTES, _ENTITY_ID: BYTES, _GROUP: BYTES, _STATE: BYTES, _SEQ_STEP: VARINT}
 
 
@@ -99,6 +101,9 @@ def _read_changes(data: bytes) -> Iterator[Change]:
         for field, field_type, value in read_fields(encoded):
             if field in _WIRE_TYPES and field_type != _WIRE_TYPES[field]:
                 raise MalformedMessage(f"field {field} of a change has wire type {field_type}")
+            if field in _NAMES and isinstance(value, bytes) and len(value) > MAX_NAME_BYTES:
+                # No record could have it, and no store takes it.
+                raise MalformedMessage(f"field {field} of a change has {len(value)} bytes; at most {MAX_NAME_BYTES}")
             if isinstance(value, int):
                 seq += (value >> 1 ^ -(value & 1)) if field == _SEQ_STEP else 0
             elif field == _KIND:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,6 +154,18 @@ def test_block_that_would_grow_without_bound_is_refused(monkeypatch: pytest.Monk
 
     with pytest.raises(MalformedMessage, match="larger than"):
         decode_block(block)
+
+
+@pytest.mark.parametrize("name", ["kind", "entity_id", "group"])
+def test_block_with_a_name_that_no_store_takes_is_malformed(name: str) -> None:
+    """Applied, it would end the node that fetched it: it is found where damage is told from what is sound."""
+    longest: dict[str, Any] = {name: "ä" * 127}
+    too_long: dict[str, Any] = {name: "ä" * 128}
+    whole = attrs.evolve(change(1), **longest)
+    assert decode_block(encode_block([whole])) == (whole,)
+
+    with pytest.raises(MalformedMessage, match="has 256 bytes; at most 255"):
+        decode_block(encode_block([attrs.evolve(change(1), **too_long)]))
 
 
 @given(seq=st.integers(0, 1 << 62), data=st.data())
