@@ -10,11 +10,14 @@ import trio
 
 from clustercore.interfaces import NodeId
 from clustercore.sync import (
+    LIFE_GROUP,
     Change,
     CollectReport,
     GroupState,
     MergeOutcome,
+    Stamp,
     StoreEvent,
+    Write,
     ZombieRefused,
     collecting,
     entities,
@@ -461,6 +464,32 @@ async def test_report_says_who_is_waited_for_and_for_how_much() -> None:
         assert await a.collect_tombstones({B: middle, C: 0}) == CollectReport(0, {B: 1, C: 2})
         assert await a.collect_tombstones({B: middle, C: middle}) == CollectReport(1, {B: 1, C: 1})
         assert await a.collect_tombstones({B: a.seq, C: a.seq}) == CollectReport(1, {})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"status":{"x#1":18446744073709551616}}',
+        b'{"status":{"x#1":-1}}',
+        b'{"status":{"\\ud800":5}}',
+        b'{"status":' + b"[" * 200_000,
+    ],
+    ids=["too late", "too early", "half a character", "deep"],
+)
+async def test_deletion_of_a_broken_node_covers_nothing_that_cannot_be_told(value: bytes) -> None:
+    """What a later edit could not say that it knew of would make the entity one that nobody can edit any more."""
+    async with make_store("a") as a, make_store("b") as b:
+        await a.put(UAV, "u1", Uav("idle"))
+        time = a.stamps(UAV, "u1")["status"].time
+        deletion = Write(Stamp(5, time + 1, "x#1"), None, (), value)
+        await a.apply([Change("uav", "u1", LIFE_GROUP, GroupState.of(deletion))])
+        assert a.get(UAV, "u1") is None
+
+        await a.put(UAV, "u1", Uav("new"))
+        await exchange(a, b)
+
+        assert a.get(UAV, "u1") == b.get(UAV, "u1") == Uav("new")
+        assert a.canonical_bytes() == b.canonical_bytes()
 
 
 async def test_tombstones_of_broken_nodes_without_a_deletion_are_left_alone() -> None:
