@@ -103,14 +103,9 @@ def _collect(replica: Replica, key: EntityKey) -> bool:
 
 
 def _is_settled(slots: Mapping[str, Slot]) -> bool:
-    """Whether all that keeps a living entity alive was written in knowledge of its deletions."""
-    return all(
-        head.is_weak or head.knows(tombstone.stamp)
-        for tombstone in life.tombstones(slots)
-        for group, slot in slots.items()
-        if group != LIFE_GROUP
-        for head in slot.state.heads
-    )
+    """Whether a living entity is without its deletions what it is with them."""
+    deletions = slots[LIFE_GROUP].state
+    return not any(is_against(group, slot.state, deletions) for group, slot in slots.items() if group != LIFE_GROUP)
 
 
 def is_zombie(replica: Replica, key: EntityKey, group: str, state: GroupState) -> bool:
@@ -124,8 +119,13 @@ def is_zombie(replica: Replica, key: EntityKey, group: str, state: GroupState) -
     return not any(life.outlives(head, collected.heads) for head in state.heads)
 
 
-def is_against(state: GroupState, deletions: GroupState) -> bool:
-    """Whether a state has writes that keep their entity alive and were made without knowing of its deletions."""
+def is_against(group: str, state: GroupState, deletions: GroupState) -> bool:
+    """Whether a group has writes that the deletions of a living entity matter to, since they do not know of them.
+
+    Those that keep it alive; and of the others those that a deletion covers, for it alone says that they are gone.
+    """
     return any(
-        not head.is_weak and not head.knows(deletion.stamp) for deletion in deletions.heads for head in state.heads
+        not head.knows(deletion.stamp) and (not head.is_weak or life.covers(deletion, group, head.stamp))
+        for deletion in deletions.heads
+        for head in state.heads
     )

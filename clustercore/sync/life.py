@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping
 from clustercore.sync.kinds import LIFE_GROUP, decode_fields, encode_fields
 from clustercore.sync.merge import precedence
 from clustercore.sync.replica import Slot
-from clustercore.sync.writes import GroupState, Past, Write
+from clustercore.sync.writes import GroupState, Past, Stamp, Write
 
 __all__ = [
     "covered_by",
+    "covers",
     "dropped_past",
     "is_alive",
     "next_version",
@@ -55,6 +56,11 @@ def _is_readable(writer: str, time: object) -> bool:
     """Whether a write that is made in knowledge of it could say so: it would have a place in its past."""
     # JSON can name half of a character.
     return isinstance(time, int) and 0 <= time < 1 << 64 and writer.encode(errors="ignore").decode() == writer
+
+
+def covers(tombstone: Write, group: str, stamp: Stamp) -> bool:
+    """Whether the maker of a deletion had seen a write of a group."""
+    return stamp.time <= covered_by(tombstone).get(group, {}).get(stamp.writer, -1)
 
 
 def tombstones(slots: Slots) -> tuple[Write, ...]:

@@ -155,7 +155,7 @@ class Receiver:
         self._replica.set_state(key, group, joined.state, source if is_theirs else None)
         met = sum(self._log(key, group, one, other) for one, other in joined.conflicts)
         slots = self._replica.entities[key]
-        if collected is not None and LIFE_GROUP not in slots and is_against(joined.state, collected):
+        if collected is not None and LIFE_GROUP not in slots and is_against(group, joined.state, collected):
             self._replica.hold_again(key)
         if LIFE_GROUP in slots:
             met += self._look_for_deletions(key, slots, [group] if group != LIFE_GROUP else list(slots))

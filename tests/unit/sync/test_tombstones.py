@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -13,7 +14,11 @@ from clustercore.sync import (
     LIFE_GROUP,
     Change,
     CollectReport,
+    EntityKind,
+    EntityStore,
+    FieldGroup,
     GroupState,
+    HybridLogicalClock,
     MergeOutcome,
     Stamp,
     StoreEvent,
@@ -31,6 +36,19 @@ from tests.unit.sync.fleet import MISSION, UAV, Mission, Uav, Wall, exchange, ma
 from tests.unit.sync.pairs import open_replica, plain_config
 
 DAY_MS = 86_400_000
+
+
+@attrs.frozen
+class Status:
+    status: str
+
+
+@attrs.frozen
+class Probe:
+    status: str
+    beat: int = 0
+
+
 A, B, C = map(NodeId, "abc")
 
 
@@ -340,6 +358,36 @@ async def test_edit_that_lost_to_a_collected_deletion_stays_lost_when_the_entity
             await exchange(b, a)
             assert (await b.collect_tombstones({})).collected == 1
             assert a.canonical_bytes() == b.canonical_bytes() == b""
+
+
+async def test_background_group_of_a_newer_version_stays_gone_when_the_entity_is_created_anew() -> None:
+    """An older version that creates it anew does not write that group, so the deletion alone says that it is gone."""
+    wall, status = Wall(), {"status": ["status"]}
+    beat = FieldGroup(("beat",), is_background=True)
+    older = EntityKind("probe", Status, key_fields=("status",), groups=status)
+    newer = EntityKind("probe", Probe, key_fields=("status",), groups={**status, "beat": beat})
+    a = EntityStore(A, [older], MemoryRecords(), clock=HybridLogicalClock(wall))
+    b = EntityStore(B, [newer], MemoryRecords(), clock=HybridLogicalClock(wall))
+    async with a, b:
+        await b.put(newer, "p1", Probe("idle", 7))
+        await b.update(newer, "p1", beat=8)
+        await exchange(a, b)
+        await a.delete(older, "p1")
+        await exchange(a, b)
+        wall.now_ms += 2 * DAY_MS
+        assert (await a.collect_tombstones({})).collected == 1
+        await a.put(older, "p1", Status("new"))
+        await exchange(a, b)
+        await a.apply(list(b.states()), B)
+
+        assert a.values(older, "p1") == b.values(newer, "p1") == {"status": b'{"status":"new"}'}
+        wall.now_ms += 2 * DAY_MS
+        assert (await b.collect_tombstones({})).collected == 0
+        assert b.get(newer, "p1") == Probe("new")
+        # Whoever writes the group knows of the deletion.
+        await b.put(newer, "p1", Probe("new", 9))
+        assert (await b.collect_tombstones({})).collected == 1
+        assert b.get(newer, "p1") == Probe("new", 9)
 
 
 async def test_edit_that_knew_one_of_two_deletions_must_win_over_the_other() -> None:
