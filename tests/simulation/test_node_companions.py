@@ -115,6 +115,7 @@ async def test_companion_knows_all_other_members_once_there_is_a_cluster(autojum
             assert set(here.peers()) == {"b"}
 
             await a.members.remove("b")
+            await trio.sleep(1)
             assert here.members() == names("d")
 
 
