@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from clustercore.interfaces import ConflictResolver, Edit, InvalidCommand, NodeId, last_write
@@ -68,6 +69,8 @@ class Receiver:
         # peer, of which there may be more in the next.
         self._told: set[EntityKey] = set()
         self._last_told: dict[NodeId, EntityKey] = {}
+        # What is held, by when its time comes, as far as was known when it was noted; None until the replica is loaded.
+        self._due: list[tuple[int, EntityKey, str]] | None = None
 
     def teller(self, kind: str, entity_id: str, group: str) -> Callable[[Exception], None]:
         """Return what tells that a group's resolver raised."""
@@ -108,10 +111,30 @@ class Receiver:
         return {told} if told is not None and changes and told == (changes[0].kind, changes[0].entity_id) else set()
 
     def _release_held(self, clock: HybridLogicalClock) -> None:
-        for (key, group), state in list(self._replica.held.items()):
-            if all(clock.takes(split_time(head.stamp.time)) for head in state.heads):
+        """Receive what is held and may be taken by now. What may not is not even looked at: it may be much."""
+        held = self._replica.held
+        if self._due is None:
+            self._due = [(_latest(state), *where) for where, state in held.items()]
+            heapify(self._due)
+        released: list[tuple[EntityKey, str, GroupState]] = []
+        while self._due and clock.takes(split_time(self._due[0][0])):
+            _, key, group = heappop(self._due)
+            state = held[key, group]
+            # More may have come to it since it was noted.
+            if clock.takes(split_time(_latest(state))):
                 self._replica.hold(key, group, None)
-                self._receive(key, group, state, None)
+                released.append((key, group, state))
+            else:
+                heappush(self._due, (_latest(state), key, group))
+        for key, group, state in released:
+            self._receive(key, group, state, None)
+
+    def _hold(self, key: EntityKey, group: str, state: GroupState) -> None:
+        before = self._replica.held.get((key, group))
+        joined = state if before is None else join(before, state).state
+        self._replica.hold(key, group, joined)
+        if before is None and self._due is not None:
+            heappush(self._due, (_latest(joined), key, group))
 
     def _receive(
         self, key: EntityKey, group: str, state: GroupState, source: NodeId | None
@@ -145,8 +168,7 @@ class Receiver:
             if head.stamp.time <= self._timely:
                 self._newest = max(self._newest, head.stamp.time)
             elif not self._is_timely(key, group, head):
-                held = self._replica.held.get((key, group))
-                self._replica.hold(key, group, state if held is None else join(held, state).state)
+                self._hold(key, group, state)
                 return MergeOutcome.HELD, 0
         if self._clock is not None:
             self._look_for_own_writes(key, group, here, state)
@@ -238,3 +260,7 @@ def _name_of(resolver: ConflictResolver | None) -> str:
     if resolver is None:
         return "lww"
     return resolver.name if isinstance(resolver, FieldResolver) else type(resolver).__name__
+
+
+def _latest(state: GroupState) -> int:
+    return max((head.stamp.time for head in state.heads), default=0)

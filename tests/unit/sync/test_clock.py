@@ -167,6 +167,43 @@ async def test_write_too_far_ahead_waits_for_its_time() -> None:
             assert a.canonical_bytes() == b.canonical_bytes()
 
 
+async def test_writes_that_wait_are_looked_at_when_they_are_due() -> None:
+    """However many there are, one that is not due costs nothing, and each is taken in its time, whatever came to it."""
+    looked: list[int] = []
+
+    class Counting(HybridLogicalClock):
+        def takes(self, time: HybridTime) -> bool:
+            looked.append(time.physical_ms)
+            return super().takes(time)
+
+    wall, fast = Wall(1000), Wall(100_000)
+    clock = Counting(wall)
+    async with (
+        make_store("b", wall=fast) as b,
+        EntityStore(NodeId("a"), [UAV], MemoryRecords(), clock=clock) as a,
+    ):
+        for number in range(50):
+            fast.now_ms += 1000
+            await b.put(UAV, f"u{number}", Uav("idle"))
+        await a.apply(b.changes().changes, NodeId("b"))
+        fast.now_ms += 1000
+        await b.update(UAV, "u0", status="busy")
+        await a.apply(b.changes().changes, NodeId("b"))
+        assert a.held == 150
+
+        looked.clear()
+        await a.apply(())
+        assert len(looked) == 1
+        for number in range(1, 50):
+            wall.now_ms = 100_500 + 1000 * number
+            await a.apply(())
+            assert a.get(UAV, f"u{number - 1}") == (Uav("idle") if number > 1 else None)
+        wall.now_ms = fast.now_ms
+        await a.release_held()
+        assert a.held == 0
+        assert a.canonical_bytes() == b.canonical_bytes()
+
+
 async def test_write_too_far_ahead_can_be_taken() -> None:
     """By another policy it is applied at once, and told of all the same."""
     told: list[StoreEvent] = []
