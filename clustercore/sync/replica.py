@@ -26,7 +26,7 @@ __all__ = ["EntityKey", "Replica", "Slot"]
 # The kind's name and the entity's id.
 EntityKey = tuple[str, str]
 
-_FORMAT = 1
+_FORMAT = 2
 # Records, by the first byte of their keys.
 _META, _GROUP, _CHECKPOINT, _HELD, _COLLECTED, _CLOCK, _CONFLICT = b"m", b"g", b"c", b"h", b"d", b"t", b"l"
 _SEQ_BYTES = 8
