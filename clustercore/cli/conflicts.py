@@ -63,6 +63,15 @@ _file_option = click.option(
 )
 
 
+def _check_id(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    if not text:
+        raise click.BadParameter("it is empty; expected an id, or its first digits")
+    return text
+
+
+_id_argument = click.argument("conflict_id", metavar="ID", callback=_check_id)
+
+
 @attrs.frozen
 class _Target:
     nodes: Sequence[str]
@@ -139,7 +148,7 @@ def list_conflicts(
 
 
 @conflicts.command()
-@click.argument("conflict_id", metavar="ID")
+@_id_argument
 @_file_option
 @_target_options
 def show(conflict_id: str, path: Path | None, as_json: bool, **target: Any) -> None:
@@ -160,7 +169,7 @@ def show(conflict_id: str, path: Path | None, as_json: bool, **target: Any) -> N
 
 
 @conflicts.command()
-@click.argument("conflict_id", metavar="ID")
+@_id_argument
 @_target_options
 def restore(conflict_id: str, as_json: bool, **target: Any) -> None:
     """Write the losing value of conflict ID back, as a new edit of the node that is asked."""

@@ -101,13 +101,16 @@ class ConflictClient:
     ) -> tuple[Sequence[Conflict], int, Sequence[dict[str, Any]]]:
         """Return the newest conflicts, oldest first; how many there are in all; and the counts by rule and nodes.
 
+        The counts are of all conflicts of these kinds, also of those that the log has let go.
+
         Args:
             kind: Of this kind only.
             entity_id: Of entities with this id only.
             limit: How many at most. There may be fewer: an answer has at most 500, and about 1 MiB.
         """
         told = await self._ask("List", {"kind": kind, "entity_id": entity_id, "limit": limit})
-        return [Conflict.from_json(entry) for entry in told["conflicts"]], told["total"], told["counts"]
+        counts = [count for count in told["counts"] if kind in (None, count["kind"])]
+        return [Conflict.from_json(entry) for entry in told["conflicts"]], told["total"], counts
 
     async def show(self, conflict_id: str) -> Conflict | None:
         """Return a conflict by its id, or the first digits of it; None if there is none.

@@ -104,6 +104,14 @@ def test_commands_read_a_file(log_file: Path) -> None:
     assert "there is no conflict whose id begins with nonsense" in none.stderr
 
 
+@pytest.mark.parametrize("command", ["show", "restore"])
+def test_empty_id_is_refused_before_a_node_is_asked(command: str) -> None:
+    """As from a script whose variable is empty: no id begins with nothing."""
+    refused = CliRunner().invoke(root, ["conflicts", command, "", "--node", "127.0.0.1:1"])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "it is empty; expected an id, or its first digits" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -177,6 +185,7 @@ async def test_node_answers_and_writes_back(monkeypatch: pytest.MonkeyPatch) -> 
                 ("rest", "node id", 1),
             }
             assert await client.list(entity_id="m2") == ([], 0, counts)
+            assert await client.list(kind="uav") == ([], 0, [])
             assert (await client.list(limit=0))[:2] == ([], 2)
             with monkeypatch.context() as patched:
                 # Too much for one answer: the newest alone.
