@@ -145,6 +145,12 @@ def test_story_that_is_ended_in_the_middle_leaves_no_process(tmp_path: Path, num
         (["cluster_center", "--consul", "http://127.0.0.1:1"], "nobody answers there; `consul agent -dev` starts one"),
         (["cluster_center.server", "a", "b=127.0.0.1:1", "--data", "x"], "there is no a=HOST:PORT among the members"),
         (["cluster_center.server", "a", "a=127.0.0.1:1", "b", "--data", "x"], "there is no address of b"),
+        (["cluster_center", "--data", "/proc/none"], "--data /proc/none: No such file or directory; name a folder"),
+        (["cluster_center", "--consul", "http://127.0.0.1:x"], "--consul http://127.0.0.1:x: expected a URL such as"),
+        (["cluster_center.server", "a", "a=127.0.0.1:1", "--data", "/proc/none"], "--data /proc/none: No such file"),
+        (["cluster_center.server", "a", "a=127.0.0.1:1", "--data", "x", "--exit-with-stdin"], "input is no pipe"),
+        (["cluster_center.desk", "127.0.0.1:1", "Read", "[1]"], "'[1]' is no JSON object, such as"),
+        (["cluster_center.desk", "127.0.0.1:1", "Read", "{kind}"], "'{kind}' is no JSON: "),
         (["cluster_center.fleet", "127.0.0.1:1", "--uavs", "0"], "--uavs 0: expected 1 or more"),
     ],
 )

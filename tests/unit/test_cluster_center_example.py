@@ -13,8 +13,9 @@ import attrs
 import pytest
 from rich.console import Console
 
-from clustercore.interfaces import NodeId
-from clustercore.sync import Conflict, ConflictSide, Stamp
+from clustercore.interfaces import NodeId, ServiceError
+from clustercore.sync import Conflict, ConflictSide, EntityStore, Stamp
+from clustercore_memory import MemoryRecords
 from tests.unit.repository import ROOT, reads_repository
 
 pytestmark = reads_repository
@@ -120,3 +121,36 @@ def test_conflict_that_two_servers_decided_otherwise_is_noticed(example: Callabl
 
     assert checks._are_alike([{"1": one}, {"1": elsewhere}, {}])
     assert not checks._are_alike([{"1": one}, {"1": attrs.evolve(elsewhere, rule="timestamp")}])
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "said"),
+    [
+        ("_read", b"{}", "missing a required argument: 'kind'; expected is kind"),
+        ("_read", b"[1]", "expected is kind"),
+        ("_read", b'{"kind": "drone"}', "kind = 'drone': expected one of mission, uav"),
+        ("_put", b'{"kind": "drone", "entities": {}}', "kind = 'drone': expected one of mission, uav"),
+        (
+            "_put",
+            b'{"kind": "mission", "entities": {"m1": {}, "m2": {"speed": 1}}}',
+            "got an unexpected keyword argument 'speed'; expected is state, progress, order, area, updated_at",
+        ),
+        (
+            "_edit",
+            b'{"kind": "mission", "entity_id": "m0", "fields": {"speed": 1}}',
+            "has no fields ['speed'] to change; it has",
+        ),
+        ("_edit", b'{"kind": "mission", "entity_id": "", "fields": {}}', "the id of an entity is ''"),
+    ],
+)
+async def test_desk_says_what_is_wrong_with_a_question(
+    example: Callable[[str], ModuleType], method: str, request_: bytes, said: str
+) -> None:
+    """It names the value, and what is allowed; nothing of the question is carried out."""
+    kinds, desk = example("kinds"), example("desk")
+    async with EntityStore(NodeId("a"), [kinds.MISSION, kinds.UAV], MemoryRecords()) as store:
+        await store.put(kinds.MISSION, "m0", kinds.Mission())
+        asked = desk.Desk(store, None, None, None, None)
+        with pytest.raises(ServiceError, match=re.escape(said)):
+            await desk._answer(getattr(asked, method), request_)
+        assert list(store.ids(kinds.MISSION)) == ["m0"]

@@ -22,6 +22,7 @@ try:
     from .checks import check
     from .fleet import Fleet
     from .page import Page
+    from .server import make_folder
     from .story import Story
 except KeyboardInterrupt:
     sys.exit(130)
@@ -66,7 +67,11 @@ async def _check_answers(url: str) -> None:
     """Servers wait for a Consul that is away, for ever; who runs the story has rather forgotten to start it."""
     where = urlsplit(url)
     try:
-        await (await trio.open_tcp_stream(where.hostname or "", where.port or 8500)).aclose()
+        port = where.port or 8500
+    except ValueError as error:
+        raise ConfigError(f"--consul {url}: expected a URL such as http://127.0.0.1:8500: {error}") from error
+    try:
+        await (await trio.open_tcp_stream(where.hostname or "", port)).aclose()
     except OSError as error:
         raise ConfigError(f"--consul {url}: nobody answers there; `consul agent -dev` starts one") from error
 
@@ -84,7 +89,7 @@ def _folder(given: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="cluster-center-") as folder:
             yield Path(folder)
     else:
-        given.mkdir(parents=True, exist_ok=True)
+        make_folder(given)
         yield given.absolute()
 
 

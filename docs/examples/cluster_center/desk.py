@@ -12,15 +12,25 @@ import math
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from inspect import signature
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
 from clustercore import ClusterHealth
 from clustercore.cli.exits import run
-from clustercore.interfaces import NodeCompanion, NodeHandle, NodeSite, Role, Service, ServiceError, ServiceTransport
-from clustercore.sync import EntityStore, SyncService
+from clustercore.interfaces import (
+    InvalidCommand,
+    NodeCompanion,
+    NodeHandle,
+    NodeSite,
+    Role,
+    Service,
+    ServiceError,
+    ServiceTransport,
+)
+from clustercore.sync import EntityKind, EntityStore, SyncService
 from clustercore_grpc import GrpcTransport
 
 from .cable import CableTransport
@@ -28,6 +38,8 @@ from .kinds import MISSION, UAV
 from .scheduler import Ledger, missions, uavs
 
 SERVICE = "example.ClusterCenter"
+
+T = TypeVar("T")
 
 
 class Desk(NodeCompanion):
@@ -56,13 +68,17 @@ class Desk(NodeCompanion):
 
     async def _put(self, kind: str, entities: Mapping[str, Mapping[str, Any]]) -> None:
         """Create missions or UAVs. All at once, so that they share their way to the disk."""
-        known = self._store.kinds[kind]
+        known = self._kind(kind)
+        made = {entity_id: _call(known.entity_class, fields) for entity_id, fields in entities.items()}
         async with trio.open_nursery() as nursery:
-            for entity_id, fields in entities.items():
-                nursery.start_soon(self._store.put, known, entity_id, known.entity_class(**fields))
+            for entity_id, entity in made.items():
+                nursery.start_soon(self._store.put, known, entity_id, entity)
 
     async def _edit(self, kind: str, entity_id: str, fields: Mapping[str, Any]) -> bool:
-        return await self._store.update(self._store.kinds[kind], entity_id, **fields)
+        try:
+            return await self._store.update(self._kind(kind), entity_id, **fields)
+        except InvalidCommand as error:
+            raise ServiceError(str(error)) from error
 
     async def _heartbeat(self, uav_ids: Sequence[str], at: int) -> None:
         async def beat(uav_id: str) -> None:
@@ -74,8 +90,13 @@ class Desk(NodeCompanion):
         self._heartbeats += len(uav_ids)
 
     async def _read(self, kind: str) -> dict[str, Any]:
-        found = missions(self._store) if kind == MISSION.name else uavs(self._store)
+        found = missions(self._store) if self._kind(kind) is MISSION else uavs(self._store)
         return {entity_id: attrs.asdict(entity) for entity_id, entity in found}
+
+    def _kind(self, name: str) -> EntityKind[Any]:
+        if name not in self._store.kinds:
+            raise ServiceError(f"kind = {name!r}: expected one of {', '.join(self._store.kinds)}")
+        return self._store.kinds[name]
 
     async def _tell(self, node: NodeHandle) -> dict[str, Any]:
         """Tell what the page shows of this server."""
@@ -113,7 +134,28 @@ async def _answer(method: Callable[..., Awaitable[Any]], request: bytes) -> byte
         asked = json.loads(request)
     except ValueError as error:
         raise ServiceError(f"this is no JSON: {error}") from error
-    return json.dumps(await method(**asked)).encode()
+    return json.dumps(await _call(method, asked)).encode()
+
+
+def _call(function: Callable[..., T], named: Any) -> T:
+    """Call what takes these arguments. Raises: ServiceError, before anything is done, if it does not."""
+    try:
+        signature(function).bind(**named)
+    except TypeError as error:
+        expected = ", ".join(signature(function).parameters) or "nothing"
+        raise ServiceError(f"{error}; expected is {expected}") from error
+    return function(**named)
+
+
+def _request(text: str) -> dict[str, Any]:
+    """Read the arguments of a method from the command line."""
+    try:
+        asked = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+    if not isinstance(asked, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object, such as {{"kind": "mission"}}')
+    return asked
 
 
 @attrs.frozen
@@ -137,5 +179,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="cluster_center.desk")
     parser.add_argument("address", metavar="HOST:PORT")
     parser.add_argument("method", help="one of those that Desk.services names")
-    parser.add_argument("request", type=json.loads, nargs="?", default={}, help="its arguments, as a JSON object")
+    parser.add_argument("request", type=_request, nargs="?", default={}, help="its arguments, as a JSON object")
     run(main, parser.parse_args())

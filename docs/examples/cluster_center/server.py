@@ -7,6 +7,7 @@ import argparse
 import logging
 import os
 import signal
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import trio
 
 from clustercore import ClusterHealth, HealthConfig, Node
 from clustercore.cli.exits import run
-from clustercore.interfaces import Discovery, NodeId
+from clustercore.interfaces import ConfigError, Discovery, NodeId
 from clustercore.sync import ConflictDesk, EntityStore, SyncConfig, SyncService
 from clustercore_retry import CategoryRetryPolicy
 from clustercore_sqlite import SqliteRecords, SqliteStorage
@@ -41,8 +42,17 @@ def make_discovery(members: Mapping[str, str], consul: str | None) -> Discovery:
     return ConsulDiscovery(consul, "cluster-center", ttl_s=10.0, token=os.environ.get("CONSUL_HTTP_TOKEN", ""))
 
 
+def make_folder(data: Path) -> None:
+    """Make the folder for a server's files, if it is not there."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--data {data}: {error.strerror}; name a folder that can be made and written to") from error
+
+
 async def serve(options: argparse.Namespace) -> None:
     name, data = options.name, options.data
+    make_folder(data)
     discovery, transport = make_discovery(options.members, options.consul), CableTransport(options.members[name])
     ledger = Ledger()
     # The entities outlive the node: they are opened before it, and closed after it.
@@ -103,7 +113,8 @@ def arguments() -> argparse.Namespace:
     missing = [name for name, address in options.members.items() if not address]
     if missing and options.consul is None:
         parser.error(f"there is no address of {', '.join(missing)}; it is not needed with --consul")
-    options.data.mkdir(parents=True, exist_ok=True)
+    if options.exit_with_stdin and not stat.S_ISFIFO(os.fstat(0).st_mode):
+        parser.error("--exit-with-stdin: standard input is no pipe")
     return options
 
 
