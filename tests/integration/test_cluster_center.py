@@ -149,6 +149,10 @@ def test_story_that_is_ended_in_the_middle_leaves_no_process(tmp_path: Path, num
         (["cluster_center", "--consul", "http://127.0.0.1:x"], "--consul http://127.0.0.1:x: expected a URL such as"),
         (["cluster_center.server", "a", "a=127.0.0.1:1", "--data", "/proc/none"], "--data /proc/none: No such file"),
         (["cluster_center.server", "a", "a=127.0.0.1:1", "--data", "x", "--exit-with-stdin"], "input is no pipe"),
+        (
+            ["cluster_center.server", "a", "a=127.0.0.1:1", "--data", "x", "--tick", "0"],
+            "--tick 0.0: expected more than",
+        ),
         (["cluster_center.desk", "127.0.0.1:1", "Read", "[1]"], "'[1]' is no JSON object, such as"),
         (["cluster_center.desk", "127.0.0.1:1", "Read", "{kind}"], "'{kind}' is no JSON: "),
         (["cluster_center.fleet", "127.0.0.1:1", "--uavs", "0"], "--uavs 0: expected 1 or more"),

@@ -18,6 +18,8 @@ from .desk import Client
 
 NAMES = ("a", "b", "c")
 LOOK_S = 0.5
+# Of the scheduler: a mission takes 12 seconds.
+TICK_S = 0.5
 # Generous: it only ends a story that hangs.
 PATIENCE_S = 60.0
 
@@ -141,5 +143,6 @@ def _process(name: str, members: dict[str, str], data: Path, consul: str | None)
     else:
         # Of the others the names are enough: where they are, Consul says.
         finding = [f"{name}={members[name]}", *(member for member in members if member != name), "--consul", consul]
-    command = [sys.executable, "-m", "cluster_center.server", name, *finding, "--data", str(data), "--exit-with-stdin"]
+    options = ["--data", str(data), "--tick", str(TICK_S), "--exit-with-stdin"]
+    command = [sys.executable, "-m", "cluster_center.server", name, *finding, *options]
     return NodeProcess(name, members[name], command, data / f"{name}.log", Path(__file__).parent.parent)

@@ -11,7 +11,8 @@ from clustercore.sync import EntityStore
 
 from .kinds import ENDED, MISSION, ORDERS, UAV, Mission, Uav
 
-TICK_S = 0.5
+# Slow enough for somebody who types orders: a mission takes 25 of these. The story has them shorter.
+TICK_S = 5.0
 PROGRESS = 4
 
 
@@ -32,7 +33,7 @@ class Ledger(StateMachine):
         self.schedulers = json.loads(snapshot)
 
 
-async def schedule_missions(node: Node, store: EntityStore) -> None:
+async def schedule_missions(node: Node, store: EntityStore, tick_s: float = TICK_S) -> None:
     """Look after the missions whenever this server leads, and as long as it does."""
     while True:
         try:
@@ -43,7 +44,7 @@ async def schedule_missions(node: Node, store: EntityStore) -> None:
                     await assign(store)
                     await make_progress(store)
                     await release(store)
-                    await trio.sleep(TICK_S)
+                    await trio.sleep(tick_s)
         except ProposalError:
             # Leadership was lost in the middle of it: whoever leads now proposes as well.
             continue

@@ -24,7 +24,7 @@ from clustercore_static import StaticDiscovery
 from .cable import CableTransport
 from .desk import Desk
 from .kinds import MISSION, UAV
-from .scheduler import Ledger, schedule_missions
+from .scheduler import TICK_S, Ledger, schedule_missions
 
 # The real system syncs every 30 seconds, compares everything every 5 minutes, and checks health every 10 seconds; those
 # are the defaults. A story is shorter.
@@ -79,7 +79,7 @@ async def serve(options: argparse.Namespace) -> None:
                 nursery.start_soon(_stop_at_signal, nursery.cancel_scope)
                 if options.exit_with_stdin:
                     nursery.start_soon(_stop_at_end_of_stdin, nursery.cancel_scope)
-                await schedule_missions(node, store)
+                await schedule_missions(node, store, options.tick)
             # The block is left in peace: a leader hands over first.
 
 
@@ -105,6 +105,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="where its files are, or will be")
     parser.add_argument("--consul", metavar="URL", help="find each other by this Consul")
+    parser.add_argument("--tick", type=float, default=TICK_S, metavar="S", help="seconds between looks at the missions")
     parser.add_argument("--exit-with-stdin", action="store_true", help="stop when standard input ends")
     options = parser.parse_args()
     options.members = {name: address for name, _, address in (each.partition("=") for each in options.members)}
@@ -113,6 +114,8 @@ def arguments() -> argparse.Namespace:
     missing = [name for name, address in options.members.items() if not address]
     if missing and options.consul is None:
         parser.error(f"there is no address of {', '.join(missing)}; it is not needed with --consul")
+    if not 0 < options.tick <= 60:
+        parser.error(f"--tick {options.tick}: expected more than 0, and at most 60 seconds")
     if options.exit_with_stdin and not stat.S_ISFIFO(os.fstat(0).st_mode):
         parser.error("--exit-with-stdin: standard input is no pipe")
     return options
