@@ -33,11 +33,12 @@ def test_row_names_a_test_that_exists(what: str, test: str) -> None:
     }
 
 
-def test_page_has_both_functions_and_the_pitfalls() -> None:
+def test_page_has_both_functions_the_pitfalls_and_the_commands() -> None:
     """No section is empty."""
     assert len(ROWS) >= 20
     assert [line for line in page(PAGE).splitlines() if line.startswith("## ")] == [
         "## Conflict resolution",
         "## Incremental sync",
         "## What users of other systems met",
+        "## See for yourself",
     ]
