@@ -119,8 +119,10 @@ class Receiver:
         released: list[tuple[EntityKey, str, GroupState]] = []
         while self._due and clock.takes(split_time(self._due[0][0])):
             _, key, group = heappop(self._due)
-            state = held[key, group]
+            state = held.get((key, group))
             # More may have come to it since it was noted.
+            if state is None:
+                continue
             if clock.takes(split_time(_latest(state))):
                 self._replica.hold(key, group, None)
                 released.append((key, group, state))
