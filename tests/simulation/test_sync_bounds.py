@@ -222,7 +222,8 @@ async def lose_one(line: Line, method: str, part: str, rng: Random) -> None:
     """Have edits at a, and lose the next message of one kind between b, which asks, and a."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(edit_missions, line, rng)
-        await trio.sleep(rng.uniform(100, 400))
+        # Late enough for a session that compares everything to be still to come while there are edits.
+        await trio.sleep(rng.uniform(100, 280))
         if method == "Open":
             # With a peer that was started anew a session is opened.
             await line.stop("a")
