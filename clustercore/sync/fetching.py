@@ -304,8 +304,11 @@ class Fetching:
         missed = tuple(
             (change.kind, change.entity_id, change.group)
             for change in applied
-            # What waits because of its time did come, and parts of it may be taken sooner than the whole.
-            if self._cursor.covers(change.seq) and not self._store.is_held(change.kind, change.entity_id, change.group)
+            # What waits because of its time did come, and parts of it may be taken sooner than the whole. So did what
+            # was refused because of a deletion that was collected, and is taken since another deletion came beside it.
+            if self._cursor.covers(change.seq)
+            and not self._store.is_held(change.kind, change.entity_id, change.group)
+            and self._store.collected(change.kind, change.entity_id) is None
         )
         if missed:
             self._statistics.repaired_by_full += len(missed)

@@ -653,3 +653,34 @@ async def test_answer_is_bounded_by_the_source_as_well(method: str) -> None:
             fetched = FetchResponse.decode(await a.call("Fetch", fetch.encode()))
             assert len(fetched.changes) == MAX_BATCH_CHANGES
             assert 0 < fetched.done < LEAVES
+
+
+async def test_what_was_refused_for_a_collected_deletion_and_comes_beside_another_is_no_miss(
+    autojump_clock: object,
+) -> None:
+    """Simulation of the sync, seed 793: a deletion waits at a peer for its time; it edits, and deletes by itself."""
+    wall, fast = Wall(), Wall()
+    async with open_replica("a", wall=fast) as a, open_replica("b", wall=wall) as b:
+        await b.store.put(UAV, "u", Uav("idle"))
+        await a.fetch_from(b)
+        await b.fetch_from(a)
+        fast.now_ms += 60_000
+        for status in ("busy", "idle", "busy"):
+            await a.store.put(UAV, "u", Uav(status))
+        await a.store.delete(UAV, "u")
+        await b.fetch_from(a)
+        assert b.store.held
+        assert (await a.store.collect_tombstones({}, grace_s=-1)).collected == 1
+
+        await b.store.put(UAV, "u", Uav("lost"))
+        await a.fetch_from(b)
+        await b.store.delete(UAV, "u")
+        await a.fetch_from(b)
+        await a.fetch_from(b, SyncKind.FULL)
+
+        assert a.repaired == []
+        wall.now_ms = fast.now_ms
+        await b.fetch_from(a, SyncKind.FULL)
+        await a.fetch_from(b, SyncKind.FULL)
+        assert a.store.get(UAV, "u") is b.store.get(UAV, "u") is None
+        assert a.store.canonical_bytes() == b.store.canonical_bytes()
