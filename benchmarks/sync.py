@@ -64,21 +64,36 @@ BEGIN_MS = 1_700_000_000_000
 
 
 @attrs.frozen
-class Uav:
-    """A vehicle of the fleet: what changes, and what an operator's page shows of it besides."""
+class SmallUav:
+    """A vehicle as the how-to guide declares it: what changes, and nothing else."""
 
     status: str
     last_heartbeat: int
     current_mission_id: str | None
+
+
+@attrs.frozen
+class MediumUav(SmallUav):
+    """A vehicle with a nameplate."""
+
     model: str
     serial: str
     firmware: str
     registration: str
     operator: str
     home: tuple[float, float]
+
+
+@attrs.frozen
+class Uav(MediumUav):
+    """A vehicle with all that an operator's page shows of it."""
+
     geofence: tuple[tuple[float, float], ...]
     payload: tuple[str, ...]
     calibration: tuple[float, ...]
+
+
+SIZES = {"small": SmallUav, "medium": MediumUav, "large": Uav}
 
 
 def make_kind(entity_class: type[Any]) -> EntityKind[Any]:
@@ -96,33 +111,6 @@ def make_kind(entity_class: type[Any]) -> EntityKind[Any]:
 
 
 UAV = make_kind(Uav)
-
-
-@attrs.frozen
-class SmallUav:
-    """A vehicle as the how-to guide declares it: what changes, and nothing else."""
-
-    status: str
-    last_heartbeat: int
-    current_mission_id: str | None
-
-
-@attrs.frozen
-class MediumUav:
-    """A vehicle with a nameplate."""
-
-    status: str
-    last_heartbeat: int
-    current_mission_id: str | None
-    model: str
-    serial: str
-    firmware: str
-    registration: str
-    operator: str
-    home: tuple[float, float]
-
-
-SIZES = {"small": SmallUav, "medium": MediumUav, "large": Uav}
 
 
 def make_uav(rng: Random, number: int) -> Uav:
