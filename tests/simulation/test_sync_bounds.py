@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from random import Random
 from typing import Any
@@ -112,19 +112,35 @@ def test_key_fields_are_at_the_peer_after_one_pause_and_an_answer() -> None:
     assert 0.95 * (PAUSE_S + ANSWER_S) < max(found) <= PAUSE_S + ANSWER_S
 
 
-def test_other_fields_of_an_entity_that_rests_come_by_the_window_later() -> None:
-    """A session that meets the entity within the window leaves them to the next one."""
+async def edit_and_settle(line: Line, rng: Random) -> None:
+    """Have edits of missions, and wait until they are everywhere."""
+    await edit_missions(line, rng)
+    await settle(line)
+
+
+def mission_lags(
+    neighbours: Mapping[str, str],
+    at: str,
+    story: Callable[[Line, Random], Awaitable[None]],
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, list[float]]:
+    """Play a story by each seed, and return how long the edits of each group of missions took to get to a member."""
     found: dict[str, list[float]] = {"progress": [], "rest": []}
 
     async def main(seed: int) -> None:
-        async with open_line(PAIR, config=CONFIG, seed=seed, rtt_s=RTT_S) as line:
-            await edit_missions(line, Random(seed))
-            await settle(line)
+        async with open_line(neighbours, config=CONFIG, seed=seed, rtt_s=RTT_S, options=options) as line:
+            await story(line, Random(seed))
             for group, lags in found.items():
-                lags.extend(staleness(line["b"], group=group))
+                lags.extend(staleness(line[at], group=group))
 
     for seed in SEEDS:
         run(partial(main, seed))
+    return found
+
+
+def test_other_fields_of_an_entity_that_rests_come_by_the_window_later() -> None:
+    """A session that meets the entity within the window leaves them to the next one."""
+    found = mission_lags(PAIR, "b", edit_and_settle)
 
     bound = PAUSE_S + CONFIG.window_s + ANSWER_S
     assert max(found["progress"]) <= PAUSE_S + ANSWER_S
@@ -174,17 +190,7 @@ def test_other_fields_of_an_entity_that_never_rests_come_by_the_limit() -> None:
 
 def test_each_node_on_the_way_adds_a_pause() -> None:
     """Through a relay key fields take two; the window counts from the edit, so it is added once."""
-    found: dict[str, list[float]] = {"progress": [], "rest": []}
-
-    async def main(seed: int) -> None:
-        async with open_line(RELAY, config=CONFIG, seed=seed, rtt_s=RTT_S) as line:
-            await edit_missions(line, Random(seed))
-            await settle(line)
-            for group, lags in found.items():
-                lags.extend(staleness(line["c"], group=group))
-
-    for seed in SEEDS:
-        run(partial(main, seed))
+    found = mission_lags(RELAY, "c", edit_and_settle)
 
     hops = 2 * (PAUSE_S + ANSWER_S)
     assert 0.85 * hops < max(found["progress"]) <= hops
@@ -218,7 +224,7 @@ def test_entity_that_is_edited_without_a_pause_is_told_all_the_same() -> None:
 METHODS = ("Open", "Pull", "Compare", "Buckets", "Fetch")
 
 
-async def lose_one(line: Line, method: str, part: str, rng: Random) -> None:
+async def lose_one(line: Line, rng: Random, *, method: str, part: str) -> None:
     """Have edits at a, and lose the next message of one kind between b, which asks, and a."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(edit_missions, line, rng)
@@ -238,17 +244,8 @@ async def lose_one(line: Line, method: str, part: str, rng: Random) -> None:
 @pytest.mark.parametrize("is_retried", [False, True])
 def test_after_a_lost_message_the_next_session_brings_it(method: str, part: str, is_retried: bool) -> None:
     """Whichever it was: without a retry policy it costs one pause, with one the patience for one call and a little."""
-    found: dict[str, list[float]] = {"progress": [], "rest": []}
     options = {"retry": CategoryRetryPolicy(rng=Random(1))} if is_retried else {}
-
-    async def main(seed: int) -> None:
-        async with open_line(PAIR, config=CONFIG, seed=seed, rtt_s=RTT_S, options=options) as line:
-            await lose_one(line, method, part, Random(seed))
-            for group, lags in found.items():
-                lags.extend(staleness(line["b"], group=group))
-
-    for seed in SEEDS:
-        run(partial(main, seed))
+    found = mission_lags(PAIR, "b", partial(lose_one, method=method, part=part), options)
 
     longer_s = CONFIG.call_timeout_s + 1.0 if is_retried else PAUSE_S
     # A session that is begun anew asks twice more.
