@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from tests.consul_agent import TOKEN, dev_agent, needs_consul
 from tests.unit.repository import ROOT
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -125,10 +125,7 @@ def test_story_that_is_ended_in_the_middle_leaves_no_process(tmp_path: Path, num
         _, errors = story.communicate(timeout=LIMIT_S)
 
     if number is signal.SIGKILL:
-        give_up_at = time.monotonic() + LIMIT_S
-        while servers_in(tmp_path):
-            assert time.monotonic() < give_up_at
-            time.sleep(0.05)
+        wait_until(lambda: not servers_in(tmp_path), "servers outlive the story", limit_s=LIMIT_S)
     else:
         assert errors == "clustercore: stopped by SIGINT\n"
         assert story.returncode == 128 + signal.SIGINT
