@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from operator import itemgetter
 
 import attrs
@@ -318,8 +319,11 @@ class ReplicaRun:
             case "crash_in_commit":
                 is_silent = chance.happens(0.5)
                 # Either any commit, or one that moves a checkpoint: what was fetched must be on disk with it.
-                commits, counts = (1, _moves_checkpoint) if chance.happens(0.7) else (1 + chance.below(6), _is_any)
-                self.records[name].plan_crash(commits, lambda: self._cut(cluster, name, is_silent), counts)
+                records, cut = self.records[name], partial(self._cut, cluster, name, is_silent)
+                if chance.happens(0.7):
+                    records.plan_crash(1, cut, _moves_checkpoint)
+                else:
+                    records.plan_crash(1 + chance.below(6), cut)
             case "stop":
                 cluster.resume(name)
                 await cluster.stop(name)
@@ -434,10 +438,6 @@ class ReplicaRun:
 def _moves_checkpoint(changes: Mapping[bytes, bytes | None]) -> bool:
     """Whether a commit keeps a checkpoint of what was fetched."""
     return any(key.startswith(b"cin/") for key in changes)
-
-
-def _is_any(changes: Mapping[bytes, bytes | None]) -> bool:
-    return True
 
 
 @attrs.frozen
