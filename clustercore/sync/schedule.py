@@ -13,6 +13,7 @@ from random import Random
 import attrs
 
 from clustercore.interfaces import ConfigError
+from clustercore.sync.entities import GRACE_S
 
 __all__ = ["MAX_BATCH_BYTES", "MAX_BATCH_CHANGES", "PeerSchedule", "SyncConfig", "SyncKind"]
 
@@ -63,7 +64,7 @@ class SyncConfig:
     collect_interval_s: float = attrs.field(default=600.0, validator=_positive)
     # How old a deletion must be to be forgotten, in seconds, once every member knows of it. A warning names who holds
     # back older ones, so this is longer than members usually are away.
-    grace_s: float = attrs.field(default=86_400.0, validator=_positive)
+    grace_s: float = attrs.field(default=GRACE_S, validator=_positive)
 
     def __attrs_post_init__(self) -> None:
         """Check what belongs together."""
