@@ -6,6 +6,10 @@ writes from then on knows of the deletion. Then a session with it ends with noth
 the member had written, or been told, before that. Who the members are the leader says: one that was added before the
 question is waited for, however far behind this node is; one that is added later begins with what the others hold.
 
+A member whose clock is so far behind that the tombstone waits there for its time acknowledges it, too, and may edit in
+no knowledge of it until that has come. That takes clocks that differ by more than the age from which on tombstones are
+collected. Such an edit is refused like any other against the ledger, unless it wins.
+
 A member that does not answer holds collection back until it does, or is removed; so does a cluster without a leader.
 Then the deletions stay, which costs room and nothing else. What a removed member, or an old copy of a disk, may bring
 back is for the ledger in ``collecting``.
